@@ -1,0 +1,2 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! Nested Xen as a test rig
