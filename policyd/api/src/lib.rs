@@ -1,2 +1,16 @@
 // SPDX-License-Identifier: GPL-3.0-only
-//! Types and client of policyd's API
+//! Types and client of policyd's API.
+//!
+//! The daemon serves HTTP/1.1 with JSON bodies on a unix socket ([`SOCKET`]). Streams (`events`, `flows` with
+//! `follow=true`) are newline-delimited JSON. This crate is all that a client needs: it links neither
+//! Xen's libraries nor the daemon.
+#![forbid(unsafe_code)]
+
+mod client;
+mod types;
+
+pub use client::{Client, ClientError, Stream};
+pub use types::*;
+
+/// Where policyd listens unless told otherwise.
+pub const SOCKET: &str = "/run/policyd/api.sock";

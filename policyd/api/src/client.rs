@@ -1,0 +1,299 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! A blocking client for a command-line tool: one request at a time over the unix socket.
+
+use std::path::{Path, PathBuf};
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use tokio::runtime::Runtime;
+
+use crate::*;
+
+/// Longest line of a stream that is accepted; an event is a few hundred bytes.
+const MAX_LINE: usize = 1 << 20;
+
+/// What can go wrong on the client's side.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody listens.
+    #[error(
+        "cannot reach policyd at {}: {source}; is it running? (start it with `policyd` as root in dom0, or name its socket with --socket)",
+        path.display()
+    )]
+    Unreachable {
+        /// The socket tried.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The daemon refused; its own words.
+    #[error("{message}")]
+    Refused {
+        /// HTTP status.
+        status: u16,
+        /// The daemon's explanation.
+        message: String,
+    },
+    /// The connection broke or the answer was not understood.
+    #[error("policyd's answer could not be read: {0}; tool and daemon may be of different versions")]
+    Protocol(String),
+}
+
+/// A connection-per-request client of policyd.
+pub struct Client {
+    path: PathBuf,
+    runtime: Runtime,
+}
+
+impl Client {
+    /// Prepares a client; connects only when asked something.
+    ///
+    /// # Errors
+    /// [`ClientError::Unreachable`] when no runtime can be made (out of file descriptors).
+    pub fn new(path: impl AsRef<Path>) -> Result<Client, ClientError> {
+        let path = path.as_ref().to_path_buf();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|source| ClientError::Unreachable {
+                path: path.clone(),
+                source,
+            })?;
+        Ok(Client { path, runtime })
+    }
+
+    /// The daemon's own state.
+    pub fn status(&self) -> Result<Status, ClientError> {
+        self.get("/v1/status")
+    }
+
+    /// All domains.
+    pub fn domains(&self) -> Result<Vec<Domain>, ClientError> {
+        self.get("/v1/domains")
+    }
+
+    /// Processes of one domain, by name or id.
+    pub fn processes(&self, domain: &str) -> Result<Vec<Process>, ClientError> {
+        self.get(&format!("/v1/domains/{}/processes", escape(domain)))
+    }
+
+    /// Sockets of one domain, by name or id.
+    pub fn connections(&self, domain: &str) -> Result<Vec<Connection>, ClientError> {
+        self.get(&format!("/v1/domains/{}/connections", escape(domain)))
+    }
+
+    /// Flows at the vifs, of one domain or all.
+    pub fn flows(&self, domain: Option<&str>) -> Result<Vec<Flow>, ClientError> {
+        match domain {
+            Some(d) => self.get(&format!("/v1/flows?domain={}", escape(d))),
+            None => self.get("/v1/flows"),
+        }
+    }
+
+    /// Events, those kept by the daemon first; with `follow`, then those that come.
+    pub fn events(&self, filter: &EventFilter) -> Result<Stream<'_, Event>, ClientError> {
+        let mut query = vec![format!("follow={}", filter.follow)];
+        if let Some(d) = &filter.domain {
+            query.push(format!("domain={}", escape(d)));
+        }
+        if let Some(k) = &filter.kind {
+            query.push(format!("kind={}", escape(k)));
+        }
+        if let Some(a) = filter.after {
+            query.push(format!("after={a}"));
+        }
+        let path = format!("/v1/events?{}", query.join("&"));
+        let response = self.runtime.block_on(self.send(Method::GET, &path, None))?;
+        Ok(Stream {
+            client: self,
+            body: response.into_body(),
+            pending: BytesMut::new(),
+            ended: false,
+            item: std::marker::PhantomData,
+        })
+    }
+
+    /// Policy sets in force.
+    pub fn policies(&self) -> Result<Vec<PolicySummary>, ClientError> {
+        self.get("/v1/policies")
+    }
+
+    /// One policy set with its text.
+    pub fn policy(&self, name: &str) -> Result<PolicyDocument, ClientError> {
+        self.get(&format!("/v1/policies/{}", escape(name)))
+    }
+
+    /// Validates, stores and enforces a policy set; answers when it is durable and in force.
+    pub fn apply(&self, request: &ApplyRequest) -> Result<Applied, ClientError> {
+        self.call(Method::POST, "/v1/policies", Some(json(request)?))
+    }
+
+    /// Removes a policy set.
+    pub fn delete(&self, name: &str) -> Result<Applied, ClientError> {
+        self.call(Method::DELETE, &format!("/v1/policies/{}", escape(name)), None)
+    }
+
+    /// Asks what would happen to a flow and why.
+    pub fn explain(&self, request: &ExplainRequest) -> Result<Explained, ClientError> {
+        self.call(Method::POST, "/v1/explain", Some(json(request)?))
+    }
+
+    fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.call(Method::GET, path, None)
+    }
+
+    fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+    ) -> Result<T, ClientError> {
+        self.runtime.block_on(async {
+            let response = self.send(method, path, body).await?;
+            let bytes = response.into_body().collect().await.map_err(protocol)?.to_bytes();
+            serde_json::from_slice(&bytes).map_err(protocol)
+        })
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+    ) -> Result<Response<Incoming>, ClientError> {
+        let stream = UnixStream::connect(&self.path)
+            .await
+            .map_err(|source| ClientError::Unreachable {
+                path: self.path.clone(),
+                source,
+            })?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(protocol)?;
+        // The connection ends with its response body; errors surface there.
+        tokio::spawn(async move {
+            let _ = connection.await;
+        });
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "policyd")
+            .header("content-type", "application/json")
+            .body(Full::new(body.unwrap_or_default()))
+            .map_err(protocol)?;
+        let response = sender.send_request(request).await.map_err(protocol)?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let bytes = response.into_body().collect().await.map_err(protocol)?.to_bytes();
+        Err(refusal(status, &bytes))
+    }
+}
+
+/// A stream of JSON lines, read as an iterator that blocks.
+pub struct Stream<'c, T> {
+    client: &'c Client,
+    body: Incoming,
+    pending: BytesMut,
+    ended: bool,
+    item: std::marker::PhantomData<T>,
+}
+
+impl<T: DeserializeOwned> Iterator for Stream<'_, T> {
+    type Item = Result<T, ClientError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(end) = self.pending.iter().position(|b| *b == b'\n') {
+                let line = self.pending.split_to(end + 1);
+                if line.len() > 1 {
+                    return Some(serde_json::from_slice(&line).map_err(protocol));
+                }
+                continue;
+            }
+            if self.ended {
+                return None;
+            }
+            if self.pending.len() > MAX_LINE {
+                self.ended = true;
+                self.pending.clear();
+                return Some(Err(protocol("a line of over 1 MiB")));
+            }
+            match self.client.runtime.block_on(self.body.frame()) {
+                Some(Ok(frame)) => {
+                    if let Some(data) = frame.data_ref() {
+                        self.pending.extend_from_slice(data);
+                    }
+                }
+                Some(Err(e)) => {
+                    self.ended = true;
+                    return Some(Err(protocol(e)));
+                }
+                None => self.ended = true,
+            }
+        }
+    }
+}
+
+fn json(value: &impl Serialize) -> Result<Bytes, ClientError> {
+    serde_json::to_vec(value).map(Bytes::from).map_err(protocol)
+}
+
+fn protocol(e: impl std::fmt::Display) -> ClientError {
+    ClientError::Protocol(e.to_string())
+}
+
+fn refusal(status: StatusCode, body: &[u8]) -> ClientError {
+    let message = match serde_json::from_slice::<ErrorBody>(body) {
+        Ok(e) => e.error,
+        Err(_) => format!(
+            "policyd answered {status}: {}",
+            String::from_utf8_lossy(body).trim()
+        ),
+    };
+    ClientError::Refused {
+        status: status.as_u16(),
+        message,
+    }
+}
+
+/// Percent-encodes what may not stand in a path or query as it is.
+fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for b in text.bytes() {
+        if b.is_ascii_alphanumeric() || b"-_.~,".contains(&b) {
+            out.push(char::from(b));
+        } else {
+            out.push_str(&format!("%{b:02X}"));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escapes_what_http_forbids() {
+        assert_eq!(escape("web1"), "web1");
+        assert_eq!(escape("a b/c?%"), "a%20b%2Fc%3F%25");
+    }
+
+    #[test]
+    fn unreachable_names_the_socket_and_the_remedy() {
+        let client = Client::new("/nonexistent/api.sock").expect("a runtime");
+        let text = client.domains().expect_err("nobody listens").to_string();
+        assert!(
+            text.contains("/nonexistent/api.sock") && text.contains("--socket"),
+            "{text}"
+        );
+    }
+}

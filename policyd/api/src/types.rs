@@ -1,0 +1,466 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! What travels over the API. Every struct is plain data; field names are the JSON names.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+/// How much of a domain the daemon sees. Ordered: a later degree sees more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Nothing is enforced on this domain: it has no vif, or it is dom0.
+    Off,
+    /// The VM and the port only: no kernel was understood (yet).
+    Vm,
+    /// Processes and sockets are read from guest memory, no traps.
+    Lookup,
+    /// Every connect, listen, exec and exit traps before it takes effect.
+    Altp2m,
+}
+
+impl Mode {
+    /// The lower-case word used in tables and JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Mode::Off => "off",
+            Mode::Vm => "vm",
+            Mode::Lookup => "lookup",
+            Mode::Altp2m => "altp2m",
+        }
+    }
+}
+
+/// The daemon itself.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of policyd.
+    pub version: String,
+    /// Process id of the daemon.
+    pub pid: u32,
+    /// Process id of its guardian.
+    pub guardian: Option<u32>,
+    /// Seconds since the daemon started.
+    pub uptime: u64,
+    /// The policy generation in force.
+    pub generation: u64,
+    /// Xen's version, as `4.17.5`.
+    pub xen: String,
+    /// Events not delivered to slow readers since the start.
+    pub events_lost: u64,
+}
+
+/// One domain on this host.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Domain {
+    /// Domain id.
+    pub id: u16,
+    /// Name in xenstore.
+    pub name: String,
+    /// UUID, in the usual 8-4-4-4-12 form.
+    pub uuid: String,
+    /// `running`, `paused`, `shutdown`, `dying`.
+    pub state: String,
+    /// Degree of sight.
+    pub mode: Mode,
+    /// Why sight is not better than `mode`, or what is not covered; with the remedy. Empty when all is well.
+    pub problems: Vec<String>,
+    /// Release of the guest's kernel (`uname -r`), once known.
+    pub kernel: Option<String>,
+    /// Number of vCPUs.
+    pub vcpus: u32,
+    /// Processes alive.
+    pub processes: usize,
+    /// TCP and UDP sockets with a peer.
+    pub connections: usize,
+    /// Flows the datapath tracks on this domain's vifs.
+    pub flows: usize,
+    /// Its network interfaces.
+    pub vifs: Vec<Vif>,
+    /// Addresses the domain is known by.
+    pub addresses: Vec<IpAddr>,
+    /// Probes in the guest.
+    pub probes: Vec<Probe>,
+    /// Events handled since the attach.
+    pub traps: u64,
+}
+
+/// A virtual interface of a domain, as dom0 sees it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Vif {
+    /// Interface name in dom0, as `vif3.0`.
+    pub name: String,
+    /// The guest's MAC address, from xenstore.
+    pub mac: Option<String>,
+    /// Whether the datapath is attached to it.
+    pub covered: bool,
+}
+
+/// One probe armed in a guest.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Probe {
+    /// The kernel function probed.
+    pub function: String,
+    /// `skip` (one exit), `step` (single-step), or why it is not armed.
+    pub resume: String,
+    /// Times it fired.
+    pub hits: u64,
+}
+
+/// A process in a guest, or what is left of one that has ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Process id (thread group) in the guest's initial pid namespace.
+    pub pid: u32,
+    /// Its parent's process id.
+    pub ppid: u32,
+    /// Real, effective user and group id in the guest's initial user namespace.
+    pub uid: u32,
+    /// Effective user id.
+    pub euid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// The user who logged in (audit), if any.
+    pub loginuid: Option<u32>,
+    /// Name of the task, at most 15 bytes.
+    pub comm: String,
+    /// Path of the executable in the process's mount namespace; none for kernel threads.
+    pub exe: Option<String>,
+    /// The executable's file has been unlinked.
+    pub exe_deleted: bool,
+    /// Arguments, as far as they could be read.
+    pub args: Vec<String>,
+    /// Container id, from the cgroup path.
+    pub container: Option<String>,
+    /// Inode number of the network namespace.
+    pub netns: u32,
+    /// Start, nanoseconds after the guest's boot.
+    pub start_time_ns: u64,
+    /// Executables of its ancestors, nearest first.
+    pub parents: Vec<String>,
+}
+
+/// A TCP or UDP socket of a guest and who owns it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Connection {
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// Local address and port.
+    pub local: SocketAddr,
+    /// Peer; none for a listener.
+    pub remote: Option<SocketAddr>,
+    /// As `ss` prints it: `LISTEN`, `ESTAB`, `SYN-SENT`, …
+    pub state: String,
+    /// Owner's process id, if known.
+    pub pid: Option<u32>,
+    /// Owner's user id.
+    pub uid: Option<u32>,
+    /// Owner's executable.
+    pub exe: Option<String>,
+    /// Inode number of the network namespace.
+    pub netns: u32,
+}
+
+/// Pass or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// The packet passes.
+    Allow,
+    /// The packet is refused.
+    Deny,
+}
+
+/// A verdict and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decision {
+    /// Pass or not.
+    pub verdict: Verdict,
+    /// `SET/RULE`, or `default of VM`.
+    pub rule: String,
+    /// The policy generation that decided.
+    pub generation: u64,
+}
+
+/// One end of a flow as an identity.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Party {
+    /// Name of the domain; none for a peer outside.
+    pub domain: Option<String>,
+    /// Executable.
+    pub exe: Option<String>,
+    /// Process id.
+    pub pid: Option<u32>,
+    /// User id.
+    pub uid: Option<u32>,
+    /// Services it belongs to, as `SET/SERVICE`.
+    pub services: Vec<String>,
+    /// SPIFFE-like id.
+    pub id: String,
+}
+
+/// One flow at a vif.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Flow {
+    /// Domain whose vif this is.
+    pub domain: String,
+    /// `tcp`, `udp`, `icmp`, or the number.
+    pub protocol: String,
+    /// The guest's side.
+    pub local: SocketAddr,
+    /// The other side.
+    pub remote: SocketAddr,
+    /// Whether the guest started it.
+    pub outgoing: bool,
+    /// Who in the guest, if known.
+    pub who: Option<Party>,
+    /// Verdict, rule and generation.
+    pub decision: Decision,
+    /// Packets and bytes from the guest.
+    pub packets_out: u64,
+    /// Bytes from the guest (layer 3 length).
+    pub bytes_out: u64,
+    /// Packets to the guest.
+    pub packets_in: u64,
+    /// Bytes to the guest.
+    pub bytes_in: u64,
+    /// Age in milliseconds.
+    pub age_ms: u64,
+    /// Milliseconds since the last packet.
+    pub idle_ms: u64,
+    /// `new`, `established`, `closed`, or `-` for datagrams.
+    pub state: String,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Event {
+    /// Rises by one with each event; a gap means that a slow reader lost some.
+    pub seq: u64,
+    /// Nanoseconds since 1970, dom0's clock.
+    pub time_ns: u64,
+    /// Domain name; none for the daemon's own events.
+    pub domain: Option<String>,
+    /// Domain id.
+    pub domid: Option<u16>,
+    /// What happened.
+    #[serde(flatten)]
+    pub what: What,
+}
+
+/// The kinds of event.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum What {
+    /// A process was forked.
+    Fork {
+        /// The child, still with its parent's executable.
+        process: Process,
+    },
+    /// A process runs a new executable.
+    Exec {
+        /// The process after the exec.
+        process: Process,
+    },
+    /// A process ended.
+    Exit {
+        /// The process as it was.
+        process: Process,
+        /// Its exit status, as in wait(2): status << 8 or a signal number.
+        code: u32,
+    },
+    /// A socket began to listen.
+    Listen {
+        /// The listener.
+        process: Process,
+        /// Address and port.
+        local: SocketAddr,
+    },
+    /// A process opens a connection; the verdict was in force before its first packet.
+    Connect {
+        /// The client.
+        process: Process,
+        /// Source address and port.
+        local: SocketAddr,
+        /// Destination.
+        remote: SocketAddr,
+        /// Who is at the destination, as far as known.
+        to: Box<Party>,
+        /// The verdict.
+        decision: Decision,
+    },
+    /// The datapath refused a packet.
+    Refused {
+        /// `out` (from the guest) or `in`.
+        direction: String,
+        /// `tcp`, `udp`, …
+        protocol: String,
+        /// The guest's side.
+        local: SocketAddr,
+        /// The other side.
+        remote: SocketAddr,
+        /// Who in the guest, if known.
+        who: Option<Box<Party>>,
+        /// The verdict.
+        decision: Decision,
+    },
+    /// Sight of a domain changed.
+    Sight {
+        /// The degree now.
+        mode: Mode,
+        /// Why, in a sentence.
+        message: String,
+    },
+    /// A domain came or went.
+    Domain {
+        /// `created` or `destroyed`.
+        change: String,
+    },
+    /// The policy changed.
+    Policy {
+        /// Generation now in force.
+        generation: u64,
+        /// What was done, as `apply shop`.
+        change: String,
+    },
+    /// Events were lost on the way.
+    Lost {
+        /// How many.
+        count: u64,
+        /// Where.
+        place: String,
+    },
+}
+
+impl What {
+    /// The word that names the kind, as in JSON.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            What::Fork { .. } => "fork",
+            What::Exec { .. } => "exec",
+            What::Exit { .. } => "exit",
+            What::Listen { .. } => "listen",
+            What::Connect { .. } => "connect",
+            What::Refused { .. } => "refused",
+            What::Sight { .. } => "sight",
+            What::Domain { .. } => "domain",
+            What::Policy { .. } => "policy",
+            What::Lost { .. } => "lost",
+        }
+    }
+}
+
+/// Which events a reader wants.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct EventFilter {
+    /// Domain name or id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
+    /// Kinds, comma-separated, as `exec,exit`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// Only events with a higher `seq`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<u64>,
+    /// Keep the stream open and send what comes.
+    #[serde(default)]
+    pub follow: bool,
+}
+
+/// A policy set in the store.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PolicySummary {
+    /// Name of the set.
+    pub name: String,
+    /// Its description.
+    pub description: Option<String>,
+    /// Number of services.
+    pub services: usize,
+    /// Number of rules.
+    pub rules: usize,
+    /// Generation in which it was last changed.
+    pub generation: u64,
+    /// When, nanoseconds since 1970.
+    pub applied_ns: u64,
+    /// The user id in dom0 who applied it.
+    pub by_uid: u32,
+}
+
+/// A policy set with its text.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PolicyDocument {
+    /// What the list shows.
+    #[serde(flatten)]
+    pub summary: PolicySummary,
+    /// The text as it was applied.
+    pub text: String,
+}
+
+/// A change of policy that is asked for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ApplyRequest {
+    /// Name of the file, for messages.
+    pub file: String,
+    /// The document.
+    pub text: String,
+    /// Validate and compile only.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// What a change did.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Applied {
+    /// Name of the set.
+    pub name: String,
+    /// The generation now in force (unchanged for a dry run).
+    pub generation: u64,
+    /// Live flows whose verdict changed.
+    pub flows_changed: usize,
+    /// Whether it was a dry run.
+    pub dry_run: bool,
+}
+
+/// A question: what would happen to this flow?
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ExplainRequest {
+    /// Source domain by name or id; or an address outside.
+    pub from: String,
+    /// Source executable.
+    #[serde(default)]
+    pub exe: Option<String>,
+    /// Source user id.
+    #[serde(default)]
+    pub uid: Option<u32>,
+    /// Destination domain by name or id, or an address.
+    pub to: String,
+    /// Destination port.
+    pub port: u16,
+    /// `tcp` or `udp`.
+    #[serde(default = "tcp")]
+    pub protocol: String,
+}
+
+fn tcp() -> String {
+    "tcp".into()
+}
+
+/// The answer to [`ExplainRequest`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Explained {
+    /// The verdict.
+    pub decision: Decision,
+    /// Source as an identity.
+    pub from: Party,
+    /// Destination as an identity (with the process that listens there, if seen).
+    pub to: Party,
+    /// The walk to the verdict, line by line.
+    pub why: Vec<String>,
+}
+
+/// What the API answers when it refuses.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// What is wrong and what to do, one problem a line.
+    pub error: String,
+}
