@@ -1,2 +1,4 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! Introspection of Linux guests from dom0, with no profile and no agent
+
+pub mod memory;
