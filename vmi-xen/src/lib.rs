@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! Introspection of Linux guests from dom0, with no profile and no agent
 
+pub mod kernel;
 pub mod memory;

@@ -10,9 +10,11 @@
 //! number of steps, and nothing panics on any content.
 
 mod cpu;
+mod dump;
 mod paging;
 
 pub use cpu::CpuState;
+pub use dump::{Dump, DumpError};
 pub use paging::{AddressSpace, PageFlags, Translation};
 
 use thiserror::Error;

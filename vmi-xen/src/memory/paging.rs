@@ -164,9 +164,16 @@ impl AddressSpace {
             let at = va
                 .checked_add(done as u64)
                 .ok_or(MemoryError::NonCanonical { va })?;
+            let left = buf.len() - done;
             let in_page = (PAGE_SIZE - at % PAGE_SIZE) as usize;
-            let take = in_page.min(buf.len() - done);
-            let pa = self.translate(mem, at)?;
+            let (pa, run) = if left <= in_page {
+                (self.translate(mem, at)?, left)
+            } else {
+                // One walk serves the rest of a large page.
+                let walked = self.walk(mem, at)?;
+                (walked.pa, (walked.page_size - at % walked.page_size) as usize)
+            };
+            let take = run.min(left);
             mem.read_phys(pa, &mut buf[done..done + take])?;
             done += take;
         }

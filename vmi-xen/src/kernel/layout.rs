@@ -1,0 +1,431 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! Offsets of the kernel structures that the engine reads, from the kernel's
+//! own BTF.
+//!
+//! Each group of offsets is one capability: where this kernel lacks a member
+//! (a feature compiled out, a structure reshaped by a version this engine does
+//! not know) that group is an error that names the member, and the others stay.
+
+use super::btf::{BitField, Btf, BtfError, Member, MissingMember};
+use thiserror::Error;
+
+/// Why a group of offsets is not known.
+#[derive(Debug, Clone, Error)]
+#[non_exhaustive]
+pub enum LayoutError {
+    /// The kernel's structures differ from what is known.
+    #[error(transparent)]
+    Missing(#[from] MissingMember),
+    /// The kernel was built without BTF (CONFIG_DEBUG_INFO_BTF).
+    #[error("this kernel carries no BTF (built without CONFIG_DEBUG_INFO_BTF)")]
+    NoBtf,
+    /// The kernel's BTF could not be read.
+    #[error("this kernel's BTF cannot be read: {0}")]
+    Unreadable(String),
+}
+
+impl From<BtfError> for LayoutError {
+    fn from(error: BtfError) -> Self {
+        Self::Unreadable(error.to_string())
+    }
+}
+
+/// A group of offsets, or why there is none.
+pub type Group<T> = Result<T, LayoutError>;
+
+/// Value of one field of an offset structure, from a member's description.
+trait FromMember: Sized {
+    fn from_member(member: Member) -> Self;
+}
+
+impl FromMember for u64 {
+    fn from_member(member: Member) -> Self {
+        u64::from(member.offset)
+    }
+}
+
+/// A member that may be a bit-field and whose size differs between kernels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scalar {
+    /// Offset in bytes.
+    pub offset: u64,
+    /// Size in bytes, 8 at most.
+    pub size: u8,
+    /// Set if it is a bit-field.
+    pub bits: Option<BitField>,
+}
+
+impl FromMember for Scalar {
+    fn from_member(member: Member) -> Self {
+        Self {
+            offset: u64::from(member.offset),
+            size: member.size.min(8) as u8,
+            bits: member.bits,
+        }
+    }
+}
+
+/// An array of pointers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PointerArray {
+    /// Offset of the first element in bytes.
+    pub offset: u64,
+    /// Number of elements.
+    pub count: u32,
+}
+
+impl FromMember for PointerArray {
+    fn from_member(member: Member) -> Self {
+        Self {
+            offset: u64::from(member.offset),
+            count: member.count,
+        }
+    }
+}
+
+/// Defines a structure of offsets and how each is found in BTF. Of several
+/// paths the first that exists is taken: names that changed between versions.
+macro_rules! offsets {
+    ($(#[$doc:meta])* $name:ident {
+        $($(#[$field_doc:meta])* $field:ident : $ty:ty = $($path:literal)|+ ,)*
+    }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub struct $name {
+            $(
+                #[doc = concat!("`", $($path, "` ",)+)]
+                $(#[$field_doc])*
+                pub $field: $ty,
+            )*
+        }
+
+        impl $name {
+            fn resolve(btf: &Btf<'_>) -> Group<Self> {
+                Ok(Self {
+                    $($field: FromMember::from_member(first(btf, &[$($path),+])?),)*
+                })
+            }
+        }
+    };
+}
+
+fn first(btf: &Btf<'_>, paths: &[&str]) -> Result<Member, MissingMember> {
+    let mut missing = None;
+    for path in paths {
+        match btf.member(path) {
+            Ok(member) => return Ok(member),
+            Err(error) => missing = missing.or(Some(error)),
+        }
+    }
+    Err(missing.unwrap_or(MissingMember { path: String::new() }))
+}
+
+offsets! {
+    /// The core of `struct task_struct`: without it no process is seen.
+    TaskOffsets {
+        pid: u64 = "task_struct.pid",
+        tgid: u64 = "task_struct.tgid",
+        comm: u64 = "task_struct.comm",
+        flags: u64 = "task_struct.flags",
+        tasks: u64 = "task_struct.tasks",
+        real_parent: u64 = "task_struct.real_parent",
+        group_leader: u64 = "task_struct.group_leader",
+        mm: u64 = "task_struct.mm",
+        real_cred: u64 = "task_struct.real_cred",
+        /// Nanoseconds since boot, of the thread.
+        start_time: u64 = "task_struct.start_boottime" | "task_struct.real_start_time",
+    }
+}
+
+offsets! {
+    /// The threads of a process.
+    ThreadOffsets {
+        signal: u64 = "task_struct.signal",
+        thread_node: u64 = "task_struct.thread_node",
+        thread_head: u64 = "signal_struct.thread_head",
+    }
+}
+
+offsets! {
+    /// Credentials.
+    CredOffsets {
+        uid: u64 = "cred.uid",
+        euid: u64 = "cred.euid",
+        gid: u64 = "cred.gid",
+    }
+}
+
+offsets! {
+    /// The audit session.
+    AuditOffsets {
+        loginuid: u64 = "task_struct.loginuid",
+    }
+}
+
+offsets! {
+    /// A process's memory: arguments and page tables.
+    ArgsOffsets {
+        arg_start: u64 = "mm_struct.arg_start",
+        arg_end: u64 = "mm_struct.arg_end",
+        pgd: u64 = "mm_struct.pgd",
+    }
+}
+
+offsets! {
+    /// From a process to its executable's path and its root directory.
+    ExeOffsets {
+        exe_file: u64 = "mm_struct.exe_file",
+        f_path: u64 = "file.f_path" | "file.__f_path",
+        fs: u64 = "task_struct.fs",
+        root: u64 = "fs_struct.root",
+    }
+}
+
+offsets! {
+    /// Paths: directory entries and mounts.
+    PathOffsets {
+        path_mnt: u64 = "path.mnt",
+        path_dentry: u64 = "path.dentry",
+        d_parent: u64 = "dentry.d_parent",
+        name: u64 = "dentry.d_name.name",
+        name_len: u64 = "dentry.d_name.len",
+        /// Null once the entry is unhashed, that is deleted.
+        hash_pprev: u64 = "dentry.d_hash.pprev",
+        /// `struct vfsmount` inside `struct mount`.
+        mnt: u64 = "mount.mnt",
+        mnt_parent: u64 = "mount.mnt_parent",
+        mnt_mountpoint: u64 = "mount.mnt_mountpoint",
+        mnt_root: u64 = "vfsmount.mnt_root",
+    }
+}
+
+offsets! {
+    /// Network and mount namespaces.
+    NamespaceOffsets {
+        nsproxy: u64 = "task_struct.nsproxy",
+        net_ns: u64 = "nsproxy.net_ns",
+        mnt_ns: u64 = "nsproxy.mnt_ns",
+        net_inum: u64 = "net.ns.inum",
+        mnt_inum: u64 = "mnt_namespace.ns.inum",
+    }
+}
+
+offsets! {
+    /// The PID namespace.
+    PidNamespaceOffsets {
+        thread_pid: u64 = "task_struct.thread_pid",
+        level: u64 = "pid.level",
+        numbers: u64 = "pid.numbers",
+        upid_nr: u64 = "upid.nr",
+        upid_ns: u64 = "upid.ns",
+        inum: u64 = "pid_namespace.ns.inum",
+    }
+}
+
+offsets! {
+    /// Control groups, for the name of a container.
+    CgroupOffsets {
+        cgroups: u64 = "task_struct.cgroups",
+        dfl_cgrp: u64 = "css_set.dfl_cgrp",
+        subsys: PointerArray = "css_set.subsys",
+        css_cgroup: u64 = "cgroup_subsys_state.cgroup",
+        kn: u64 = "cgroup.kn",
+        kn_name: u64 = "kernfs_node.name",
+        kn_parent: u64 = "kernfs_node.parent" | "kernfs_node.__parent",
+    }
+}
+
+offsets! {
+    /// Open files, as far as sockets need it.
+    FileOffsets {
+        files: u64 = "task_struct.files",
+        fdt: u64 = "files_struct.fdt",
+        max_fds: u64 = "fdtable.max_fds",
+        fd: u64 = "fdtable.fd",
+        f_inode: u64 = "file.f_inode",
+        private_data: u64 = "file.private_data",
+        i_mode: u64 = "inode.i_mode",
+        socket_sk: u64 = "socket.sk",
+    }
+}
+
+offsets! {
+    /// Sockets of TCP and UDP over IPv4.
+    SockOffsets {
+        family: u64 = "sock.__sk_common.skc_family",
+        state: u64 = "sock.__sk_common.skc_state",
+        /// Big-endian.
+        dport: u64 = "sock.__sk_common.skc_dport",
+        /// Host order.
+        num: u64 = "sock.__sk_common.skc_num",
+        daddr: u64 = "sock.__sk_common.skc_daddr",
+        rcv_saddr: u64 = "sock.__sk_common.skc_rcv_saddr",
+        net: u64 = "sock.__sk_common.skc_net.net",
+        protocol: Scalar = "sock.sk_protocol",
+        kind: Scalar = "sock.sk_type",
+        ack_backlog: u64 = "sock.sk_ack_backlog",
+        max_ack_backlog: u64 = "sock.sk_max_ack_backlog",
+    }
+}
+
+offsets! {
+    /// Addresses of sockets over IPv6.
+    Sock6Offsets {
+        daddr: u64 = "sock.__sk_common.skc_v6_daddr",
+        rcv_saddr: u64 = "sock.__sk_common.skc_v6_rcv_saddr",
+    }
+}
+
+offsets! {
+    /// Network namespaces, their devices, and IPv4 addresses.
+    NetOffsets {
+        list: u64 = "net.list",
+        inum: u64 = "net.ns.inum",
+        dev_base_head: u64 = "net.dev_base_head",
+        dev_list: u64 = "net_device.dev_list",
+        dev_name: u64 = "net_device.name",
+        ip_ptr: u64 = "net_device.ip_ptr",
+        ifa_list: u64 = "in_device.ifa_list",
+        ifa_next: u64 = "in_ifaddr.ifa_next",
+        ifa_local: u64 = "in_ifaddr.ifa_local",
+        ifa_prefixlen: u64 = "in_ifaddr.ifa_prefixlen",
+    }
+}
+
+offsets! {
+    /// IPv6 addresses of devices.
+    Net6Offsets {
+        ip6_ptr: u64 = "net_device.ip6_ptr",
+        addr_list: u64 = "inet6_dev.addr_list",
+        if_list: u64 = "inet6_ifaddr.if_list",
+        addr: u64 = "inet6_ifaddr.addr",
+        prefix_len: u64 = "inet6_ifaddr.prefix_len",
+    }
+}
+
+/// Every offset the engine uses, by capability.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    /// The core of a task.
+    pub task: Group<TaskOffsets>,
+    /// Threads of a process.
+    pub thread: Group<ThreadOffsets>,
+    /// Credentials.
+    pub cred: Group<CredOffsets>,
+    /// Login session.
+    pub audit: Group<AuditOffsets>,
+    /// Arguments and page tables.
+    pub args: Group<ArgsOffsets>,
+    /// Executable and root directory.
+    pub exe: Group<ExeOffsets>,
+    /// Paths.
+    pub path: Group<PathOffsets>,
+    /// Network and mount namespaces.
+    pub namespace: Group<NamespaceOffsets>,
+    /// PID namespace.
+    pub pid_namespace: Group<PidNamespaceOffsets>,
+    /// Size in bytes of `struct upid`.
+    pub upid_size: Group<u64>,
+    /// Control groups.
+    pub cgroup: Group<CgroupOffsets>,
+    /// Open files.
+    pub file: Group<FileOffsets>,
+    /// Sockets.
+    pub sock: Group<SockOffsets>,
+    /// Sockets over IPv6.
+    pub sock6: Group<Sock6Offsets>,
+    /// Network namespaces, devices and IPv4 addresses.
+    pub net: Group<NetOffsets>,
+    /// IPv6 addresses.
+    pub net6: Group<Net6Offsets>,
+    /// `pcpu_hot.current_task`, in kernels from 6.2 to 6.14.
+    pub pcpu_hot_current: Group<u64>,
+}
+
+impl Layout {
+    /// Looks every offset up.
+    pub fn from_btf(btf: &Btf<'_>) -> Self {
+        let upid_size = btf.size_of("upid").map(u64::from).ok_or_else(|| {
+            LayoutError::Missing(MissingMember {
+                path: "upid".to_owned(),
+            })
+        });
+        Self {
+            task: TaskOffsets::resolve(btf),
+            thread: ThreadOffsets::resolve(btf),
+            cred: CredOffsets::resolve(btf),
+            audit: AuditOffsets::resolve(btf),
+            args: ArgsOffsets::resolve(btf),
+            exe: ExeOffsets::resolve(btf),
+            path: PathOffsets::resolve(btf),
+            namespace: NamespaceOffsets::resolve(btf),
+            pid_namespace: PidNamespaceOffsets::resolve(btf),
+            upid_size,
+            cgroup: CgroupOffsets::resolve(btf),
+            file: FileOffsets::resolve(btf),
+            sock: SockOffsets::resolve(btf),
+            sock6: Sock6Offsets::resolve(btf),
+            net: NetOffsets::resolve(btf),
+            net6: Net6Offsets::resolve(btf),
+            pcpu_hot_current: btf
+                .member("pcpu_hot.current_task")
+                .map(|member| u64::from(member.offset))
+                .map_err(LayoutError::from),
+        }
+    }
+
+    /// A layout without any offset, all for the same reason.
+    pub fn absent(why: &LayoutError) -> Self {
+        fn no<T>(why: &LayoutError) -> Group<T> {
+            Err(why.clone())
+        }
+        Self {
+            task: no(why),
+            thread: no(why),
+            cred: no(why),
+            audit: no(why),
+            args: no(why),
+            exe: no(why),
+            path: no(why),
+            namespace: no(why),
+            pid_namespace: no(why),
+            upid_size: no(why),
+            cgroup: no(why),
+            file: no(why),
+            sock: no(why),
+            sock6: no(why),
+            net: no(why),
+            net6: no(why),
+            pcpu_hot_current: no(why),
+        }
+    }
+
+    /// What this kernel lacks, one line each: the capability and why. Empty if
+    /// everything is understood. `pcpu_hot` is left out: most kernels have none.
+    pub fn gaps(&self) -> Vec<(&'static str, LayoutError)> {
+        fn gap<T>(name: &'static str, group: &Group<T>) -> Option<(&'static str, LayoutError)> {
+            group.as_ref().err().map(|why| (name, why.clone()))
+        }
+        [
+            gap("tasks", &self.task),
+            gap("threads", &self.thread),
+            gap("credentials", &self.cred),
+            gap("login user", &self.audit),
+            gap("arguments", &self.args),
+            gap("executable", &self.exe),
+            gap("paths", &self.path),
+            gap("namespaces", &self.namespace),
+            gap("PID namespace", &self.pid_namespace),
+            gap("PID namespace", &self.upid_size),
+            gap("containers", &self.cgroup),
+            gap("open files", &self.file),
+            gap("sockets", &self.sock),
+            gap("IPv6 sockets", &self.sock6),
+            gap("interface addresses", &self.net),
+            gap("IPv6 interface addresses", &self.net6),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+}

@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! An unknown running Linux kernel becomes a typed [`Layout`] and a table of
+//! [`Symbols`], from its memory and its vCPUs' registers alone: no profile, no
+//! symbol file, no scan of all memory.
+//!
+//! The way: a register points into the kernel image (LSTAR, or a handler in
+//! the IDT). The page tables around it tell how far the image goes. kallsyms
+//! in its read-only data gives the symbols, which must agree with what the
+//! registers and page tables said. BTF, found by symbol, gives the layout of
+//! every structure. The kernel's own top page table replaces the borrowed one.
+
+pub mod btf;
+mod image;
+pub mod kallsyms;
+pub mod layout;
+mod symbols;
+
+pub use image::Region;
+pub use layout::{Group, Layout, LayoutError};
+pub use symbols::{Symbol, Symbols};
+
+use thiserror::Error;
+
+use crate::memory::{AddressSpace, CpuState, MemoryError, PhysicalMemory};
+use btf::Btf;
+use image::Image;
+use kallsyms::Kallsyms;
+
+/// Read-only data larger than this is not searched. Debian's is 12 to 20 MiB,
+/// a debug kernel's up to about 100.
+const MAX_RODATA: u64 = 256 << 20;
+/// Larger BTF is not read. Distribution kernels carry 4 to 8 MiB.
+const MAX_BTF: u64 = 64 << 20;
+/// Longest banner that is believed.
+const MAX_BANNER: usize = 512;
+
+/// Why no Linux kernel was recognised in a guest.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum KernelError {
+    /// No vCPU runs in 64-bit mode, or none has entered its kernel yet.
+    #[error("no vCPU points into a kernel image: not booted yet, or not 64-bit Linux; try again later")]
+    NoAnchor,
+    /// An image is mapped there, but holds no symbol table.
+    #[error(
+        "no kallsyms in the {len} bytes mapped at {start:#x}: not Linux, still \
+         decompressing, or built without CONFIG_KALLSYMS"
+    )]
+    NoKallsyms {
+        /// First address of the image.
+        start: u64,
+        /// Length of the image in bytes.
+        len: u64,
+    },
+    /// Symbols were found, but under no rule do they agree with the page
+    /// tables and registers.
+    #[error("kallsyms of the kernel at {start:#x} agrees with no known way to store addresses")]
+    UnprovenSymbols {
+        /// First address of the image.
+        start: u64,
+    },
+    /// Guest memory could not be read.
+    #[error("recognising the kernel: {0}")]
+    Memory(#[from] MemoryError),
+}
+
+/// A recognised kernel.
+#[derive(Debug)]
+pub struct Kernel {
+    /// Release, as `uname -r` prints it.
+    pub release: String,
+    /// The whole banner, as at the head of /proc/version.
+    pub banner: String,
+    /// Address of `_text`, the image's first byte.
+    pub text_base: u64,
+    /// Bytes by which KASLR moved the image from where it was linked.
+    pub slide: u64,
+    /// Symbols of the image.
+    pub symbols: Symbols,
+    /// Offsets of structures.
+    pub layout: Layout,
+    /// The kernel's own page tables (`init_top_pgt`).
+    pub space: AddressSpace,
+    /// False if a vCPU's LSTAR is not the kernel's own system-call entry:
+    /// somebody in the guest, a rootkit perhaps, took it over. None where LSTAR
+    /// is not known.
+    pub syscall_entry_intact: Option<bool>,
+    image: Image,
+}
+
+/// Where the image is linked with CONFIG_PHYSICAL_START at its default, as
+/// every distribution has it.
+const LINKED_AT: u64 = 0xffff_ffff_8100_0000;
+
+impl Kernel {
+    /// Recognises the kernel that runs in a guest.
+    ///
+    /// Reads the image's page tables and its read-only data, once, in large
+    /// blocks; nothing else.
+    ///
+    /// # Errors
+    /// [`KernelError`] tells how far it came and what would help.
+    pub fn find<M: PhysicalMemory + ?Sized>(mem: &M, cpus: &[CpuState]) -> Result<Self, KernelError> {
+        let mut failure = KernelError::NoAnchor;
+        for cpu in cpus.iter().filter(|cpu| cpu.in_long_mode()) {
+            let root = cpu.page_table_root();
+            // Under KPTI bit 12 tells the user half from the kernel half, and
+            // the kernel half is below. Without KPTI the bit is part of an
+            // ordinary address, and clearing it leads nowhere.
+            let mut roots = vec![root & !0x1000, root];
+            roots.dedup();
+            for root in roots {
+                let space = AddressSpace::new(root, cpu.paging_levels());
+                for anchor in image::anchors(mem, &space, cpu) {
+                    let Some(image) = Image::around(mem, &space, anchor)? else {
+                        continue;
+                    };
+                    match Self::from_image(mem, &space, image, cpus) {
+                        Ok(kernel) => return Ok(kernel),
+                        Err(error) => failure = error,
+                    }
+                }
+            }
+        }
+        Err(failure)
+    }
+
+    fn from_image<M: PhysicalMemory + ?Sized>(
+        mem: &M,
+        space: &AddressSpace,
+        image: Image,
+        cpus: &[CpuState],
+    ) -> Result<Self, KernelError> {
+        let (start, len) = (image.start(), image.len());
+        let mut failure = KernelError::NoKallsyms { start, len };
+        for region in image.data_regions() {
+            if region.len > MAX_RODATA {
+                continue;
+            }
+            let mut bytes = vec![0; region.len as usize];
+            // A hole that only the hypervisor knows of ends the region.
+            if space.read(mem, region.start, &mut bytes).is_err() {
+                continue;
+            }
+            let Some(found) = Kallsyms::find(&bytes) else {
+                continue;
+            };
+            let Some(symbols) = prove(found, &region, &bytes, &image) else {
+                failure = KernelError::UnprovenSymbols { start };
+                continue;
+            };
+            let banner = symbols
+                .address("linux_banner")
+                .and_then(|at| banner(&bytes, &region, at))
+                .unwrap_or_default();
+            let layout = layout(mem, space, &symbols, &region, &bytes);
+            return Ok(Self {
+                release: banner.split(' ').nth(2).unwrap_or("").to_owned(),
+                banner,
+                text_base: start,
+                slide: start.wrapping_sub(LINKED_AT),
+                space: own_space(mem, space, &symbols, start),
+                syscall_entry_intact: syscall_entry_intact(&symbols, cpus),
+                symbols,
+                layout,
+                image,
+            });
+        }
+        Err(failure)
+    }
+
+    /// Whether `va` lies in the kernel's text.
+    pub fn is_text(&self, va: u64) -> bool {
+        self.image.is_text(va)
+    }
+}
+
+/// Tries each way to store addresses until the symbols agree with what is known
+/// from outside: the page tables' image starts at `_text`, and the banner is
+/// where `linux_banner` says. Whether LSTAR agrees too is told apart
+/// ([`Kernel::syscall_entry_intact`]): a hooked entry must not blind the engine.
+fn prove(found: Kallsyms<'_>, region: &Region, bytes: &[u8], image: &Image) -> Option<Symbols> {
+    let text = found.position("_text").or_else(|| found.position("_stext"))?;
+    let banner_at = found.position("linux_banner")?;
+    for candidate in found.candidates() {
+        let address = |position| found.address(candidate, region.start, position);
+        if address(text) != Some(image.start()) {
+            continue;
+        }
+        if address(banner_at).is_none_or(|at| banner(bytes, region, at).is_none()) {
+            continue;
+        }
+        return Some(found.into_symbols(candidate, region.start));
+    }
+    None
+}
+
+/// The kernel's banner, if it is one.
+fn banner(bytes: &[u8], region: &Region, at: u64) -> Option<String> {
+    let start = usize::try_from(at.checked_sub(region.start)?).ok()?;
+    let tail = bytes.get(start..)?;
+    let tail = &tail[..tail.len().min(MAX_BANNER)];
+    if !tail.starts_with(b"Linux version ") {
+        return None;
+    }
+    let end = tail
+        .iter()
+        .position(|&byte| byte == 0 || byte == b'\n')
+        .unwrap_or(tail.len());
+    Some(String::from_utf8_lossy(&tail[..end]).into_owned())
+}
+
+fn layout<M: PhysicalMemory + ?Sized>(
+    mem: &M,
+    space: &AddressSpace,
+    symbols: &Symbols,
+    region: &Region,
+    bytes: &[u8],
+) -> Layout {
+    let bounds = symbols.address("__start_BTF").zip(symbols.address("__stop_BTF"));
+    let Some((start, len)) = bounds
+        .map(|(start, stop)| (start, stop.saturating_sub(start)))
+        .filter(|&(_, len)| len > 0 && len <= MAX_BTF)
+    else {
+        return Layout::absent(&LayoutError::NoBtf);
+    };
+    // It lies in the region that was read already, in every kernel seen.
+    let here = start
+        .checked_sub(region.start)
+        .and_then(|at| bytes.get(at as usize..(at + len) as usize));
+    let elsewhere;
+    let bytes = match here {
+        Some(bytes) => bytes,
+        None => {
+            let mut buffer = vec![0; len as usize];
+            if let Err(error) = space.read(mem, start, &mut buffer) {
+                return Layout::absent(&LayoutError::Unreadable(error.to_string()));
+            }
+            elsewhere = buffer;
+            &elsewhere
+        }
+    };
+    match Btf::parse(bytes) {
+        Ok(btf) => Layout::from_btf(&btf),
+        Err(error) => Layout::absent(&error.into()),
+    }
+}
+
+/// The kernel's own page tables, which outlive any process; proved by mapping
+/// the image to the same place. Where that fails, the borrowed ones.
+fn own_space<M: PhysicalMemory + ?Sized>(
+    mem: &M,
+    borrowed: &AddressSpace,
+    symbols: &Symbols,
+    text: u64,
+) -> AddressSpace {
+    let own = symbols
+        .address("init_top_pgt")
+        .or_else(|| symbols.address("swapper_pg_dir"))
+        .and_then(|va| borrowed.translate(mem, va).ok())
+        .map(|root| AddressSpace::new(root, borrowed.levels()));
+    match own {
+        Some(own) if own.translate(mem, text).ok() == borrowed.translate(mem, text).ok() => own,
+        _ => borrowed.clone(),
+    }
+}
+
+fn syscall_entry_intact(symbols: &Symbols, cpus: &[CpuState]) -> Option<bool> {
+    let entry = symbols.address("entry_SYSCALL_64")?;
+    let mut known = cpus
+        .iter()
+        .filter(|cpu| cpu.in_long_mode() && cpu.lstar != 0)
+        .peekable();
+    known.peek()?;
+    Some(known.all(|cpu| cpu.lstar == entry))
+}

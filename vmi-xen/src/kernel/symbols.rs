@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! The symbols of one kernel, by name and by address.
+
+use std::fmt;
+
+/// All symbols of a kernel image (not those of modules).
+///
+/// About 200 000 entries; the names share one arena and no entry owns memory.
+#[derive(Clone, Default)]
+pub struct Symbols {
+    /// All names, one after the other.
+    arena: String,
+    /// Sorted by address.
+    entries: Vec<Entry>,
+    /// Indexes into `entries`, sorted by name, then by address.
+    by_name: Vec<u32>,
+}
+
+#[derive(Clone, Copy)]
+struct Entry {
+    address: u64,
+    name: u32,
+    len: u16,
+    kind: u8,
+}
+
+/// One symbol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Symbol<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its run-time address; of a per-CPU variable, what to add to a CPU's base.
+    pub address: u64,
+    /// Letter of `nm`: `T` and `t` text, `D` and `d` data, `A` absolute …;
+    /// upper case is global.
+    pub kind: char,
+}
+
+impl fmt::Debug for Symbols {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Symbols")
+            .field("count", &self.entries.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Symbols {
+    /// Builds the two indexes. `names` are kind and range in `arena`, one for
+    /// each of `addresses`.
+    pub(super) fn build(
+        arena: String,
+        names: impl Iterator<Item = Name>,
+        addresses: impl Iterator<Item = u64>,
+    ) -> Self {
+        let mut entries: Vec<Entry> = names
+            .zip(addresses)
+            .map(|(name, address)| Entry {
+                address,
+                name: name.start,
+                len: name.len,
+                kind: name.kind,
+            })
+            .collect();
+        // kallsyms is nearly sorted already: cheap.
+        entries.sort_by_key(|entry| entry.address);
+        let mut symbols = Self {
+            arena,
+            entries,
+            by_name: Vec::new(),
+        };
+        let mut by_name: Vec<u32> = (0..symbols.entries.len() as u32).collect();
+        by_name.sort_unstable_by(|&a, &b| {
+            let name = |index: u32| symbols.name_of(&symbols.entries[index as usize]);
+            name(a).cmp(name(b)).then(a.cmp(&b))
+        });
+        symbols.by_name = by_name;
+        symbols
+    }
+
+    /// Number of symbols.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Address of the symbol `name`. Where several have that name (static
+    /// functions of several files), a global one comes first, then the lowest.
+    pub fn address(&self, name: &str) -> Option<u64> {
+        let mut first = None;
+        for symbol in self.all(name) {
+            if symbol.kind.is_ascii_uppercase() {
+                return Some(symbol.address);
+            }
+            first = first.or(Some(symbol.address));
+        }
+        first
+    }
+
+    /// Every symbol called `name`, by ascending address.
+    pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = Symbol<'a>> {
+        let start = self
+            .by_name
+            .partition_point(|&index| self.name_of(&self.entries[index as usize]) < name);
+        self.by_name[start..]
+            .iter()
+            .map(|&index| self.symbol(&self.entries[index as usize]))
+            .take_while(move |symbol| symbol.name == name)
+    }
+
+    /// The symbol that `address` belongs to, that is the nearest one at or
+    /// below it, and the distance from it in bytes. Any address above the first
+    /// symbol has one: the caller judges whether the distance makes sense.
+    pub fn nearest(&self, address: u64) -> Option<(Symbol<'_>, u64)> {
+        let after = self.entries.partition_point(|entry| entry.address <= address);
+        let entry = self.entries.get(after.checked_sub(1)?)?;
+        Some((self.symbol(entry), address - entry.address))
+    }
+
+    /// Name of a symbol that starts exactly at `address`.
+    pub fn name(&self, address: u64) -> Option<&str> {
+        let at = self.entries.partition_point(|entry| entry.address < address);
+        let entry = self.entries.get(at)?;
+        (entry.address == address).then(|| self.name_of(entry))
+    }
+
+    /// All symbols by ascending address.
+    pub fn iter(&self) -> impl Iterator<Item = Symbol<'_>> {
+        self.entries.iter().map(|entry| self.symbol(entry))
+    }
+
+    fn symbol(&self, entry: &Entry) -> Symbol<'_> {
+        Symbol {
+            name: self.name_of(entry),
+            address: entry.address,
+            kind: char::from(entry.kind),
+        }
+    }
+
+    fn name_of(&self, entry: &Entry) -> &str {
+        let start = entry.name as usize;
+        self.arena
+            .get(start..start + usize::from(entry.len))
+            .unwrap_or("")
+    }
+}
+
+/// Where a name lies in the arena, and its kind.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Name {
+    pub start: u32,
+    pub len: u16,
+    pub kind: u8,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Symbols {
+        let arena = "firstsecondtwin".to_owned();
+        let name = |start, len, kind| Name { start, len, kind };
+        let names = [
+            name(5, 6, b'T'),
+            name(0, 5, b't'),
+            name(11, 4, b't'),
+            name(11, 4, b'T'),
+        ];
+        Symbols::build(arena, names.into_iter(), [200, 100, 150, 300].into_iter())
+    }
+
+    #[test]
+    fn by_name_prefers_global() {
+        let symbols = sample();
+        assert_eq!(symbols.address("first"), Some(100));
+        assert_eq!(symbols.address("twin"), Some(300));
+        assert_eq!(symbols.all("twin").count(), 2);
+        assert_eq!(symbols.address("nothing"), None);
+        assert_eq!(symbols.address("zzz"), None);
+    }
+
+    #[test]
+    fn by_address() {
+        let symbols = sample();
+        assert_eq!(symbols.name(200), Some("second"));
+        assert_eq!(symbols.name(201), None);
+        let (symbol, distance) = symbols.nearest(299).unwrap();
+        assert_eq!((symbol.name, distance), ("second", 99));
+        assert!(symbols.nearest(99).is_none());
+    }
+}
