@@ -2,4 +2,5 @@
 //! Introspection of Linux guests from dom0, with no profile and no agent
 
 pub mod kernel;
+pub mod linux;
 pub mod memory;

@@ -132,6 +132,8 @@ offsets! {
         group_leader: u64 = "task_struct.group_leader",
         mm: u64 = "task_struct.mm",
         real_cred: u64 = "task_struct.real_cred",
+        /// Counts calls of exec.
+        self_exec_id: Scalar = "task_struct.self_exec_id",
         /// Nanoseconds since boot, of the thread.
         start_time: u64 = "task_struct.start_boottime" | "task_struct.real_start_time",
     }
@@ -262,7 +264,6 @@ offsets! {
         rcv_saddr: u64 = "sock.__sk_common.skc_rcv_saddr",
         net: u64 = "sock.__sk_common.skc_net.net",
         protocol: Scalar = "sock.sk_protocol",
-        kind: Scalar = "sock.sk_type",
         ack_backlog: u64 = "sock.sk_ack_backlog",
         max_ack_backlog: u64 = "sock.sk_max_ack_backlog",
     }

@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! All that is told about one process.
+
+use std::sync::Arc;
+
+use super::{Linux, LinuxError, TaskAddr, group};
+use crate::memory::{AddressSpace, PhysicalMemory};
+
+/// Arguments longer than this are cut. The kernel itself showed a page of them
+/// for most of its life; policies and people need less.
+const MAX_ARGS: usize = 32 << 10;
+/// PF_KTHREAD of the kernel's sched.h, in all versions.
+const PF_KTHREAD: u32 = 0x0020_0000;
+/// "Not set" of loginuid, and what is told where it is not known.
+const NO_LOGIN: u32 = u32::MAX;
+/// Generations walked up by [`Linux::ancestors`].
+const MAX_ANCESTORS: usize = 64;
+
+/// One process, or one thread of it with its process's properties.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Process {
+    /// Address of the task that was asked for.
+    pub task: TaskAddr,
+    /// Its number in the initial PID namespace: the thread ID, and of a
+    /// leader the process ID.
+    pub pid: u32,
+    /// Process ID in the initial PID namespace.
+    pub tgid: u32,
+    /// Process ID of the parent; 0 if there is none.
+    pub ppid: u32,
+    /// Name of the process, at most 15 bytes; the guest's code can change it.
+    pub comm: String,
+    /// Path of the executable as the process itself would see it: from its root
+    /// directory, in its mount namespace. None for kernel threads and for
+    /// processes that are gone but for their exit status.
+    pub exe: Option<Arc<str>>,
+    /// The executable was unlinked, or never had a name (memfd).
+    pub exe_deleted: bool,
+    /// Where the process's root directory lies in its mount namespace, if it is
+    /// not that namespace's own root: the process did chroot, and `exe` is
+    /// relative to this.
+    pub chroot: Option<Arc<str>>,
+    /// Arguments, from the process's own memory: cut at 32 KiB, short where
+    /// pages are swapped out, and open to change by the process.
+    pub args: Vec<String>,
+    /// Real user ID.
+    pub uid: u32,
+    /// Effective user ID.
+    pub euid: u32,
+    /// Real group ID.
+    pub gid: u32,
+    /// User ID of the login session (audit); `u32::MAX` where there is none.
+    pub loginuid: u32,
+    /// When the process started, in nanoseconds since the guest booted.
+    pub start_time_ns: u64,
+    /// Inode number of the network namespace; 0 where not known, as of a
+    /// process that is exiting.
+    pub netns: u32,
+    /// Inode number of the PID namespace; 0 where not known.
+    pub pidns: u32,
+    /// Inode number of the mount namespace; 0 where not known.
+    pub mntns: u32,
+    /// Control group, such as `/system.slice/nginx.service`.
+    pub cgroup: Option<Arc<str>>,
+    /// The container's ID or name, told by the control group.
+    pub container: Option<String>,
+    /// A thread of the kernel.
+    pub kthread: bool,
+}
+
+impl<M: PhysicalMemory> Linux<M> {
+    /// All processes of the guest, kernel threads included. Those that vanish
+    /// while they are read are left out.
+    ///
+    /// # Errors
+    /// As [`Linux::leaders`].
+    pub fn processes(&self) -> Result<Vec<Process>, LinuxError> {
+        self.refresh();
+        let leaders = self.leaders()?;
+        Ok(leaders
+            .into_iter()
+            .filter_map(|task| self.process(task).ok())
+            .collect())
+    }
+
+    /// Parent, its parent and so on, up to PID 1.
+    pub fn ancestors(&self, task: TaskAddr) -> Vec<TaskAddr> {
+        let mut chain: Vec<TaskAddr> = Vec::new();
+        let mut here = task;
+        while let Ok(Some(parent)) = self.parent(here) {
+            if chain.len() >= MAX_ANCESTORS || chain.contains(&parent) {
+                break;
+            }
+            chain.push(parent);
+            here = parent;
+        }
+        chain
+    }
+
+    /// Reads everything about a process, by any of its threads. What this
+    /// kernel does not tell is left at its neutral value; see
+    /// [`Layout::gaps`](crate::kernel::Layout::gaps).
+    ///
+    /// # Errors
+    /// If the task itself cannot be read.
+    pub fn process(&self, task: TaskAddr) -> Result<Process, LinuxError> {
+        let offsets = group(&self.kernel.layout.task)?;
+        let at = |offset: u64| task.0.wrapping_add(offset);
+        let leader = self.leader(task)?;
+        let kthread = self.u32(at(offsets.flags))? & PF_KTHREAD != 0;
+        let ppid = match self.parent(task) {
+            Ok(Some(parent)) => self.u32(parent.0.wrapping_add(offsets.tgid))?,
+            _ => 0,
+        };
+        // A kernel thread may borrow a process's memory for a while.
+        let mm = self.pointer(at(offsets.mm))?.filter(|_| !kthread);
+        let exe = mm.and_then(|mm| self.exe(task, mm).ok()).unwrap_or_default();
+        let creds = self.credentials(task, offsets.real_cred)?;
+        let (cgroup, container) = self.cgroup(task);
+        let (netns, mntns) = self.namespaces(task);
+        Ok(Process {
+            task,
+            pid: self.u32(at(offsets.pid))?,
+            tgid: self.u32(at(offsets.tgid))?,
+            ppid,
+            comm: self.text::<16>(leader.0.wrapping_add(offsets.comm))?,
+            exe: exe.path,
+            exe_deleted: exe.deleted,
+            chroot: exe.chroot,
+            args: mm.map(|mm| self.args(mm)).unwrap_or_default(),
+            uid: creds.uid,
+            euid: creds.euid,
+            gid: creds.gid,
+            loginuid: self.loginuid(task),
+            start_time_ns: self.u64(leader.0.wrapping_add(offsets.start_time))?,
+            netns,
+            pidns: self.pid_namespace(task).unwrap_or(0),
+            mntns,
+            cgroup,
+            container,
+            kthread,
+        })
+    }
+
+    fn credentials(&self, task: TaskAddr, real_cred: u64) -> Result<Credentials, LinuxError> {
+        let offsets = group(&self.kernel.layout.cred)?;
+        let cred = self.u64(task.0.wrapping_add(real_cred))?;
+        Ok(Credentials {
+            uid: self.u32(cred.wrapping_add(offsets.uid))?,
+            euid: self.u32(cred.wrapping_add(offsets.euid))?,
+            gid: self.u32(cred.wrapping_add(offsets.gid))?,
+        })
+    }
+
+    fn loginuid(&self, task: TaskAddr) -> u32 {
+        match &self.kernel.layout.audit {
+            Ok(audit) => self.u32(task.0.wrapping_add(audit.loginuid)).unwrap_or(NO_LOGIN),
+            Err(_) => NO_LOGIN,
+        }
+    }
+
+    fn exe(&self, task: TaskAddr, mm: u64) -> Result<Exe, LinuxError> {
+        let offsets = group(&self.kernel.layout.exe)?;
+        let Some(file) = self.pointer(mm.wrapping_add(offsets.exe_file))? else {
+            return Ok(Exe::default());
+        };
+        // Gone already in a process that is exiting.
+        let root = self
+            .pointer(task.0.wrapping_add(offsets.fs))?
+            .and_then(|fs| self.place(fs.wrapping_add(offsets.root)).ok());
+        let path = self.resolve(self.place(file.wrapping_add(offsets.f_path))?, root)?;
+        let chroot = root
+            .and_then(|root| self.resolve(root, None).ok())
+            .map(|path| path.text)
+            .filter(|path| path != "/");
+        Ok(Exe {
+            path: Some(path.text.into()),
+            deleted: path.deleted,
+            chroot: chroot.map(Into::into),
+        })
+    }
+
+    fn args(&self, mm: u64) -> Vec<String> {
+        self.raw_args(mm).map(|raw| split_args(&raw)).unwrap_or_default()
+    }
+
+    fn raw_args(&self, mm: u64) -> Result<Vec<u8>, LinuxError> {
+        let offsets = group(&self.kernel.layout.args)?;
+        let start = self.u64(mm.wrapping_add(offsets.arg_start))?;
+        let end = self.u64(mm.wrapping_add(offsets.arg_end))?;
+        let pgd = self.u64(mm.wrapping_add(offsets.pgd))?;
+        let root = self.space().translate(&self.mem, pgd)?;
+        let space = AddressSpace::new(root, self.space().levels());
+        let len = end.saturating_sub(start).min(MAX_ARGS as u64) as usize;
+        let mut raw = vec![0; len];
+        let got = space.read_prefix(&self.mem, start, &mut raw);
+        raw.truncate(got);
+        Ok(raw)
+    }
+
+    /// Inode numbers of the network and the mount namespace.
+    fn namespaces(&self, task: TaskAddr) -> (u32, u32) {
+        let Ok(offsets) = &self.kernel.layout.namespace else {
+            return (0, 0);
+        };
+        let Ok(Some(proxy)) = self.pointer(task.0.wrapping_add(offsets.nsproxy)) else {
+            return (0, 0);
+        };
+        let inum = |namespace: u64, inum: u64| {
+            self.u64(proxy.wrapping_add(namespace))
+                .and_then(|at| self.u32(at.wrapping_add(inum)))
+                .unwrap_or(0)
+        };
+        (
+            inum(offsets.net_ns, offsets.net_inum),
+            inum(offsets.mnt_ns, offsets.mnt_inum),
+        )
+    }
+
+    /// The PID namespace is that of the innermost number of the task's PID.
+    fn pid_namespace(&self, task: TaskAddr) -> Result<u32, LinuxError> {
+        let offsets = group(&self.kernel.layout.pid_namespace)?;
+        let upid_size = group(&self.kernel.layout.upid_size)?;
+        let pid = self.u64(task.0.wrapping_add(offsets.thread_pid))?;
+        // MAX_PID_NS_LEVEL is 32.
+        let level = u64::from(self.u32(pid.wrapping_add(offsets.level))?.min(32));
+        let upid = pid.wrapping_add(offsets.numbers).wrapping_add(level * upid_size);
+        let namespace = self.u64(upid.wrapping_add(offsets.upid_ns))?;
+        Ok(self.u32(namespace.wrapping_add(offsets.inum))?)
+    }
+}
+
+struct Credentials {
+    uid: u32,
+    euid: u32,
+    gid: u32,
+}
+
+#[derive(Default)]
+struct Exe {
+    path: Option<Arc<str>>,
+    deleted: bool,
+    chroot: Option<Arc<str>>,
+}
+
+/// Arguments lie one after the other, each ended by a NUL.
+fn split_args(raw: &[u8]) -> Vec<String> {
+    if raw.is_empty() {
+        return Vec::new();
+    }
+    raw.strip_suffix(b"\0")
+        .unwrap_or(raw)
+        .split(|&byte| byte == 0)
+        .map(|arg| String::from_utf8_lossy(arg).into_owned())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::split_args;
+
+    #[test]
+    fn empty_arguments_count() {
+        assert_eq!(split_args(b"a\0\0b c\0\0"), ["a", "", "b c", ""]);
+        assert_eq!(split_args(b"cut"), ["cut"]);
+        assert_eq!(split_args(b"\0"), [""]);
+        assert!(split_args(b"").is_empty());
+    }
+}
