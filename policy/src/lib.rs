@@ -1,2 +1,103 @@
 // SPDX-License-Identifier: GPL-3.0-only
-//! What people write and what it means: documents, validation, decisions
+//! What people write and what it means: documents, validation, decisions.
+//!
+//! A pure crate: no I/O, no clock, no threads. Data flows one way: text → [`Document`] → [`Ruleset`] →
+//! [`Decision`]. Daemon and tool both use it, so a file that the tool calls good is good to the daemon.
+//!
+//! # A policy set
+//!
+//! ```
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use policy::{Document, Endpoint, Flow, Process, Protocol, Ruleset, Verdict, VmId};
+//! let vm = |name: &str| VmId { name: name.into(), uuid: [0; 16] };
+//!
+//! let document = Document::parse("shop.yaml", r#"
+//! policy: shop
+//! description: The shop and its cache.
+//! default:                       # per VM: what happens to traffic that no rule decides
+//!   db1: deny                    # nothing said is allow
+//! services:
+//!   shop-client: { vm: web1, exe: /usr/bin/curl }
+//!   redis:       { vm: db1, exe: "/usr/bin/redis-*", port: 6379, protocol: tcp }
+//!   office:      { address: 192.168.7.0/24 }
+//! rules:
+//!   - name: client-may-cache
+//!     from: shop-client
+//!     to: redis
+//!     action: allow
+//!   - name: office-is-watched
+//!     from: [office, { address: 2001:db8:7::/48 }]
+//!     to: { vm: "web*" }
+//!     ports: [443, 8000-8010]
+//!     action: audit
+//! "#)?;
+//! let ruleset = Ruleset::compile(&[document], 1)?;
+//!
+//! let (web1, db1) = (vm("web1"), vm("db1"));
+//! let curl = Process { exe: Some("/usr/bin/curl"), uid: 1000, ..Process::default() };
+//! let redis = Process { exe: Some("/usr/bin/redis-server"), uid: 110, ..Process::default() };
+//! let mut flow = Flow {
+//!     protocol: Protocol::TCP,
+//!     source: Endpoint::guest(&web1, "10.0.0.1".parse()?).with_process(curl),
+//!     destination: Endpoint::guest(&db1, "10.0.0.2".parse()?).with_process(redis),
+//!     port: 6379,
+//! };
+//! assert_eq!(ruleset.decide(&flow).verdict, Verdict::Allow);
+//!
+//! let wget = Process { exe: Some("/usr/bin/wget"), ..curl };
+//! flow.source = flow.source.with_process(wget);
+//! assert_eq!(ruleset.decide(&flow).verdict, Verdict::Deny);
+//! assert_eq!(ruleset.explain(&flow).to_string(), "\
+//! deny by the default of db1, as no rule matches; generation 1
+//! all but matches: shop/client-may-cache (allow): from exe must be /usr/bin/curl, is /usr/bin/wget
+//! default of web1: allow (no set says otherwise)
+//! default of db1: deny (set shop, \"db1\")");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What it means
+//!
+//! - A rule matches when its protocol and ports hold and one of `from` and one of `to` match. An end is a
+//!   service of the same set, a selector written in place, or a word: `any`, `world` (not a guest of this
+//!   host), `unattributed` (no socket in the guest owns it).
+//! - A selector matches when every condition it writes holds; of a list one value is enough. `vm` is a name,
+//!   a pattern or a UUID; `address` a block; `exe` and `container` patterns (`container: none` is outside of
+//!   any); `arg` matches any one argument; `uid` is effective. `port` and `protocol` are what a server
+//!   listens on: they hold for `to` and are not asked of `from`.
+//! - Patterns: see [`pattern`].
+//! - Deny beats audit beats allow; without any of them the defaults of both VMs decide: see
+//!   [`Ruleset::decide`].
+//! - **An end whose process is not known matches no selector that asks for a process**, for allow and for
+//!   deny alike. A default of deny is what protects where sight may be lost.
+//! - Two sets that speak of one VM's default: the more specific pattern counts, of equal ones the stricter.
+//!
+//! # Limits
+//!
+//! A text of [`document::MAX_TEXT`] bytes, [`document::MAX_RULES`] rules in all, lists of
+//! [`document::MAX_LIST`] values, patterns of [`pattern::MAX_PATTERN`] bytes.
+#![forbid(unsafe_code)]
+
+pub mod block;
+mod defaults;
+pub mod document;
+mod explain;
+mod flow;
+mod identity;
+mod index;
+mod matching;
+pub mod pattern;
+pub mod port;
+mod problem;
+mod ruleset;
+
+pub use block::Block;
+pub use defaults::VmDefault;
+pub use document::{Action, Document, Refuse};
+pub use explain::{Consulted, Explanation, Match, NearMiss};
+pub use flow::{Endpoint, Flow, Owner, Process, Side, VmId};
+pub use identity::{Identity, ServiceName};
+pub use matching::Condition;
+pub use port::{PortRange, Protocol};
+pub use problem::{Place, Problem, Problems};
+pub use ruleset::{Decider, Decision, RuleId, RuleName, Ruleset, Verdict};

@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! What people write: one document is one named policy set.
+//!
+//! A [`Document`] is valid by construction: [`Document::parse`] is the only way to one, its fields are not
+//! public. It serialises to a canonical form that `parse` reads back to an equal document.
+
+mod fields;
+mod node;
+mod read;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::block::Block;
+use crate::flow::parse_uuid;
+use crate::pattern::Pattern;
+use crate::port::{PortRange, Protocol, UidRange};
+use crate::problem::{Place, Problems};
+
+/// The longest text of a document, in bytes.
+pub const MAX_TEXT: usize = 1 << 20;
+/// The most rules, in one document and in one [`crate::Ruleset`].
+pub const MAX_RULES: usize = 10_000;
+/// The longest list in a document: values of one condition, ends of one rule.
+pub const MAX_LIST: usize = 1_000;
+
+/// One named policy set.
+#[derive(Debug, Clone, Serialize)]
+pub struct Document {
+    #[serde(rename = "policy")]
+    pub(crate) name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) description: Option<String>,
+    #[serde(rename = "default", skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) defaults: BTreeMap<Pattern, Action>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) services: BTreeMap<String, Selector>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) rules: Vec<Rule>,
+    #[serde(skip)]
+    pub(crate) origin: Origin,
+}
+
+/// Where a document was read: for problems that show only when sets meet.
+#[derive(Debug, Clone)]
+pub(crate) struct Origin {
+    pub(crate) file: String,
+    pub(crate) name: Place,
+}
+
+/// Documents are equal when they say the same; where they were read does not count.
+impl PartialEq for Document {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+            && self.description == other.description
+            && self.defaults == other.defaults
+            && self.services == other.services
+            && self.rules == other.rules
+    }
+}
+
+impl Eq for Document {}
+
+impl Document {
+    /// Reads a document from YAML, or from JSON (which is YAML too).
+    ///
+    /// `file` is only a name for messages.
+    ///
+    /// # Errors
+    /// Every problem found, each with line, column and remedy. A text that is not YAML has one problem,
+    /// as nothing after it can be trusted.
+    pub fn parse(file: &str, text: &str) -> Result<Document, Problems> {
+        read::document(file, text)
+    }
+
+    /// Name of the set.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What the author says of it.
+    pub fn description(&self) -> Option<&str> {
+        self.description.as_deref()
+    }
+
+    /// What happens to traffic of a VM that no rule decides, by pattern of the VM's name.
+    pub fn defaults(&self) -> &BTreeMap<Pattern, Action> {
+        &self.defaults
+    }
+
+    /// The services, by name.
+    pub fn services(&self) -> &BTreeMap<String, Selector> {
+        &self.services
+    }
+
+    /// The rules, in the order written.
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+}
+
+/// What is done with a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(tag = "action", rename_all = "lowercase")]
+pub enum Action {
+    /// It passes.
+    Allow,
+    /// It is refused.
+    Deny {
+        /// How the client learns of it.
+        refuse: Refuse,
+    },
+    /// It passes, and leaves an event.
+    Audit,
+}
+
+impl Action {
+    /// The word in documents and messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Action::Allow => "allow",
+            Action::Deny { .. } => "deny",
+            Action::Audit => "audit",
+        }
+    }
+}
+
+/// How a refused client learns of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Refuse {
+    /// At once: a TCP reset, or an ICMP "administratively prohibited".
+    #[default]
+    Rst,
+    /// Not at all: packets vanish, and the client waits until it gives up.
+    Drop,
+}
+
+/// What an endpoint must be. Every condition that is said must hold; of a list, one value is enough.
+/// A selector that says nothing cannot be written.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Selector {
+    /// Names of VMs (patterns), or UUIDs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub vm: Vec<VmPattern>,
+    /// Blocks that hold the endpoint's address.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub address: Vec<Block>,
+    /// Paths of the executable.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub exe: Vec<Pattern>,
+    /// Patterns of which one must match one of the arguments.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub arg: Vec<Pattern>,
+    /// Effective user ids.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub uid: Vec<UidRange>,
+    /// Containers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub container: Vec<ContainerPattern>,
+    /// What a server listens on; holds for the `to` end only.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub port: Vec<PortRange>,
+    /// The protocol a server speaks; holds for the `to` end only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<Protocol>,
+}
+
+impl Selector {
+    /// Whether only an endpoint whose process is known can match.
+    pub fn asks_process(&self) -> bool {
+        !(self.exe.is_empty() && self.arg.is_empty() && self.uid.is_empty() && self.container.is_empty())
+    }
+
+    /// Whether it is what a server listens on and no process: that says nothing of a client.
+    pub(crate) fn is_listener_only(&self) -> bool {
+        (!self.port.is_empty() || self.protocol.is_some()) && !self.asks_process()
+    }
+}
+
+/// A VM by name or by UUID.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VmPattern {
+    /// By pattern over the name.
+    Name(Pattern),
+    /// By UUID, with the text as written.
+    Uuid([u8; 16], Pattern),
+}
+
+impl From<Pattern> for VmPattern {
+    fn from(pattern: Pattern) -> Self {
+        match parse_uuid(pattern.as_str()) {
+            Some(uuid) => VmPattern::Uuid(uuid, pattern),
+            None => VmPattern::Name(pattern),
+        }
+    }
+}
+
+impl VmPattern {
+    /// The pattern as written.
+    pub fn as_str(&self) -> &str {
+        match self {
+            VmPattern::Name(p) | VmPattern::Uuid(_, p) => p.as_str(),
+        }
+    }
+}
+
+impl Serialize for VmPattern {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+/// A container by id, or the lack of one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ContainerPattern {
+    /// `none`: the process runs outside of any container.
+    Outside,
+    /// A pattern over the container's id.
+    Id(Pattern),
+}
+
+impl ContainerPattern {
+    /// The pattern as written.
+    pub fn as_str(&self) -> &str {
+        match self {
+            ContainerPattern::Outside => "none",
+            ContainerPattern::Id(p) => p.as_str(),
+        }
+    }
+}
+
+impl Serialize for ContainerPattern {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+/// One end of a rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Peer {
+    /// `any`: every endpoint.
+    Any,
+    /// `world`: an endpoint that is not a guest of this host.
+    World,
+    /// `unattributed`: a guest's endpoint that no socket in the guest owns.
+    Unattributed,
+    /// A service of the same set.
+    Service(String),
+    /// A selector written in the rule itself.
+    Inline(Box<Selector>),
+}
+
+impl Serialize for Peer {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Peer::Any => serializer.serialize_str("any"),
+            Peer::World => serializer.serialize_str("world"),
+            Peer::Unattributed => serializer.serialize_str("unattributed"),
+            Peer::Service(name) => serializer.serialize_str(name),
+            Peer::Inline(selector) => selector.serialize(serializer),
+        }
+    }
+}
+
+/// One rule.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Rule {
+    /// Its name, unique in the set.
+    pub name: String,
+    /// What its author says of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// Who sends the first packet; one of these.
+    pub from: Vec<Peer>,
+    /// Who it is sent to; one of these.
+    pub to: Vec<Peer>,
+    /// Narrows to these destination ports; empty: all that `to` allows.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<PortRange>,
+    /// Narrows to this protocol.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<Protocol>,
+    /// What is done.
+    #[serde(flatten)]
+    pub action: Action,
+}

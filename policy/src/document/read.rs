@@ -1,0 +1,557 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! From nodes to a document.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Display;
+use std::str::FromStr;
+
+use super::fields::Reader;
+use super::node::{self, Node, Value};
+use super::{
+    Action, ContainerPattern, Document, MAX_RULES, MAX_TEXT, Origin, Peer, Refuse, Rule, Selector, VmPattern,
+};
+use crate::pattern::Pattern;
+use crate::port::{PortRange, Protocol, Range, UidRange};
+use crate::problem::{Place, Problem, Problems, nearest};
+
+const DOCUMENT: [&str; 5] = ["policy", "description", "default", "services", "rules"];
+const SELECTOR: [&str; 8] = [
+    "vm",
+    "address",
+    "exe",
+    "arg",
+    "uid",
+    "container",
+    "port",
+    "protocol",
+];
+const RULE: [&str; 8] = [
+    "name",
+    "description",
+    "from",
+    "to",
+    "ports",
+    "protocol",
+    "action",
+    "refuse",
+];
+/// Words that name a peer in `from` and `to`, and so cannot name a service.
+const PEERS: [&str; 3] = ["any", "world", "unattributed"];
+
+pub(super) fn document(file: &str, text: &str) -> Result<Document, Problems> {
+    let whole = |what: String, remedy: &str| {
+        Problems::from(Problem {
+            file: file.to_owned(),
+            line: 1,
+            column: 1,
+            what,
+            remedy: remedy.to_owned(),
+        })
+    };
+    if text.len() > MAX_TEXT {
+        return Err(whole(
+            format!("{} bytes of text, the limit is {MAX_TEXT}", text.len()),
+            "split it into several policy sets",
+        ));
+    }
+    let root = node::parse(file, text).map_err(|problem| Problems::from(*problem));
+    let empty = text
+        .lines()
+        .all(|line| matches!(line.trim().bytes().next(), None | Some(b'#')));
+    if empty {
+        return Err(whole(
+            "there is no policy in it".to_owned(),
+            "write at least `policy: NAME`",
+        ));
+    }
+    let root = root?;
+    let reader = Reader::new(file);
+    let document = read(&reader, &root, file);
+    Problems::or(reader.into_problems())?;
+    // `read` gives nothing only where it notes why.
+    document.ok_or_else(|| whole("no policy could be read".to_owned(), "write `policy: NAME`"))
+}
+
+fn read(reader: &Reader<'_>, root: &Node, file: &str) -> Option<Document> {
+    if !matches!(root.value, Value::Map(_)) {
+        reader.problem(
+            root.place,
+            format_args!("a policy is {}, not a mapping", root.value.kind()),
+            "begin with `policy: NAME`",
+        );
+        return None;
+    }
+    let fields = reader.fields(root, "a policy", &DOCUMENT);
+    let name_node = fields.require(reader, "policy", "the document", "shop");
+    let name = name_node.and_then(|n| name(reader, n, "the name of a policy"));
+    let description = fields
+        .get("description")
+        .and_then(|n| reader.text(n, "`description`"))
+        .map(str::to_owned);
+    let defaults = fields
+        .get("default")
+        .map(|n| defaults(reader, n))
+        .unwrap_or_default();
+    let services = fields
+        .get("services")
+        .filter(|n| !matches!(n.value, Value::Null))
+        .map(|n| services(reader, n))
+        .unwrap_or_default();
+    let rules = fields
+        .get("rules")
+        .filter(|n| !matches!(n.value, Value::Null))
+        .map(|n| rules(reader, n, &services))
+        .unwrap_or_default();
+    Some(Document {
+        name: name?,
+        description,
+        defaults,
+        services: services
+            .into_iter()
+            .filter_map(|(name, selector)| Some((name, selector?)))
+            .collect(),
+        rules,
+        origin: Origin {
+            file: file.to_owned(),
+            name: name_node?.place,
+        },
+    })
+}
+
+/// A name of a policy, a service or a rule: it travels in URLs, events and identities, so it is kept plain.
+fn name(reader: &Reader<'_>, node: &Node, of: &str) -> Option<String> {
+    let text = reader.text(node, of)?;
+    plain_name(reader, node.place, text, of)
+}
+
+fn plain_name(reader: &Reader<'_>, place: Place, text: &str, of: &str) -> Option<String> {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if !text.is_empty() && text.len() <= 63 && text.chars().all(plain) {
+        return Some(text.to_owned());
+    }
+    let better: String = text
+        .to_lowercase()
+        .chars()
+        .map(|c| if plain(c) { c } else { '-' })
+        .take(63)
+        .collect();
+    let better = better.trim_matches('-');
+    let example = if better.is_empty() { "shop" } else { better };
+    reader.problem(
+        place,
+        format_args!("`{}` is not {of}", shorten(text)),
+        format_args!("use 1 to 63 of a-z, 0-9 and -, such as `{example}`"),
+    );
+    None
+}
+
+fn shorten(text: &str) -> String {
+    match text.char_indices().nth(80) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+fn defaults(reader: &Reader<'_>, node: &Node) -> BTreeMap<Pattern, Action> {
+    reader
+        .entries(node, "`default`")
+        .into_iter()
+        .filter_map(|(key, value)| {
+            let pattern = parsed::<Pattern>(reader, key.place, &key.text);
+            let action = match &value.value {
+                Value::Map(_) => {
+                    let fields = reader.fields(value, "a default", &["action", "refuse"]);
+                    action(reader, &fields, "a default")
+                }
+                _ => word(reader, value, "a default"),
+            };
+            Some((pattern?, action?))
+        })
+        .collect()
+}
+
+/// `allow`, `deny` or `audit` alone.
+fn word(reader: &Reader<'_>, node: &Node, of: &str) -> Option<Action> {
+    let text = reader.text(node, of)?;
+    let words = ["allow", "deny", "audit"];
+    Some(match text {
+        "allow" => Action::Allow,
+        "deny" => Action::Deny {
+            refuse: Refuse::default(),
+        },
+        "audit" => Action::Audit,
+        _ => {
+            let remedy = match nearest(text, words) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => "write allow, deny or audit".to_owned(),
+            };
+            reader.problem(
+                node.place,
+                format_args!("`{}` is not an action", shorten(text)),
+                remedy,
+            );
+            return None;
+        }
+    })
+}
+
+fn action(reader: &Reader<'_>, fields: &super::fields::Fields<'_>, of: &str) -> Option<Action> {
+    let action = fields
+        .require(reader, "action", of, "allow")
+        .and_then(|n| word(reader, n, "`action`"));
+    let Some(node) = fields.get("refuse") else {
+        return action;
+    };
+    let refuse = match reader.text(node, "`refuse`")? {
+        "rst" => Refuse::Rst,
+        "drop" => Refuse::Drop,
+        other => {
+            reader.problem(
+                node.place,
+                format_args!("`{}` is not a way to refuse", shorten(other)),
+                "write rst (the client learns at once) or drop (it waits)",
+            );
+            return None;
+        }
+    };
+    match action? {
+        Action::Deny { .. } => Some(Action::Deny { refuse }),
+        other => {
+            reader.problem(
+                node.place,
+                format_args!(
+                    "`refuse` with the action {}, which refuses nothing",
+                    other.as_str()
+                ),
+                "remove `refuse`, or write `action: deny`",
+            );
+            None
+        }
+    }
+}
+
+/// Services by name; `None` where the name stands but its selector is wrong, so that rules that use it are
+/// not told that it is unknown.
+type Services = HashMap<String, Option<Selector>>;
+
+fn services(reader: &Reader<'_>, node: &Node) -> Services {
+    let mut services = Services::new();
+    for (key, value) in reader.entries(node, "`services`") {
+        let selector = selector(reader, value, "a service");
+        if PEERS.contains(&key.text.as_str()) {
+            reader.problem(
+                key.place,
+                format_args!(
+                    "`{}` has a meaning of its own and cannot name a service",
+                    key.text
+                ),
+                format_args!("name it otherwise, such as `my-{}`", key.text),
+            );
+            continue;
+        }
+        match plain_name(reader, key.place, &key.text, "the name of a service") {
+            Some(name) => services.insert(name, selector),
+            None => services.insert(key.text.clone(), None),
+        };
+    }
+    services
+}
+
+fn selector(reader: &Reader<'_>, node: &Node, of: &str) -> Option<Selector> {
+    if !matches!(node.value, Value::Map(_)) {
+        reader.problem(
+            node.place,
+            format_args!("{of} is {}, not a mapping", node.value.kind()),
+            "write conditions, such as `{ vm: web1, exe: /usr/bin/curl }`",
+        );
+        return None;
+    }
+    let fields = reader.fields(node, of, &SELECTOR);
+    let selector = Selector {
+        vm: patterns(reader, fields.get("vm"), "`vm`", VmPattern::from),
+        address: values(reader, fields.get("address"), "`address`"),
+        exe: patterns(reader, fields.get("exe"), "`exe`", |p| p),
+        arg: patterns(reader, fields.get("arg"), "`arg`", |p| p),
+        uid: fields
+            .get("uid")
+            .map(|n| reader.list(n, "`uid`", |one| uid(reader, one)))
+            .unwrap_or_default(),
+        container: patterns(reader, fields.get("container"), "`container`", |p| {
+            match p.as_str() {
+                "none" => ContainerPattern::Outside,
+                _ => ContainerPattern::Id(p),
+            }
+        }),
+        port: ports(reader, fields.get("port"), "`port`"),
+        protocol: fields.get("protocol").and_then(|n| protocol(reader, n)),
+    };
+    if let Some(exe) = fields.get("exe") {
+        for path in &selector.exe {
+            if !path.as_str().starts_with(['/', '*', '?']) {
+                reader.problem(
+                    exe.place,
+                    format_args!("`{path}` is not an absolute path, so no executable has it"),
+                    format_args!("write the whole path, or **/{path}"),
+                );
+            }
+        }
+    }
+    ports_fit(reader, fields.get("port"), selector.protocol);
+    if SELECTOR.iter().all(|field| fields.get(field).is_none()) {
+        reader.problem(
+            node.place,
+            format_args!("{of} says nothing, so it would match everything"),
+            "write a condition, such as `vm: web1`; use `any` in a rule to mean everything",
+        );
+        return None;
+    }
+    Some(selector)
+}
+
+/// Ports mean something only with a protocol that has them.
+fn ports_fit(reader: &Reader<'_>, ports: Option<&Node>, protocol: Option<Protocol>) {
+    if let (Some(node), Some(protocol)) = (ports, protocol)
+        && !protocol.has_ports()
+    {
+        reader.problem(
+            node.place,
+            format_args!("ports with the protocol {protocol}, which has none"),
+            "remove the ports, or write tcp or udp",
+        );
+    }
+}
+
+fn patterns<T>(
+    reader: &Reader<'_>,
+    node: Option<&Node>,
+    of: &str,
+    mut make: impl FnMut(Pattern) -> T,
+) -> Vec<T> {
+    values(reader, node, of).into_iter().map(&mut make).collect()
+}
+
+/// One or several texts, each parsed by its type.
+fn values<T: FromStr<Err: Display>>(reader: &Reader<'_>, node: Option<&Node>, of: &str) -> Vec<T> {
+    node.map(|n| {
+        reader.list(n, of, |one| {
+            let text = reader.text(one, of)?;
+            parsed(reader, one.place, text)
+        })
+    })
+    .unwrap_or_default()
+}
+
+fn parsed<T: FromStr<Err: Display>>(reader: &Reader<'_>, place: Place, text: &str) -> Option<T> {
+    text.parse().map_err(|e| reader.error(place, e)).ok()
+}
+
+fn protocol(reader: &Reader<'_>, node: &Node) -> Option<Protocol> {
+    if let Value::Integer(n) = node.value
+        && let Ok(n) = u8::try_from(n)
+    {
+        return Some(Protocol(n));
+    }
+    let text = reader.text(node, "`protocol`")?;
+    if let Some(near) = nearest(text, Protocol::names()).filter(|_| text.parse::<Protocol>().is_err()) {
+        reader.problem(
+            node.place,
+            format_args!("`{}` is not a protocol", shorten(text)),
+            format_args!("did you mean `{near}`?"),
+        );
+        return None;
+    }
+    parsed(reader, node.place, text)
+}
+
+fn ports(reader: &Reader<'_>, node: Option<&Node>, of: &str) -> Vec<PortRange> {
+    node.map(|n| {
+        reader.list(n, of, |one| {
+            range(reader, one, "a port", "80 or 8000-8010", 1, u16::MAX)
+        })
+    })
+    .unwrap_or_default()
+}
+
+fn uid(reader: &Reader<'_>, node: &Node) -> Option<UidRange> {
+    range(reader, node, "a user id", "1000 or 1000-1999", 0, u32::MAX)
+}
+
+/// A number, or two with a dash between them.
+fn range<T>(reader: &Reader<'_>, node: &Node, of: &str, example: &str, least: T, most: T) -> Option<Range<T>>
+where
+    T: Copy + Ord + Display + TryFrom<i128>,
+{
+    let (first, last, text) = match &node.value {
+        Value::Integer(n) => (Some(*n), Some(*n), n.to_string()),
+        Value::Text(text) => {
+            let (first, last) = text.split_once('-').unwrap_or((text, text));
+            (number(first), number(last), text.clone())
+        }
+        other => {
+            reader.problem(
+                node.place,
+                format_args!("{of} is {}", other.kind()),
+                format_args!("write a number or a range, such as {example}"),
+            );
+            return None;
+        }
+    };
+    let (Some(first), Some(last)) = (first, last) else {
+        reader.problem(
+            node.place,
+            format_args!("`{}` is not {of} or a range", shorten(&text)),
+            format_args!("write a number or a range, such as {example}"),
+        );
+        return None;
+    };
+    let within = |n: i128| T::try_from(n).ok().filter(|n| least <= *n && *n <= most);
+    let (Some(low), Some(high)) = (within(first), within(last)) else {
+        reader.problem(
+            node.place,
+            format_args!("{} is out of range for {of}", shorten(&text)),
+            format_args!("use {least} to {most}"),
+        );
+        return None;
+    };
+    let range = Range::new(low, high);
+    if range.is_none() {
+        reader.problem(
+            node.place,
+            format_args!("the range {low}-{high} ends before it begins"),
+            format_args!("write {high}-{low}"),
+        );
+    }
+    range
+}
+
+/// A decimal number without sign or space around it.
+fn number(text: &str) -> Option<i128> {
+    let digits = !text.is_empty() && text.len() <= 20 && text.bytes().all(|b| b.is_ascii_digit());
+    digits.then(|| text.parse().ok()).flatten()
+}
+
+fn rules(reader: &Reader<'_>, node: &Node, services: &Services) -> Vec<Rule> {
+    let Value::List(list) = &node.value else {
+        reader.problem(
+            node.place,
+            format_args!("`rules` is {}, not a list", node.value.kind()),
+            "write each rule after a dash: `- name: …`",
+        );
+        return Vec::new();
+    };
+    if list.len() > MAX_RULES {
+        reader.problem(
+            node.place,
+            format_args!("{} rules, the limit is {MAX_RULES}", list.len()),
+            "join rules: `from` and `to` take lists",
+        );
+        return Vec::new();
+    }
+    let mut names: HashMap<String, Place> = HashMap::new();
+    let mut rules = Vec::with_capacity(list.len());
+    for one in list {
+        let Some((rule, place)) = rule(reader, one, services) else {
+            continue;
+        };
+        if let Some(first) = names.get(&rule.name) {
+            reader.problem(
+                place,
+                format_args!("a second rule named `{}`", rule.name),
+                format_args!("rename one; the first is at {}:{}", first.line, first.column),
+            );
+        } else {
+            names.insert(rule.name.clone(), place);
+        }
+        rules.push(rule);
+    }
+    rules
+}
+
+fn rule(reader: &Reader<'_>, node: &Node, services: &Services) -> Option<(Rule, Place)> {
+    if !matches!(node.value, Value::Map(_)) {
+        reader.problem(
+            node.place,
+            format_args!("a rule is {}, not a mapping", node.value.kind()),
+            "write `name`, `from`, `to` and `action`",
+        );
+        return None;
+    }
+    let fields = reader.fields(node, "a rule", &RULE);
+    let name_node = fields.require(reader, "name", "a rule", "client-may-cache");
+    let name = name_node.and_then(|n| name(reader, n, "the name of a rule"));
+    let from = fields
+        .require(reader, "from", "a rule", "any")
+        .map(|n| reader.list(n, "`from`", |one| source(reader, one, services)))
+        .unwrap_or_default();
+    let to = fields
+        .require(reader, "to", "a rule", "any")
+        .map(|n| reader.list(n, "`to`", |one| peer(reader, one, services)))
+        .unwrap_or_default();
+    let protocol = fields.get("protocol").and_then(|n| protocol(reader, n));
+    ports_fit(reader, fields.get("ports"), protocol);
+    let rule = Rule {
+        name: name?,
+        description: fields
+            .get("description")
+            .and_then(|n| reader.text(n, "`description`"))
+            .map(str::to_owned),
+        from,
+        to,
+        ports: ports(reader, fields.get("ports"), "`ports`"),
+        protocol,
+        action: action(reader, &fields, "a rule")?,
+    };
+    Some((rule, name_node?.place))
+}
+
+/// A peer of `from`: it must say who it is, as ports are the destination's.
+fn source(reader: &Reader<'_>, node: &Node, services: &Services) -> Option<Peer> {
+    let peer = peer(reader, node, services)?;
+    match &peer {
+        Peer::Inline(selector) if !selector.port.is_empty() || selector.protocol.is_some() => {
+            reader.problem(
+                node.place,
+                "`from` with a port or protocol, which belong to the destination",
+                "write `ports` and `protocol` in the rule itself",
+            );
+            None
+        }
+        Peer::Service(name) => match services.get(name) {
+            Some(Some(selector)) if selector.is_listener_only() => {
+                reader.problem(
+                    node.place,
+                    format_args!("`{name}` is known by its port only, which says nothing of a client"),
+                    "add `exe` to the service, or write a selector here, such as `{ vm: web1 }`",
+                );
+                None
+            }
+            _ => Some(peer),
+        },
+        _ => Some(peer),
+    }
+}
+
+fn peer(reader: &Reader<'_>, node: &Node, services: &Services) -> Option<Peer> {
+    if let Value::Map(_) = node.value {
+        return selector(reader, node, "a selector").map(|s| Peer::Inline(Box::new(s)));
+    }
+    match reader.text(node, "a peer")? {
+        "any" => Some(Peer::Any),
+        "world" => Some(Peer::World),
+        "unattributed" => Some(Peer::Unattributed),
+        name if services.contains_key(name) => Some(Peer::Service(name.to_owned())),
+        name => {
+            let known = services.keys().map(String::as_str).chain(PEERS);
+            let remedy = match nearest(name, known) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => "add it to `services`, or write any, world, unattributed or a selector".to_owned(),
+            };
+            reader.problem(
+                node.place,
+                format_args!("no service is named `{}`", shorten(name)),
+                remedy,
+            );
+            None
+        }
+    }
+}

@@ -1,0 +1,363 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! Why a flow passes or not: for people who ask, not for the path of packets.
+
+use std::fmt::{self, Display};
+
+use serde::{Deserialize, Serialize};
+
+use crate::document::{Action, Selector};
+use crate::flow::{Flow, Owner, Side};
+use crate::matching::{Condition, Subject, Truth};
+use crate::ruleset::{CompiledRule, Decider, Decision, End, RuleId, Ruleset, Verdict};
+
+/// At most so many near misses are listed; a large policy has many of no interest.
+const MAX_NEAR: usize = 20;
+
+/// Why a flow passes or not. Prints as some lines of text, the decision first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// What was decided.
+    pub decision: Decision,
+    /// The rule that decided, if one did.
+    pub rule: Option<Match>,
+    /// Every other rule that matched, in order.
+    pub also: Vec<Match>,
+    /// Rules that ask one thing that does not hold, in order; the first 20.
+    pub near: Vec<NearMiss>,
+    /// Near misses that are not listed.
+    pub more_near: usize,
+    /// The defaults of the VMs at both ends; consulted only where no rule matched.
+    pub defaults: Vec<Consulted>,
+}
+
+/// A rule that matched.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Match {
+    /// `set/name`.
+    pub rule: String,
+    /// `allow`, `deny` or `audit`.
+    pub action: String,
+    /// What the source matched: a service's name, `any`, …
+    pub from: String,
+    /// What the destination matched.
+    pub to: String,
+}
+
+/// A rule that all but matched.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NearMiss {
+    /// `set/name`.
+    pub rule: String,
+    /// `allow`, `deny` or `audit`.
+    pub action: String,
+    /// The end that missed; none where protocol or port did.
+    pub side: Option<Side>,
+    /// What did not hold.
+    pub condition: Condition,
+    /// What the rule asks.
+    pub wanted: String,
+    /// What the flow has.
+    pub found: String,
+}
+
+/// What was said of a VM's default.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Consulted {
+    /// The end.
+    pub side: Side,
+    /// Its VM.
+    pub vm: String,
+    /// `allow`, `deny` or `audit`.
+    pub action: String,
+    /// Set and pattern that say so; none where no set says anything, which allows.
+    pub said: Option<(String, String)>,
+}
+
+impl Ruleset {
+    /// Why a flow passes or not. Tries every rule, so it costs what the policy is large.
+    pub fn explain(&self, flow: &Flow<'_>) -> Explanation {
+        let decision = self.decide(flow);
+        let mut explanation = Explanation {
+            decision,
+            rule: None,
+            also: Vec::new(),
+            near: Vec::new(),
+            more_near: 0,
+            defaults: self.consulted(flow),
+        };
+        for (id, rule) in (0..).map(RuleId).zip(&self.rules) {
+            let mut misses = rule.misses(flow);
+            match (misses.pop(), misses.is_empty()) {
+                (None, _) => {
+                    let matched = rule.matched(flow);
+                    if decision.by == Decider::Rule(id) {
+                        explanation.rule = Some(matched);
+                    } else {
+                        explanation.also.push(matched);
+                    }
+                }
+                (Some(miss), true) if explanation.near.len() < MAX_NEAR => {
+                    explanation.near.push(NearMiss {
+                        rule: rule.full_name(),
+                        action: rule.action.as_str().to_owned(),
+                        side: miss.side,
+                        condition: miss.condition,
+                        wanted: miss.wanted,
+                        found: miss.found,
+                    });
+                }
+                (Some(_), true) => explanation.more_near += 1,
+                (Some(_), false) => {}
+            }
+        }
+        explanation
+    }
+
+    fn consulted(&self, flow: &Flow<'_>) -> Vec<Consulted> {
+        [
+            (Side::Source, flow.source.vm),
+            (Side::Destination, flow.destination.vm),
+        ]
+        .into_iter()
+        .filter_map(|(side, vm)| {
+            let vm = vm?;
+            let default = self.default_of(vm);
+            Some(Consulted {
+                side,
+                vm: vm.name.clone(),
+                action: default.map_or(Action::Allow, |d| d.action).as_str().to_owned(),
+                said: default.map(|d| (d.set.to_string(), d.pattern.to_string())),
+            })
+        })
+        .collect()
+    }
+}
+
+/// One thing that a rule asks and that does not hold.
+struct Miss {
+    side: Option<Side>,
+    condition: Condition,
+    wanted: String,
+    found: String,
+}
+
+impl CompiledRule {
+    fn full_name(&self) -> String {
+        format!("{}/{}", self.set, self.name)
+    }
+
+    fn matched(&self, flow: &Flow<'_>) -> Match {
+        let end = |side| {
+            let subject = Subject::of(flow, side);
+            self.ends(side)
+                .iter()
+                .find(|end| end.matches(&subject) == Truth::Yes)
+                .map(End::label)
+                .unwrap_or_default()
+        };
+        Match {
+            rule: self.full_name(),
+            action: self.action.as_str().to_owned(),
+            from: end(Side::Source),
+            to: end(Side::Destination),
+        }
+    }
+
+    /// What does not hold: of the rule itself, and of the alternative at each end that misses least.
+    fn misses(&self, flow: &Flow<'_>) -> Vec<Miss> {
+        let mut misses = Vec::new();
+        if !self.protocol_holds(flow) {
+            misses.push(Miss {
+                side: None,
+                condition: Condition::Protocol,
+                wanted: self.protocol.map(|p| p.to_string()).unwrap_or_default(),
+                found: flow.protocol.to_string(),
+            });
+        }
+        if !self.port_holds(flow) {
+            misses.push(Miss {
+                side: None,
+                condition: Condition::Port,
+                wanted: join(&self.ports),
+                found: flow.port.to_string(),
+            });
+        }
+        for side in [Side::Source, Side::Destination] {
+            let subject = Subject::of(flow, side);
+            let least = self
+                .ends(side)
+                .iter()
+                .map(|end| end.misses(side, &subject))
+                .min_by_key(Vec::len);
+            misses.extend(least.unwrap_or_default());
+        }
+        misses
+    }
+}
+
+impl End {
+    fn label(&self) -> String {
+        match self {
+            End::Any => "any".to_owned(),
+            End::World => "world".to_owned(),
+            End::Unattributed => "unattributed".to_owned(),
+            End::Selector {
+                service: Some(name), ..
+            } => name.to_string(),
+            End::Selector { selector, .. } => selector.to_string(),
+        }
+    }
+
+    fn misses(&self, side: Side, subject: &Subject<'_>) -> Vec<Miss> {
+        let miss = |condition, wanted| Miss {
+            side: Some(side),
+            condition,
+            wanted,
+            found: found(condition, subject),
+        };
+        match self {
+            _ if self.matches(subject) == Truth::Yes => Vec::new(),
+            End::Any => Vec::new(),
+            End::World => vec![miss(Condition::World, "no guest of this host".to_owned())],
+            End::Unattributed => {
+                vec![miss(Condition::Unattributed, "no socket that owns it".to_owned())]
+            }
+            End::Selector { selector, .. } => Condition::OF_SELECTOR
+                .into_iter()
+                .filter(|condition| {
+                    matches!(
+                        selector.check(*condition, subject),
+                        Some(Truth::No | Truth::Maybe)
+                    )
+                })
+                .map(|condition| miss(condition, selector.wanted(condition)))
+                .collect(),
+        }
+    }
+}
+
+impl Selector {
+    /// What it asks of one condition; empty where it does not.
+    fn wanted(&self, condition: Condition) -> String {
+        match condition {
+            Condition::Protocol => self.protocol.map(|p| p.to_string()).unwrap_or_default(),
+            Condition::Port => join(&self.port),
+            Condition::Vm => join(self.vm.iter().map(|p| p.as_str())),
+            Condition::Address => join(&self.address),
+            Condition::Exe => join(&self.exe),
+            Condition::Arg => join(&self.arg),
+            Condition::Uid => join(&self.uid),
+            Condition::Container => join(self.container.iter().map(|p| p.as_str())),
+            Condition::World | Condition::Unattributed => String::new(),
+        }
+    }
+}
+
+/// As in a document: `{ vm: web1, exe: /usr/bin/curl }`.
+impl Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let said: Vec<String> = Condition::OF_SELECTOR
+            .into_iter()
+            .map(|condition| (condition, self.wanted(condition)))
+            .filter(|(_, wanted)| !wanted.is_empty())
+            .map(|(condition, wanted)| format!("{condition}: {wanted}"))
+            .collect();
+        write!(f, "{{ {} }}", said.join(", "))
+    }
+}
+
+/// What the end has, where a condition misses.
+fn found(condition: Condition, subject: &Subject<'_>) -> String {
+    let of_process = match (&subject.owner, subject.vm) {
+        (_, None) => Err("not a guest of this host"),
+        (Owner::Unknown, _) => Err("not known: the process has not been seen"),
+        (Owner::Unattributed, _) => Err("none: no socket in the guest owns it"),
+        (Owner::Process(process), _) => Ok(process),
+    };
+    match condition {
+        Condition::Protocol => subject.listens.map(|(p, _)| p.to_string()).unwrap_or_default(),
+        Condition::Port => subject
+            .listens
+            .map(|(_, port)| port.to_string())
+            .unwrap_or_default(),
+        Condition::Vm | Condition::World => subject
+            .vm
+            .map_or("not a guest of this host".to_owned(), |vm| vm.name.clone()),
+        Condition::Address => subject.address.to_string(),
+        Condition::Exe => {
+            of_process.map_or_else(str::to_owned, |p| p.exe.unwrap_or("not readable").to_owned())
+        }
+        Condition::Arg => of_process.map_or_else(str::to_owned, |p| p.args.join(" ")),
+        Condition::Uid => of_process.map_or_else(str::to_owned, |p| p.uid.to_string()),
+        Condition::Container => {
+            of_process.map_or_else(str::to_owned, |p| p.container.unwrap_or("none").to_owned())
+        }
+        Condition::Unattributed => of_process.map_or_else(str::to_owned, |p| {
+            p.exe.unwrap_or("a process whose path is not readable").to_owned()
+        }),
+    }
+}
+
+fn join(values: impl IntoIterator<Item = impl Display>) -> String {
+    values
+        .into_iter()
+        .map(|value| value.to_string())
+        .collect::<Vec<_>>()
+        .join(" or ")
+}
+
+impl Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verdict = match (self.decision.verdict, self.decision.audit) {
+            (Verdict::Deny, _) => "deny",
+            (Verdict::Allow, true) => "allow with an event",
+            (Verdict::Allow, false) => "allow",
+        };
+        let vm = |side| {
+            self.defaults
+                .iter()
+                .find(|d| d.side == side)
+                .map_or("?", |d| d.vm.as_str())
+        };
+        let by = match (self.decision.by, &self.rule) {
+            (Decider::Rule(_), Some(m)) => format!("by rule {} (from {} to {})", m.rule, m.from, m.to),
+            (Decider::Rule(_), None) => "by a rule".to_owned(),
+            (Decider::Default(side), _) => {
+                format!("by the default of {}, as no rule matches", vm(side))
+            }
+            (Decider::Nothing, _) => "as no rule matches and no default says otherwise".to_owned(),
+        };
+        write!(f, "{verdict} {by}; generation {}", self.decision.generation)?;
+        for m in &self.also {
+            write!(
+                f,
+                "\nalso matches: {} ({}, from {} to {})",
+                m.rule, m.action, m.from, m.to
+            )?;
+        }
+        for miss in &self.near {
+            write!(f, "\nall but matches: {miss}")?;
+        }
+        if self.more_near > 0 {
+            write!(f, "\nand {} more that all but match", self.more_near)?;
+        }
+        for default in &self.defaults {
+            write!(f, "\ndefault of {}: {}", default.vm, default.action)?;
+            match &default.said {
+                Some((set, pattern)) => write!(f, " (set {set}, \"{pattern}\")")?,
+                None => f.write_str(" (no set says otherwise)")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Display for NearMiss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}): ", self.rule, self.action)?;
+        if let Some(side) = self.side {
+            write!(f, "{side} ")?;
+        }
+        write!(f, "{} must be {}, is {}", self.condition, self.wanted, self.found)
+    }
+}

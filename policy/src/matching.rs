@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! Whether an end of a flow is what a selector asks for, condition by condition.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::document::{ContainerPattern, Selector, VmPattern};
+use crate::flow::{Endpoint, Flow, Owner, Process, Side, VmId};
+use crate::port::{PortRange, Protocol};
+
+/// One thing that a rule or a selector asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Condition {
+    /// The protocol.
+    Protocol,
+    /// The destination port.
+    Port,
+    /// The name or UUID of the guest.
+    Vm,
+    /// The address.
+    Address,
+    /// The path of the executable.
+    Exe,
+    /// An argument.
+    Arg,
+    /// The effective user id.
+    Uid,
+    /// The container.
+    Container,
+    /// Not a guest of this host.
+    World,
+    /// No socket in the guest owns it.
+    Unattributed,
+}
+
+impl Condition {
+    /// The conditions of a selector, the cheap ones first.
+    pub(crate) const OF_SELECTOR: [Condition; 8] = [
+        Condition::Protocol,
+        Condition::Port,
+        Condition::Vm,
+        Condition::Address,
+        Condition::Uid,
+        Condition::Exe,
+        Condition::Container,
+        Condition::Arg,
+    ];
+
+    /// The word that names the condition in documents.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Condition::Protocol => "protocol",
+            Condition::Port => "port",
+            Condition::Vm => "vm",
+            Condition::Address => "address",
+            Condition::Exe => "exe",
+            Condition::Arg => "arg",
+            Condition::Uid => "uid",
+            Condition::Container => "container",
+            Condition::World => "world",
+            Condition::Unattributed => "unattributed",
+        }
+    }
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Whether something holds. `Maybe`: it depends on a process that is not known.
+///
+/// Ordered so that the minimum is "and" and the maximum "or".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Truth {
+    No,
+    Maybe,
+    Yes,
+}
+
+impl From<bool> for Truth {
+    fn from(holds: bool) -> Self {
+        if holds { Truth::Yes } else { Truth::No }
+    }
+}
+
+/// One end of a flow, seen as a rule sees it.
+#[derive(Clone, Copy)]
+pub(crate) struct Subject<'a> {
+    pub vm: Option<&'a VmId>,
+    pub owner: Owner<'a>,
+    /// In canonical form.
+    pub address: IpAddr,
+    /// What it listens on; `None` for the source, of which ports are not asked.
+    pub listens: Option<(Protocol, u16)>,
+}
+
+impl<'a> Subject<'a> {
+    pub fn new(endpoint: &Endpoint<'a>, listens: Option<(Protocol, u16)>) -> Self {
+        Subject {
+            vm: endpoint.vm,
+            // Only a guest has processes that anyone here could know.
+            owner: match endpoint.vm {
+                Some(_) => endpoint.owner,
+                None => Owner::Unknown,
+            },
+            // A dual-stack socket shows IPv4 peers as ::ffff:a.b.c.d; a block of IPv4 must hold for them too.
+            address: endpoint.address.to_canonical(),
+            listens,
+        }
+    }
+
+    pub fn of(flow: &Flow<'a>, side: Side) -> Self {
+        match side {
+            Side::Source => Subject::new(&flow.source, None),
+            Side::Destination => Subject::new(&flow.destination, Some((flow.protocol, flow.port))),
+        }
+    }
+
+    /// What holds of the process: `Maybe` where none is known but one could be.
+    fn process(&self, holds: impl FnOnce(&Process<'a>) -> bool) -> Truth {
+        match (&self.owner, self.vm) {
+            (Owner::Process(process), Some(_)) => holds(process).into(),
+            (Owner::Unknown, Some(_)) => Truth::Maybe,
+            (Owner::Unattributed, _) | (_, None) => Truth::No,
+        }
+    }
+}
+
+/// Whether a port is within the ranges; nothing is, where the protocol has no ports.
+pub(crate) fn port_in(ranges: &[PortRange], protocol: Protocol, port: u16) -> bool {
+    protocol.has_ports() && ranges.iter().any(|range| range.contains(port))
+}
+
+impl VmPattern {
+    pub(crate) fn matches(&self, vm: &VmId) -> bool {
+        match self {
+            VmPattern::Name(pattern) => pattern.matches(&vm.name),
+            VmPattern::Uuid(uuid, _) => *uuid == vm.uuid,
+        }
+    }
+}
+
+impl Selector {
+    /// Whether one condition holds; `None` where the selector does not ask it.
+    pub(crate) fn check(&self, condition: Condition, subject: &Subject<'_>) -> Option<Truth> {
+        match condition {
+            Condition::Protocol => {
+                let (wanted, (protocol, _)) = (self.protocol?, subject.listens?);
+                Some((wanted == protocol).into())
+            }
+            Condition::Port => {
+                let (protocol, port) = subject.listens?;
+                asked(&self.port).map(|ranges| port_in(ranges, protocol, port).into())
+            }
+            Condition::Vm => asked(&self.vm).map(|patterns| {
+                let named = |vm| patterns.iter().any(|p| p.matches(vm));
+                subject.vm.is_some_and(named).into()
+            }),
+            Condition::Address => {
+                asked(&self.address).map(|blocks| blocks.iter().any(|b| b.contains(subject.address)).into())
+            }
+            Condition::Uid => {
+                asked(&self.uid).map(|ranges| subject.process(|p| ranges.iter().any(|r| r.contains(p.uid))))
+            }
+            Condition::Exe => asked(&self.exe).map(|patterns| {
+                subject.process(|p| {
+                    p.exe
+                        .is_some_and(|exe| patterns.iter().any(|pattern| pattern.matches(exe)))
+                })
+            }),
+            Condition::Container => asked(&self.container).map(|patterns| {
+                subject.process(|p| patterns.iter().any(|pattern| pattern.matches(p.container)))
+            }),
+            Condition::Arg => asked(&self.arg).map(|patterns| {
+                subject.process(|p| {
+                    p.args
+                        .iter()
+                        .any(|arg| patterns.iter().any(|pattern| pattern.matches(arg)))
+                })
+            }),
+            Condition::World | Condition::Unattributed => None,
+        }
+    }
+
+    /// Whether all conditions hold.
+    pub(crate) fn matches(&self, subject: &Subject<'_>) -> Truth {
+        let mut all = Truth::Yes;
+        for condition in Condition::OF_SELECTOR {
+            match self.check(condition, subject) {
+                Some(Truth::No) => return Truth::No,
+                Some(Truth::Maybe) => all = Truth::Maybe,
+                Some(Truth::Yes) | None => {}
+            }
+        }
+        all
+    }
+}
+
+impl ContainerPattern {
+    fn matches(&self, container: Option<&str>) -> bool {
+        match (self, container) {
+            (ContainerPattern::Outside, container) => container.is_none(),
+            (ContainerPattern::Id(pattern), Some(id)) => pattern.matches(id),
+            (ContainerPattern::Id(_), None) => false,
+        }
+    }
+}
+
+fn asked<T>(values: &[T]) -> Option<&[T]> {
+    (!values.is_empty()).then_some(values)
+}
