@@ -1,3 +1,42 @@
 // SPDX-License-Identifier: GPL-3.0-only
-//! The daemon in dom0 that joins sight, policy and enforcement
-fn main() {}
+//! policyd: the daemon in dom0 that joins sight, policy and enforcement.
+//!
+//! Started as root in dom0 it watches every Linux guest, and enforces the stored policy on their vifs. Without a policy
+//! it changes no traffic.
+
+mod api;
+mod args;
+mod daemon;
+mod domain;
+mod enforcer;
+mod events;
+mod gate;
+mod guardian;
+mod inventory;
+mod links;
+mod lock;
+mod present;
+mod registry;
+mod store;
+mod tables;
+mod watcher;
+mod world;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let args = args::Args::parse();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    match args.command {
+        Some(args::Command::Guardian { undo_dir }) => guardian::run(&undo_dir),
+        None => match daemon::run(&args.options) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(e) => {
+                log::error!("{e}");
+                ExitCode::FAILURE
+            }
+        },
+    }
+}

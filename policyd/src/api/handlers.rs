@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! One function a route.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{ConnectInfo, Path, Query, State};
+use axum::http::{StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use policyd_api::*;
+use serde::Deserialize;
+
+use super::Caller;
+use crate::daemon::{Daemon, DaemonError};
+
+/// An error as the API gives it.
+pub struct Refusal(StatusCode, String);
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        (self.0, Json(ErrorBody { error: self.1 })).into_response()
+    }
+}
+
+impl From<DaemonError> for Refusal {
+    fn from(e: DaemonError) -> Refusal {
+        let status = match &e {
+            DaemonError::NoSuchDomain(_) | DaemonError::NoSuchPolicy(_) => StatusCode::NOT_FOUND,
+            DaemonError::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            DaemonError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            DaemonError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Refusal(status, e.to_string())
+    }
+}
+
+impl From<JsonRejection> for Refusal {
+    fn from(e: JsonRejection) -> Refusal {
+        Refusal(e.status(), e.body_text())
+    }
+}
+
+type Answer<T> = Result<Json<T>, Refusal>;
+
+/// Runs what may block away from the async threads.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, DaemonError> + Send + 'static,
+) -> Answer<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => Ok(Json(result?)),
+        Err(e) => Err(Refusal(StatusCode::INTERNAL_SERVER_ERROR, format!("the request failed inside: {e}"))),
+    }
+}
+
+pub async fn status(State(daemon): State<Arc<Daemon>>) -> Json<Status> {
+    Json(daemon.status())
+}
+
+pub async fn domains(State(daemon): State<Arc<Daemon>>) -> Answer<Vec<Domain>> {
+    blocking(move || daemon.domains()).await
+}
+
+pub async fn processes(
+    State(daemon): State<Arc<Daemon>>,
+    Path(domain): Path<String>,
+) -> Answer<Vec<Process>> {
+    blocking(move || daemon.processes(&domain)).await
+}
+
+pub async fn connections(
+    State(daemon): State<Arc<Daemon>>,
+    Path(domain): Path<String>,
+) -> Answer<Vec<Connection>> {
+    blocking(move || daemon.connections(&domain)).await
+}
+
+/// Query of `/v1/flows`.
+#[derive(Deserialize)]
+pub struct FlowQuery {
+    domain: Option<String>,
+}
+
+pub async fn flows(State(daemon): State<Arc<Daemon>>, Query(query): Query<FlowQuery>) -> Answer<Vec<Flow>> {
+    blocking(move || daemon.flows(query.domain.as_deref())).await
+}
+
+pub async fn policies(State(daemon): State<Arc<Daemon>>) -> Answer<Vec<PolicySummary>> {
+    blocking(move || daemon.policies()).await
+}
+
+pub async fn policy(State(daemon): State<Arc<Daemon>>, Path(name): Path<String>) -> Answer<PolicyDocument> {
+    blocking(move || daemon.policy(&name)).await
+}
+
+pub async fn apply(
+    State(daemon): State<Arc<Daemon>>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    request: Result<Json<ApplyRequest>, JsonRejection>,
+) -> Answer<Applied> {
+    let Json(request) = request?;
+    blocking(move || daemon.apply(request, caller.uid)).await
+}
+
+pub async fn delete(
+    State(daemon): State<Arc<Daemon>>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    Path(name): Path<String>,
+) -> Answer<Applied> {
+    blocking(move || daemon.delete(&name, caller.uid)).await
+}
+
+pub async fn explain(
+    State(daemon): State<Arc<Daemon>>,
+    request: Result<Json<ExplainRequest>, JsonRejection>,
+) -> Answer<Explained> {
+    let Json(request) = request?;
+    blocking(move || daemon.explain(&request)).await
+}
+
+pub async fn not_found(uri: Uri) -> Refusal {
+    Refusal(StatusCode::NOT_FOUND, format!("there is no {} here; tool and daemon may be of different versions", uri.path()))
+}

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! The event stream: newline-delimited JSON, from the ring at the reader's pace.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Query, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use bytes::{BufMut, Bytes, BytesMut};
+use http_body_util::channel::{Channel, Sender};
+use policyd_api::{Event, EventFilter, What};
+use tokio::sync::watch;
+
+use crate::daemon::Daemon;
+use crate::events::{EventLog, now_ns};
+
+/// Chunks on their way to one reader; past that the reader's loop waits, and the ring goes on without it.
+const CHUNKS: usize = 4;
+
+/// `GET /v1/events`.
+pub async fn events(State(daemon): State<Arc<Daemon>>, Query(filter): Query<EventFilter>) -> Response {
+    let (sender, body) = Channel::<Bytes, std::convert::Infallible>::new(CHUNKS);
+    let selection = Selection::new(&daemon, &filter);
+    let log = Arc::clone(&daemon.events);
+    let stop = daemon.stopping();
+    tokio::spawn(feed(log, stop, selection, filter.after.unwrap_or(0), filter.follow, sender));
+    ([(CONTENT_TYPE, "application/x-ndjson")], Body::new(body)).into_response()
+}
+
+/// Sends what the ring has, then waits for more; ends with the reader, or with the daemon.
+async fn feed(
+    log: Arc<EventLog>,
+    mut stop: watch::Receiver<bool>,
+    selection: Selection,
+    mut after: u64,
+    follow: bool,
+    mut sender: Sender<Bytes>,
+) {
+    let mut news = log.subscribe();
+    let mut first = true;
+    loop {
+        news.mark_unchanged();
+        let batch = log.since(after);
+        let mut lines = BytesMut::new();
+        // What left the ring before this reader came is history, not loss.
+        if batch.missed > 0 && !(first && after == 0) {
+            log.count_missed(batch.missed);
+            write_line(&mut lines, &lost(after, batch.missed));
+        }
+        first = false;
+        for event in batch.events {
+            after = event.seq;
+            if selection.wants(&event) {
+                write_line(&mut lines, &event);
+            }
+        }
+        if !lines.is_empty() && sender.send_data(lines.freeze()).await.is_err() {
+            return;
+        }
+        if !follow {
+            return;
+        }
+        tokio::select! {
+            changed = news.changed() => if changed.is_err() { return },
+            _ = stop.wait_for(|stopping| *stopping) => return,
+        }
+    }
+}
+
+fn lost(after: u64, count: u64) -> Event {
+    Event {
+        seq: after.saturating_add(count),
+        time_ns: now_ns(),
+        domain: None,
+        domid: None,
+        what: What::Lost { count, place: "this reader was too slow".into() },
+    }
+}
+
+fn write_line(out: &mut BytesMut, event: &Event) {
+    // Events are plain data with string keys; serialising them into memory cannot fail. Were it to, the event is
+    // left out rather than half written.
+    if let Ok(line) = serde_json::to_vec(event) {
+        out.put_slice(&line);
+        out.put_u8(b'\n');
+    }
+}
+
+/// The reader's filter, resolved once.
+struct Selection {
+    domain: Option<Vec<String>>,
+    kinds: Option<BTreeSet<String>>,
+}
+
+impl Selection {
+    fn new(daemon: &Daemon, filter: &EventFilter) -> Selection {
+        Selection {
+            // An id stands for the name it has now, so that the events of a rebooted domain stay in the stream.
+            domain: filter.domain.as_ref().map(|d| {
+                let mut names = vec![d.clone()];
+                names.extend(daemon.domain_name(d));
+                names
+            }),
+            kinds: filter.kind.as_ref().map(|k| k.split(',').map(|k| k.trim().to_owned()).collect()),
+        }
+    }
+
+    fn wants(&self, event: &Event) -> bool {
+        let domain = match (&self.domain, &event.domain) {
+            (None, _) => true,
+            (Some(names), Some(name)) => names.contains(name),
+            (Some(_), None) => false,
+        };
+        domain && self.kinds.as_ref().is_none_or(|kinds| kinds.contains(event.what.kind()))
+    }
+}

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand};
+
+/// Agentless service mesh for Xen: watches guests from dom0 and enforces policy on their vifs.
+#[derive(Parser)]
+#[command(version, about, args_conflicts_with_subcommands = true)]
+pub struct Args {
+    /// What to do; without it, run the daemon.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Options of the daemon.
+    #[command(flatten)]
+    pub options: Options,
+}
+
+/// What policyd starts of itself.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Wait for the daemon to end, then free the guests (policyd starts this itself)
+    #[command(hide = true)]
+    Guardian {
+        /// Where the undo records are
+        #[arg(long)]
+        undo_dir: PathBuf,
+    },
+}
+
+/// Where the daemon keeps what.
+#[derive(ClapArgs)]
+pub struct Options {
+    /// Directory of the policy store
+    #[arg(long, default_value = "/var/lib/policyd/store")]
+    pub store: PathBuf,
+    /// Directory of the lock and the undo records; must be lost with a reboot of dom0, as the guests are
+    #[arg(long, default_value = "/run/policyd")]
+    pub run_dir: PathBuf,
+    /// Unix socket of the API
+    #[arg(long, default_value = policyd_api::SOCKET)]
+    pub socket: PathBuf,
+    /// Directory in a bpffs for what must outlive the daemon at the vifs
+    #[arg(long, default_value = "/sys/fs/bpf/xmesh")]
+    pub pin_dir: PathBuf,
+    /// Take the datapath off every vif and end
+    #[arg(long)]
+    pub detach: bool,
+}

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! The enforcer: the one thread that changes policy, the World and the vif tables.
+//!
+//! Orders and facts come in by channels; what goes out is a new World, tables, flow verdicts and events. Because all
+//! changes pass here one after the other, "in force" has one meaning: the World is swapped, the tables are
+//! published, and every live flow has been decided anew.
+
+mod flows;
+mod orders;
+mod policies;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use crossbeam_channel::{Receiver, Sender, select};
+use netback_filter::{Datapath, FlowWriter};
+use policy::VmId;
+use policyd_api::{Applied, ApplyRequest, PolicyDocument, PolicySummary, What};
+
+pub use flows::Owners;
+pub use policies::Policies;
+
+use crate::daemon::DaemonError;
+use crate::events::EventLog;
+use crate::gate::Fact;
+use crate::inventory::Inventory;
+use crate::registry::Registry;
+use crate::tables;
+use crate::world::{Listeners, Vm, World};
+
+/// Facts taken in one go before changed listeners reach the World: bounds how long a listener stays unknown under load.
+const BATCH: usize = 256;
+/// How often owners of flows that are gone are let go.
+const SWEEP: Duration = Duration::from_secs(10);
+
+/// What the enforcer can be told.
+pub enum Order {
+    /// Validate, store and enforce a policy set.
+    Apply {
+        /// The document.
+        request: ApplyRequest,
+        /// Who asks.
+        uid: u32,
+        /// Where the answer goes.
+        reply: Sender<Result<Applied, DaemonError>>,
+    },
+    /// Remove a policy set.
+    Delete {
+        /// Its name.
+        name: String,
+        /// Who asks.
+        uid: u32,
+        /// Where the answer goes.
+        reply: Sender<Result<Applied, DaemonError>>,
+    },
+    /// The list of sets.
+    List {
+        /// Where the answer goes.
+        reply: Sender<Vec<PolicySummary>>,
+    },
+    /// One set with its text.
+    Show {
+        /// Its name.
+        name: String,
+        /// Where the answer goes.
+        reply: Sender<Result<PolicyDocument, DaemonError>>,
+    },
+    /// A guest was created.
+    GuestUp {
+        /// Domain id.
+        scope: u32,
+        /// Name and UUID.
+        vm: VmId,
+    },
+    /// A guest is gone.
+    GuestDown {
+        /// Domain id.
+        scope: u32,
+    },
+    /// Addresses a guest has, besides those known.
+    Addresses {
+        /// Domain id.
+        scope: u32,
+        /// The addresses.
+        addresses: Vec<IpAddr>,
+    },
+    /// What was found in a guest by reading all of it.
+    Inventory {
+        /// Domain id.
+        scope: u32,
+        /// Listeners, connections, addresses.
+        inventory: Inventory,
+    },
+    /// A packet was refused or a flow ended at a vif.
+    Vif(netback_filter::Event),
+    /// Something to log.
+    Say {
+        /// The domain it is about.
+        domain: Option<(u16, String)>,
+        /// What happened.
+        what: What,
+    },
+    /// Finish what is queued and end.
+    Stop,
+}
+
+/// The enforcer's state.
+pub struct Enforcer {
+    datapath: Arc<Datapath>,
+    flows: FlowWriter,
+    world: Arc<ArcSwap<World>>,
+    registry: Arc<Registry>,
+    log: Arc<EventLog>,
+    owners: Arc<Owners>,
+    policies: Policies,
+    guests: BTreeMap<u32, Vm>,
+    /// Guests or listeners differ from what the World says.
+    dirty: bool,
+    /// What the vif tables hold.
+    published: Option<tables::Tables>,
+}
+
+impl Enforcer {
+    /// An enforcer with the stored policies; puts their generation in force.
+    ///
+    /// # Errors
+    /// When the tables cannot be published: nothing could be enforced then.
+    pub fn new(
+        policies: Policies,
+        datapath: Arc<Datapath>,
+        world: Arc<ArcSwap<World>>,
+        registry: Arc<Registry>,
+        log: Arc<EventLog>,
+        owners: Arc<Owners>,
+    ) -> Result<Enforcer, DaemonError> {
+        let mut enforcer = Enforcer {
+            flows: datapath.flow_writer(),
+            datapath,
+            world,
+            registry,
+            log,
+            owners,
+            policies,
+            guests: BTreeMap::new(),
+            dirty: false,
+            published: None,
+        };
+        let rules = enforcer.policies.rules();
+        enforcer.enforce(rules)?;
+        Ok(enforcer)
+    }
+
+    /// Serves until [`Order::Stop`].
+    pub fn run(mut self, orders: &Receiver<Order>, facts: &Receiver<(u32, Fact)>) {
+        let mut next_sweep = Instant::now() + SWEEP;
+        loop {
+            select! {
+                recv(orders) -> order => match order {
+                    Ok(Order::Stop) | Err(_) => return,
+                    Ok(order) => self.obey(order),
+                },
+                recv(facts) -> fact => if let Ok((scope, fact)) = fact {
+                    self.note(scope, fact);
+                    for (scope, fact) in facts.try_iter().take(BATCH) {
+                        self.note(scope, fact);
+                    }
+                },
+                default(SWEEP) => {}
+            }
+            if self.dirty {
+                self.refresh();
+            }
+            if Instant::now() >= next_sweep {
+                self.sweep();
+                next_sweep = Instant::now() + SWEEP;
+            }
+        }
+    }
+
+    /// Brings World and tables up to the guests as they are now, under the policy in force.
+    fn refresh(&mut self) {
+        self.dirty = false;
+        let rules = self.policies.rules();
+        if let Err(e) = self.enforce(rules) {
+            log::error!("the vif tables could not be brought up to date: {e}");
+            // Tried again with the next change or sweep: what is in force meanwhile is the older state.
+            self.dirty = true;
+        }
+    }
+
+    /// Puts `rules` in force: World, tables, live flows. Returns how many flows changed their verdict. On an error the
+    /// datapath still has what it had, and so has the World.
+    fn enforce(&mut self, rules: Arc<policy::Ruleset>) -> Result<usize, DaemonError> {
+        let world = Arc::new(World::new(rules, self.guests.values().cloned().collect()));
+        let tables = tables::compile(&world)?;
+        if self.published.as_ref() != Some(&tables) {
+            tables.publish(&self.datapath)?;
+            self.published = Some(tables);
+        }
+        let before = self.world.swap(Arc::clone(&world));
+        // Listeners may decide who a flow's destination is, so flows are looked at again for any change.
+        let policy_changed = before.rules.generation() != world.rules.generation();
+        Ok(if policy_changed { self.decide_flows_anew(&world) } else { 0 })
+    }
+
+    /// Logs an event of a domain.
+    fn say(&self, scope: u32, what: What) {
+        let id = u16::try_from(scope).unwrap_or(u16::MAX);
+        match self.guests.get(&scope) {
+            Some(vm) => self.log.publish(Some((id, &vm.id.name)), what),
+            None => self.log.publish(None, what),
+        }
+    }
+
+    fn listeners(&mut self, scope: u32) -> Option<&mut Listeners> {
+        self.guests.get_mut(&scope).map(|vm| Arc::make_mut(&mut vm.listeners))
+    }
+}

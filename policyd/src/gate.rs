@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! The gate: what happens while a guest's vCPU is held at a probe.
+//!
+//! **Invariant:** nothing here takes a lock that another thread may hold, allocates for the decision, logs, or waits. A
+//! full facts channel costs the fact, never the verdict.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use crossbeam_channel::Sender;
+use netback_filter::{Action, FlowKey, FlowWriter, Refuse, Verdict};
+use policy::{Decision, Flow, Protocol};
+use vmi_xen::linux::Socket;
+use vmi_xen::observe::{Observer, Subject};
+
+use crate::world::World;
+
+/// What a domain's thread tells the enforcer.
+pub enum Fact {
+    /// A process was made.
+    Forked(Arc<Subject>),
+    /// A process runs a new executable.
+    Executed(Arc<Subject>),
+    /// A process ended, with its wait(2) status.
+    Exited(Arc<Subject>, u32),
+    /// A socket listens.
+    Listening {
+        /// Owner.
+        who: Arc<Subject>,
+        /// Address and port.
+        local: SocketAddr,
+        /// Network namespace.
+        netns: u32,
+    },
+    /// A connect was decided.
+    Connecting {
+        /// Client.
+        who: Arc<Subject>,
+        /// Source.
+        local: SocketAddr,
+        /// Destination.
+        remote: SocketAddr,
+        /// The verdict that is in force.
+        decision: Decision,
+        /// The flow map took the verdict.
+        written: bool,
+    },
+}
+
+/// Counters of one gate, read by the API.
+#[derive(Default)]
+pub struct GateStats {
+    /// Facts that found the channel full.
+    pub facts_lost: AtomicU64,
+    /// Verdicts the flow map did not take. The flow then meets the rule tables, where its process is unknown.
+    pub writes_failed: AtomicU64,
+}
+
+/// The gate of one guest.
+pub struct Gate {
+    scope: u32,
+    world: Arc<ArcSwap<World>>,
+    flows: FlowWriter,
+    facts: Sender<(u32, Fact)>,
+    stats: Arc<GateStats>,
+}
+
+impl Gate {
+    /// A gate for the guest with this scope.
+    pub fn new(
+        scope: u32,
+        world: Arc<ArcSwap<World>>,
+        flows: FlowWriter,
+        facts: Sender<(u32, Fact)>,
+        stats: Arc<GateStats>,
+    ) -> Gate {
+        Gate { scope, world, flows, facts, stats }
+    }
+
+    fn tell(&self, fact: Fact) {
+        if self.facts.try_send((self.scope, fact)).is_err() {
+            self.stats.facts_lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Observer for Gate {
+    fn connecting(&mut self, who: &Arc<Subject>, socket: &Socket) {
+        let Some(remote) = socket.remote else { return };
+        let world = self.world.load();
+        let decision = decide_tcp(&world, self.scope, who, socket.local, remote);
+        let written = write_verdict(&world, &self.flows, self.scope, socket.local, remote, &decision);
+        if !written {
+            self.stats.writes_failed.fetch_add(1, Ordering::Relaxed);
+        }
+        self.tell(Fact::Connecting { who: Arc::clone(who), local: socket.local, remote, decision, written });
+    }
+
+    fn listening(&mut self, who: &Arc<Subject>, socket: &Socket) {
+        self.tell(Fact::Listening { who: Arc::clone(who), local: socket.local, netns: socket.netns });
+    }
+
+    fn forked(&mut self, child: &Arc<Subject>) {
+        self.tell(Fact::Forked(Arc::clone(child)));
+    }
+
+    fn executed(&mut self, who: &Arc<Subject>) {
+        self.tell(Fact::Executed(Arc::clone(who)));
+    }
+
+    fn exited(&mut self, who: &Arc<Subject>, code: u32) {
+        self.tell(Fact::Exited(Arc::clone(who), code));
+    }
+}
+
+/// Decides a TCP connection that `who` in guest `scope` opens.
+pub fn decide_tcp(
+    world: &World,
+    scope: u32,
+    who: &Subject,
+    local: SocketAddr,
+    remote: SocketAddr,
+) -> Decision {
+    world.rules.decide(&Flow {
+        protocol: Protocol::TCP,
+        source: world.source(scope, local.ip(), Some(who)),
+        destination: world.destination(Protocol::TCP, remote.ip(), remote.port()),
+        port: remote.port(),
+    })
+}
+
+/// Puts the verdict on a flow that guest `scope` opens into the flow map: for its own vif, and, when it may pass
+/// to a guest of this host, for that guest's vif. Returns whether the map took all of it.
+pub fn write_verdict(
+    world: &World,
+    flows: &FlowWriter,
+    scope: u32,
+    local: SocketAddr,
+    remote: SocketAddr,
+    decision: &Decision,
+) -> bool {
+    let verdict = datapath_verdict(decision);
+    let mut written = true;
+    // The destination first: by the time the source's packet may leave, its way in is open.
+    if let Some(peer) = world.vm_at(remote.ip()).filter(|vm| vm.scope != scope) {
+        let key = FlowKey::tcp(peer.scope, remote, local);
+        written &= flows.set_incoming(&key, verdict).is_ok();
+    }
+    written & flows.set_outgoing(&FlowKey::tcp(scope, local, remote), verdict).is_ok()
+}
+
+/// The decision as the datapath takes it.
+pub fn datapath_verdict(decision: &Decision) -> Verdict {
+    Verdict {
+        action: match (decision.verdict, decision.refuse) {
+            (policy::Verdict::Allow, _) => Action::Allow,
+            (policy::Verdict::Deny, policy::Refuse::Rst) => Action::Deny(Refuse::Rst),
+            (policy::Verdict::Deny, policy::Refuse::Drop) => Action::Deny(Refuse::Drop),
+        },
+        rule: decision.rule.id(),
+        // The datapath keeps 32 bits: enough for a change a second for a century.
+        generation: u32::try_from(decision.generation).unwrap_or(u32::MAX),
+    }
+}

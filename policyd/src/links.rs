@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! Link messages from the kernel (rtnetlink): a vif that appears is covered at once, not at the next look.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
+};
+
+/// RTMGRP_LINK of linux/rtnetlink.h.
+const RTMGRP_LINK: u32 = 1;
+
+/// A netlink socket that hears of links made, changed and removed.
+pub struct LinkMonitor {
+    socket: OwnedFd,
+}
+
+impl LinkMonitor {
+    /// Subscribes.
+    ///
+    /// # Errors
+    /// What the kernel says; without the monitor links are still found, by looking.
+    pub fn open() -> nix::Result<LinkMonitor> {
+        let socket = socket(
+            AddressFamily::Netlink,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+            SockProtocol::NetlinkRoute,
+        )?;
+        bind(socket.as_raw_fd(), &NetlinkAddr::new(0, RTMGRP_LINK))?;
+        Ok(LinkMonitor { socket })
+    }
+
+    /// Waits for a change or for `timeout`. What changed is not told: the caller looks.
+    pub fn wait(&self, timeout: Duration) {
+        let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
+        // A signal or a full socket only makes the caller look early.
+        if matches!(poll(&mut fds, timeout), Ok(n) if n > 0) {
+            let mut buffer = [0u8; 16 << 10];
+            while matches!(recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()), Ok(n) if n > 0) {}
+        }
+    }
+}

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! The domains this host has, and what is known of each: the meeting place of watcher, domain threads and API.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use policy::VmId;
+use policyd_api::{Mode, Vif};
+use vmi_xen::altp2m::ProbeReport;
+use vmi_xen::session::{Inspector, Waker};
+
+use crate::gate::GateStats;
+
+/// All domains, by id.
+#[derive(Default)]
+pub struct Registry {
+    domains: RwLock<BTreeMap<u16, Arc<DomainEntry>>>,
+}
+
+/// One domain from its creation to its end.
+pub struct DomainEntry {
+    /// Domain id.
+    pub id: u16,
+    /// Name and UUID.
+    pub vm: VmId,
+    /// What is seen of it.
+    pub sight: Mutex<Sight>,
+    /// Reads the guest on demand; none until its kernel is known.
+    pub inspector: Mutex<Option<Inspector>>,
+    /// Counters of its gate.
+    pub gate: Arc<GateStats>,
+    stop: AtomicBool,
+    waker: Mutex<Option<Waker>>,
+}
+
+/// What is seen of a domain, as `xmesh list` shows it.
+#[derive(Clone)]
+pub struct Sight {
+    /// Degree of sight.
+    pub mode: Mode,
+    /// Release of its kernel.
+    pub kernel: Option<String>,
+    /// Why sight is not better, with the remedy.
+    pub problems: Vec<String>,
+    /// Addresses it is known by.
+    pub addresses: Vec<IpAddr>,
+    /// Its vifs.
+    pub vifs: Vec<Vif>,
+    /// Its probes.
+    pub probes: Vec<ProbeReport>,
+    /// Events handled.
+    pub traps: u64,
+}
+
+impl DomainEntry {
+    /// An entry for a domain that was just found.
+    pub fn new(id: u16, vm: VmId) -> DomainEntry {
+        DomainEntry {
+            id,
+            vm,
+            sight: Mutex::new(Sight {
+                mode: Mode::Off,
+                kernel: None,
+                problems: Vec::new(),
+                addresses: Vec::new(),
+                vifs: Vec::new(),
+                probes: Vec::new(),
+                traps: 0,
+            }),
+            inspector: Mutex::new(None),
+            gate: Arc::default(),
+            stop: AtomicBool::new(false),
+            waker: Mutex::new(None),
+        }
+    }
+
+    /// The sight, locked. Held only for moments, never on the trap path.
+    pub fn sight(&self) -> MutexGuard<'_, Sight> {
+        lock(&self.sight)
+    }
+
+    /// The scope of its vifs.
+    pub fn scope(&self) -> u32 {
+        u32::from(self.id)
+    }
+
+    /// Asks its thread to end and wakes it from the ring.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::SeqCst);
+        if let Some(waker) = &*lock(&self.waker) {
+            waker.wake();
+        }
+    }
+
+    /// Whether its thread is to end.
+    pub fn stopping(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+
+    /// What wakes its thread while it waits on the ring. A stop that came before is not lost.
+    pub fn set_waker(&self, waker: Option<Waker>) {
+        let mut slot = lock(&self.waker);
+        *slot = waker;
+        if self.stopping()
+            && let Some(waker) = &*slot
+        {
+            waker.wake();
+        }
+    }
+}
+
+impl Registry {
+    /// All domains in the order of their ids.
+    pub fn all(&self) -> Vec<Arc<DomainEntry>> {
+        self.domains.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// The domain with this id.
+    pub fn by_id(&self, id: u16) -> Option<Arc<DomainEntry>> {
+        self.domains.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+    }
+
+    /// A domain by name, or by id when no domain has the number as its name: as xl does it.
+    pub fn find(&self, name_or_id: &str) -> Option<Arc<DomainEntry>> {
+        let domains = self.domains.read().unwrap_or_else(PoisonError::into_inner);
+        domains
+            .values()
+            .find(|d| d.vm.name == name_or_id)
+            .or_else(|| name_or_id.parse().ok().and_then(|id: u16| domains.get(&id)))
+            .cloned()
+    }
+
+    /// Adds a domain.
+    pub fn insert(&self, entry: Arc<DomainEntry>) {
+        self.domains.write().unwrap_or_else(PoisonError::into_inner).insert(entry.id, entry);
+    }
+
+    /// Takes a domain out.
+    pub fn remove(&self, id: u16) -> Option<Arc<DomainEntry>> {
+        self.domains.write().unwrap_or_else(PoisonError::into_inner).remove(&id)
+    }
+}
+
+/// Locks, and takes what a panicked holder left: every value here is whole between statements.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! The World: what the trap path knows, as one immutable snapshot.
+//!
+//! The enforcer builds a new World for every change and swaps it in; the gate loads it with one atomic operation.
+//! So a decision sees one generation of policy and one state of the guests, and waits for nobody.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use policy::{Endpoint, Owner, Protocol, Ruleset, VmId};
+use vmi_xen::observe::Subject;
+
+/// One state of policy and guests.
+pub struct World {
+    /// The policy in force.
+    pub rules: Arc<Ruleset>,
+    vms: Vec<Vm>,
+    by_address: HashMap<IpAddr, usize>,
+    by_scope: HashMap<u32, usize>,
+}
+
+/// A guest as policy sees it.
+#[derive(Clone)]
+pub struct Vm {
+    /// Name and UUID.
+    pub id: VmId,
+    /// Its scope at the vifs: the domain id.
+    pub scope: u32,
+    /// Addresses it is known by.
+    pub addresses: Vec<IpAddr>,
+    /// Who listens in it.
+    pub listeners: Arc<Listeners>,
+}
+
+/// Listening sockets by protocol and port.
+#[derive(Default, Clone)]
+pub struct Listeners {
+    by_port: HashMap<(Protocol, u16), Vec<Listener>>,
+}
+
+/// One listening socket.
+#[derive(Clone)]
+pub struct Listener {
+    /// Address it is bound to; unspecified for any.
+    pub address: IpAddr,
+    /// Network namespace of the socket.
+    pub netns: u32,
+    /// Its owner.
+    pub subject: Arc<Subject>,
+}
+
+impl Listeners {
+    /// Adds a listener, in place of one of the same address and namespace.
+    pub fn insert(&mut self, protocol: Protocol, port: u16, listener: Listener) {
+        let entry = self.by_port.entry((protocol, port)).or_default();
+        entry.retain(|l| l.address != listener.address || l.netns != listener.netns);
+        entry.push(listener);
+    }
+
+    /// Removes what `pid` listens on. Returns whether there was anything.
+    pub fn remove_process(&mut self, pid: u32) -> bool {
+        let mut changed = false;
+        self.by_port.retain(|_, entry| {
+            let before = entry.len();
+            entry.retain(|l| l.subject.process.tgid != pid);
+            changed |= entry.len() != before;
+            !entry.is_empty()
+        });
+        changed
+    }
+
+    /// Who would accept a connection to `address`: the exact binding before the wildcard, as the kernel does.
+    pub fn owner_of(&self, protocol: Protocol, address: IpAddr, port: u16) -> Option<&Arc<Subject>> {
+        let entry = self.by_port.get(&(protocol, port))?;
+        entry
+            .iter()
+            .find(|l| l.address == address)
+            // An IPv6 wildcard socket takes IPv4 too unless it is v6-only.
+            .or_else(|| entry.iter().find(|l| l.address.is_unspecified()))
+            .map(|l| &l.subject)
+    }
+
+    /// Every protocol and port somebody listens on.
+    pub fn ports(&self) -> impl Iterator<Item = (Protocol, u16)> + '_ {
+        self.by_port.keys().copied()
+    }
+}
+
+/// The process of a subject as policy looks at it.
+pub fn policy_process(subject: &Subject) -> policy::Process<'_> {
+    let p = &subject.process;
+    policy::Process {
+        exe: p.exe.as_deref(),
+        args: &p.args,
+        uid: p.euid,
+        container: p.container.as_deref(),
+    }
+}
+
+impl World {
+    /// Builds a World. Of two guests that claim one address, the one that comes first has it.
+    pub fn new(rules: Arc<Ruleset>, vms: Vec<Vm>) -> World {
+        let mut by_address = HashMap::new();
+        let mut by_scope = HashMap::new();
+        for (i, vm) in vms.iter().enumerate() {
+            by_scope.insert(vm.scope, i);
+            for address in &vm.addresses {
+                by_address.entry(*address).or_insert(i);
+            }
+        }
+        World { rules, vms, by_address, by_scope }
+    }
+
+    /// All guests.
+    pub fn vms(&self) -> &[Vm] {
+        &self.vms
+    }
+
+    /// The guest with this scope (domain id).
+    pub fn vm(&self, scope: u32) -> Option<&Vm> {
+        self.by_scope.get(&scope).and_then(|i| self.vms.get(*i))
+    }
+
+    /// The guest that has this address.
+    pub fn vm_at(&self, address: IpAddr) -> Option<&Vm> {
+        self.by_address.get(&address).and_then(|i| self.vms.get(*i))
+    }
+
+    /// The source end in guest `scope`: with its process when a trap or the inventory showed it.
+    pub fn source<'a>(
+        &'a self,
+        scope: u32,
+        address: IpAddr,
+        subject: Option<&'a Subject>,
+    ) -> Endpoint<'a> {
+        Endpoint {
+            vm: self.vm(scope).map(|vm| &vm.id),
+            owner: subject.map_or(Owner::Unknown, |s| Owner::Process(policy_process(s))),
+            address,
+        }
+    }
+
+    /// The destination end: the guest that has the address and the process that listens there, as far as known.
+    pub fn destination(&self, protocol: Protocol, address: IpAddr, port: u16) -> Endpoint<'_> {
+        match self.vm_at(address) {
+            Some(vm) => vm.destination(protocol, address, port),
+            None => Endpoint::world(address),
+        }
+    }
+}
+
+impl Vm {
+    /// This guest as a destination.
+    pub fn destination(&self, protocol: Protocol, address: IpAddr, port: u16) -> Endpoint<'_> {
+        let end = Endpoint::guest(&self.id, address);
+        match self.listeners.owner_of(protocol, address, port) {
+            Some(subject) => end.with_process(policy_process(subject)),
+            None => end,
+        }
+    }
+}
