@@ -1,2 +1,51 @@
 // SPDX-License-Identifier: GPL-3.0-only
-//! The eBPF datapath on vifs and its loader
+//! The eBPF datapath on vifs and its loader.
+//!
+//! Two small programs sit on the clsact hooks of every attached vif. They know flows, verdicts, addresses and
+//! classes, and **nothing of processes or policies**: who may talk to whom is put in from outside, as verdicts on
+//! single flows ([`FlowWriter`]) and as rules for flows nobody decided yet ([`RuleSet`]).
+//!
+//! The kernel holds everything: filters and maps stay in force when the process that set them up dies, and the
+//! next [`Datapath::open`] takes them over.
+//!
+//! # How a packet is decided
+//!
+//! 1. Malformed or truncated headers: dropped. ARP, IPv6 neighbour discovery and multicast listener messages pass.
+//!    A later fragment passes when its first fragment did; frames with a VLAN tag or of an unknown L3 protocol go
+//!    by [`ScopeConfig::unknown_l3`].
+//! 2. A verdict of userspace on exactly this flow.
+//! 3. The entry of a flow that the rules allowed earlier, in either direction. When the rules were exchanged
+//!    since, they are asked again first.
+//! 4. The rules ([`Rule`] tells their precedence), and when none matches the scope's default. A TCP segment that
+//!    opens no connection gets so far only while [`ScopeConfig::adopt_established`] lets it.
+//!
+//! Sequence numbers are not followed: what a stranger can inject into an allowed connection is what TCP itself lets
+//! through.
+//!
+//! # Sizes
+//!
+//! Entries of flows and verdicts are evicted when least recently used. An evicted verdict is one that the rules
+//! take over; flows opened under the rules are kept apart from verdicts and cannot evict them.
+
+mod datapath;
+mod error;
+mod events;
+mod flows;
+mod layout;
+mod link;
+mod netlink;
+mod pins;
+mod publish;
+mod rules;
+mod sys;
+mod types;
+
+pub use datapath::{AttachedVif, Config, Datapath, Opened};
+pub use error::Error;
+pub use events::{Event, EventKind, Events};
+pub use flows::{FlowRecord, FlowWriter, Flows};
+pub use rules::{Peer, PeerMatch, Rule, RuleError, RuleSet};
+pub use types::{
+    Action, AdoptEstablished, Counters, DecidedBy, Direction, FlowKey, Protocol, Refuse, ScopeConfig,
+    ScopeStats, Verdict, VifConfig,
+};

@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: GPL-3.0-only */
+/* The flows: which verdict a packet is under, and what is kept of it. */
+#ifndef XMESH_FLOW_H
+#define XMESH_FLOW_H
+
+#include "report.h"
+
+/* Without packets for this long, a flow that is not TCP is over. */
+#define IDLE_NS (180ull * 1000 * 1000 * 1000)
+
+INLINE int tcp_closed(const struct flow_value *flow)
+{
+	__u8 from = flow->seen[FROM_GUEST], to = flow->seen[TO_GUEST];
+
+	return ((from | to) & SEEN_RST) || ((from & to) & SEEN_FIN);
+}
+
+INLINE struct verdict verdict_of(const struct flow_value *flow)
+{
+	struct verdict verdict;
+
+	verdict.rule = flow->rule;
+	verdict.generation = flow->generation;
+	verdict.action = flow->action;
+	verdict.refuse = flow->refuse;
+	verdict.origin = flow->origin;
+	verdict.decided_by = flow->decided_by;
+	return verdict;
+}
+
+/* A new flow in the place of one the tables decided earlier. */
+INLINE int begins_anew(const struct packet *p, const struct flow_value *flow, __u64 now)
+{
+	if (p->key.proto == IPPROTO_TCP)
+		return pure_syn(p) &&
+		       (flow->action != ALLOW || flow->origin != p->direction || tcp_closed(flow));
+	return now - flow->last_ns > IDLE_NS;
+}
+
+INLINE int decide_stray(const struct packet *p, const struct scope_config *scope, const struct rule_set *set,
+			__u64 now, struct verdict *verdict)
+{
+	if (now < scope->adopt_until_ns) {
+		/* Nobody saw who opened it: either way round will do. */
+		decide_by_tables(&p->key, scope, set, verdict);
+		if (verdict->action == ALLOW)
+			return 0;
+		verdict->origin = !p->direction;
+		return decide_by_tables(&p->key, scope, set, verdict);
+	}
+	verdict->rule = 0;
+	verdict->generation = set->generation;
+	verdict->action = DENY;
+	verdict->refuse = REFUSE_DROP;
+	verdict->decided_by = BY_STATE;
+	return 0;
+}
+
+/* Writes an entry for a flow that the tables decided. Returns it, or NULL when the table took none. */
+OUTLINE struct flow_value *write_flow(const struct flow_key *key, const struct verdict *verdict,
+				      const struct flow_value *keep)
+{
+	struct flow_value value;
+
+	if (keep)
+		value = *keep;
+	else
+		__builtin_memset(&value, 0, sizeof(value));
+	value.rule = verdict->rule;
+	value.generation = verdict->generation;
+	value.action = verdict->action;
+	value.refuse = verdict->refuse;
+	value.origin = verdict->origin;
+	value.decided_by = verdict->decided_by;
+	value.told = 0;
+	if (bpf_map_update_elem(&flows, key, &value, BPF_ANY))
+		return 0;
+	return bpf_map_lookup_elem(&flows, key);
+}
+
+/* A connection that reuses the tuple of one that ended is watched afresh. */
+INLINE void reopen(struct flow_value *flow, const struct packet *p)
+{
+	if (pure_syn(p) && tcp_closed(flow)) {
+		flow->seen[FROM_GUEST] = 0;
+		flow->seen[TO_GUEST] = 0;
+		flow->ended = 0;
+	}
+}
+
+/* Counts the packet. Returns whether it ended the flow. */
+INLINE int account(struct flow_value *flow, const struct packet *p, __u32 bytes, __u32 segments, __u64 now)
+{
+	__u8 flags = p->tcp_flags;
+	__u8 direction = p->direction & 1;
+
+	__sync_fetch_and_add(&flow->packets[direction], segments);
+	__sync_fetch_and_add(&flow->bytes[direction], bytes);
+	if (!flow->first_ns)
+		flow->first_ns = now;
+	flow->last_ns = now;
+	if (p->key.proto != IPPROTO_TCP)
+		return 0;
+	flow->seen[direction] |= (flags & TCP_SYN ? SEEN_SYN : 0) | (flags & TCP_ACK ? SEEN_ACK : 0) |
+				 (flags & TCP_FIN ? SEEN_FIN : 0) | (flags & TCP_RST ? SEEN_RST : 0);
+	if (flow->ended || !tcp_closed(flow))
+		return 0;
+	flow->ended = 1;
+	return 1;
+}
+
+#endif

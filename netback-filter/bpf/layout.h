@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: GPL-3.0-only */
+/*
+ * What the maps hold. src/layout.rs mirrors every struct here byte for byte.
+ *
+ * The maps outlive the daemon (they are pinned), so a new daemon may meet maps of an older layout. Raise
+ * LAYOUT_VERSION, here alone, whenever a struct or the meaning of a field changes: the loader then replaces the
+ * maps instead of misreading them.
+ */
+#ifndef XMESH_LAYOUT_H
+#define XMESH_LAYOUT_H
+
+#include <linux/types.h>
+
+#define LAYOUT_VERSION 1
+
+enum direction {
+	FROM_GUEST = 0,
+	TO_GUEST = 1,
+};
+
+enum action {
+	DENY = 0,
+	ALLOW = 1,
+};
+
+/* How a denied packet is answered. Only TCP can be answered: see answer.h. */
+enum refuse {
+	REFUSE_DROP = 0,
+	REFUSE_RESET = 1,
+};
+
+/* Who a verdict comes from. */
+enum decided_by {
+	BY_USERSPACE = 0, /* written through FlowWriter */
+	BY_RULE = 1,      /* a rule of the active slot */
+	BY_DEFAULT = 2,   /* the scope's default: no rule matched */
+	BY_STATE = 3,     /* a TCP segment of no known flow */
+};
+
+/* IPv4 addresses are kept v4-mapped (::ffff:a.b.c.d), in network order. */
+struct address {
+	__u32 word[4];
+};
+
+/* One flow of one scope. The guest's end is always `local`, whichever way a packet goes. */
+struct flow_key {
+	__u32 scope;
+	__u8 proto;
+	__u8 pad0;
+	__be16 local_port;
+	__be16 remote_port;
+	__u16 pad1;
+	struct address local;
+	struct address remote;
+};
+_Static_assert(sizeof(struct flow_key) == 44, "flow_key");
+
+/* TCP flags seen, one byte a direction: a direction is served by one queue, so by one CPU at a time. */
+#define SEEN_SYN 0x01
+#define SEEN_ACK 0x02
+#define SEEN_FIN 0x04
+#define SEEN_RST 0x08
+
+struct flow_value {
+	/* The verdict: written when the entry is, and never in place. */
+	__u32 rule;
+	__u32 generation;
+	__u8 action;
+	__u8 refuse;
+	__u8 origin; /* direction of the packet that opens the flow */
+	__u8 decided_by;
+	/* What the packets said: changed in place. */
+	__u8 seen[2];
+	__u8 told;  /* the refusal was reported */
+	__u8 ended; /* the end was reported */
+	__u64 packets[2];
+	__u64 bytes[2];
+	__u64 first_ns; /* CLOCK_MONOTONIC; 0 before the first packet */
+	__u64 last_ns;
+};
+_Static_assert(sizeof(struct flow_value) == 64, "flow_value");
+
+struct vif_config {
+	__u32 scope;
+	__u8 mac[6]; /* the guest's; all zero when not known */
+	__u16 pad;
+};
+_Static_assert(sizeof(struct vif_config) == 12, "vif_config");
+
+#define SCOPE_MONITOR_ONLY 0x01 /* decide and count, never alter or drop */
+#define SCOPE_PASS_DHCP 0x02    /* the guest's DHCP passes before any rule */
+
+struct scope_config {
+	__u8 default_action[2]; /* by direction */
+	__u8 default_refuse[2];
+	__u8 unknown_l3; /* action for frames that are neither IP nor ARP, and for tagged ones */
+	__u8 flags;
+	__u16 pad;
+	__u64 adopt_until_ns; /* CLOCK_MONOTONIC: until then TCP flows may be met in their middle */
+};
+_Static_assert(sizeof(struct scope_config) == 16, "scope_config");
+
+/* Peers: longest prefix of the remote address -> class. Both slots share the trie, so the slot leads the key. */
+struct peer_key {
+	__u32 prefix_bits; /* 32 for the slot, then 0 to 128 for the address */
+	__u32 slot;
+	struct address address;
+};
+_Static_assert(sizeof(struct peer_key) == 24, "peer_key");
+
+#define CLASS_WORLD 0u
+#define CLASS_ANY 0xffffffffu
+#define PROTO_ANY 0
+#define PORT_ANY 0
+
+struct rule_key {
+	__u32 scope;
+	__u32 peer_class;
+	__be16 port; /* of the end that did not open the flow */
+	__u8 proto;
+	__u8 direction; /* of the packet that opens the flow */
+	__u32 slot;
+};
+_Static_assert(sizeof(struct rule_key) == 16, "rule_key");
+
+/* The generation is the slot's: see enum control_cell. */
+struct rule_value {
+	__u32 rule;
+	__u8 action;
+	__u8 refuse;
+	__u16 pad;
+};
+_Static_assert(sizeof(struct rule_value) == 8, "rule_value");
+
+struct fragment_key {
+	__u32 scope;
+	__u32 id;
+	__u8 direction;
+	__u8 proto;
+	__u16 pad;
+	struct address local;
+	struct address remote;
+};
+_Static_assert(sizeof(struct fragment_key) == 44, "fragment_key");
+
+struct counter_key {
+	__u32 scope;
+	__u32 direction;
+};
+_Static_assert(sizeof(struct counter_key) == 8, "counter_key");
+
+/* Every packet is counted in exactly one of passed and denied; the rest say why. */
+struct counters {
+	__u64 passed;
+	__u64 passed_bytes;
+	__u64 denied;
+	__u64 resets;      /* of denied: answered with a RST */
+	__u64 malformed;   /* headers cut short or contradicting themselves */
+	__u64 unknown_l3;  /* neither IP nor ARP, or tagged */
+	__u64 stray;       /* TCP without a flow and without SYN */
+	__u64 fragments;   /* later fragments of nothing that passed */
+	__u64 flow_errors; /* the flow table took no entry */
+	__u64 events_lost; /* the ring was full */
+};
+_Static_assert(sizeof(struct counters) == 80, "counters");
+
+/* Cells of the `control` array. The slot is a cell of its own: its flip is the instant a rule set takes force. */
+enum control_cell {
+	CONTROL_SLOT = 0,
+	CONTROL_GENERATION = 1, /* two cells, one a slot */
+	CONTROL_LAYOUT = 3,
+	CONTROL_CELLS = 4,
+};
+
+enum event_kind {
+	EVENT_FLOW_START = 1,
+	EVENT_REFUSED = 2,
+	EVENT_FLOW_END = 3,
+};
+
+struct event {
+	__u64 ns; /* CLOCK_MONOTONIC */
+	__u8 kind;
+	__u8 direction; /* of the packet that caused it */
+	__u8 enforced;  /* 0: the scope only monitors */
+	__u8 pad;
+	struct flow_key key;
+	struct flow_value value;
+};
+_Static_assert(sizeof(struct event) == 120, "event");
+
+#endif

@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: GPL-3.0-only */
+/*
+ * The maps, each with one writer:
+ *   userspace writes   vifs, scopes, control, peers, rules, verdicts
+ *   these programs     flows, fragments, refusals, events
+ * and `counters` gets its entries from userspace and its numbers from here.
+ *
+ * Verdicts of userspace and flows decided by the tables are two maps so that neither side can overwrite the
+ * other's decision, and so that a guest that opens flows without end pushes out no verdict of userspace. What
+ * these programs change inside a verdict is only what they saw of its packets. An LRU map may reuse an entry
+ * while a packet still holds it: that packet is then counted in the wrong flow, and nothing else happens, since
+ * the decision is read at once and never written in place.
+ */
+#ifndef XMESH_MAPS_H
+#define XMESH_MAPS_H
+
+#include "helpers.h"
+#include "layout.h"
+
+/* Sizes of verdicts, flows, peers, rules, vifs (and with it scopes, counters) and events are set by the loader. */
+
+struct {
+	MAP_INT(type, BPF_MAP_TYPE_HASH);
+	MAP_TYPE(key, __u32); /* ifindex */
+	MAP_TYPE(value, struct vif_config);
+	MAP_INT(max_entries, 4096);
+} vifs SEC(".maps");
+
+struct {
+	MAP_INT(type, BPF_MAP_TYPE_HASH);
+	MAP_TYPE(key, __u32); /* scope */
+	MAP_TYPE(value, struct scope_config);
+	MAP_INT(max_entries, 4096);
+} scopes SEC(".maps");
+
+struct {
+	MAP_INT(type, BPF_MAP_TYPE_ARRAY);
+	MAP_TYPE(key, __u32); /* enum control_cell */
+	MAP_TYPE(value, __u32);
+	MAP_INT(max_entries, CONTROL_CELLS);
+} control SEC(".maps");
+
+struct {
+	MAP_INT(type, BPF_MAP_TYPE_LPM_TRIE);
+	MAP_TYPE(key, struct peer_key);
+	MAP_TYPE(value, __u32); /* class */
+	MAP_INT(max_entries, 65536);
+	MAP_INT(map_flags, BPF_F_NO_PREALLOC);
+} peers SEC(".maps");
+
+struct {
+	MAP_INT(type, BPF_MAP_TYPE_HASH);
+	MAP_TYPE(key, struct rule_key);
+	MAP_TYPE(value, struct rule_value);
+	MAP_INT(max_entries, 262144);
+	MAP_INT(map_flags, BPF_F_NO_PREALLOC);
+} rules SEC(".maps");
+
+struct {
+	MAP_INT(type, BPF_MAP_TYPE_LRU_HASH);
+	MAP_TYPE(key, struct flow_key);
+	MAP_TYPE(value, struct flow_value);
+	MAP_INT(max_entries, 131072);
+} verdicts SEC(".maps");
+
+struct {
+	MAP_INT(type, BPF_MAP_TYPE_LRU_HASH);
+	MAP_TYPE(key, struct flow_key);
+	MAP_TYPE(value, struct flow_value);
+	MAP_INT(max_entries, 131072);
+} flows SEC(".maps");
+
+/* Datagrams whose first fragment passed. */
+struct {
+	MAP_INT(type, BPF_MAP_TYPE_LRU_HASH);
+	MAP_TYPE(key, struct fragment_key);
+	MAP_TYPE(value, __u64); /* when, CLOCK_MONOTONIC ns */
+	MAP_INT(max_entries, 8192);
+} fragments SEC(".maps");
+
+/* When the refusal of a flow was last reported. Apart from `flows`, so that a scan evicts no flow. */
+struct {
+	MAP_INT(type, BPF_MAP_TYPE_LRU_HASH);
+	MAP_TYPE(key, struct flow_key);
+	MAP_TYPE(value, __u64); /* CLOCK_MONOTONIC ns */
+	MAP_INT(max_entries, 16384);
+} refusals SEC(".maps");
+
+struct {
+	MAP_INT(type, BPF_MAP_TYPE_PERCPU_HASH);
+	MAP_TYPE(key, struct counter_key);
+	MAP_TYPE(value, struct counters);
+	MAP_INT(max_entries, 8192);
+} counters SEC(".maps");
+
+struct {
+	MAP_INT(type, BPF_MAP_TYPE_RINGBUF);
+	MAP_INT(max_entries, 1 << 20);
+} events SEC(".maps");
+
+#endif

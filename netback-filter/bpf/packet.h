@@ -1,0 +1,376 @@
+/* SPDX-License-Identifier: GPL-3.0-only */
+/*
+ * From frame to flow key.
+ *
+ * Packets from a guest may still lie in the guest's own granted memory, which it can rewrite at any time. So
+ * every header byte is first brought into the kernel's memory, then read once into the stack; what was judged is
+ * what goes on.
+ */
+#ifndef XMESH_PACKET_H
+#define XMESH_PACKET_H
+
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/tcp.h>
+#include <linux/udp.h>
+
+#include "maps.h"
+
+#define IPV4_DF 0x4000
+#define IPV4_MF 0x2000
+#define IPV4_OFFSET 0x1fff
+#define IPV6_OFFSET 0xfff8
+#define IPV6_MF 0x0001
+/* More extension headers than this in one packet are malformed. */
+#define IPV6_MAX_EXTENSIONS 6
+/* Later fragments of TCP must not reach back into the header (RFC 1858); in units of 8 bytes. */
+#define TCP_FIRST_FREE_FRAGMENT 3
+
+/* linux/icmp.h would pull in the C library. The first 8 bytes are alike in ICMP and ICMPv6. */
+struct icmp_header {
+	__u8 type;
+	__u8 code;
+	__be16 check;
+	__be16 echo_id;
+	__be16 echo_sequence;
+};
+
+enum icmp_type {
+	ICMP_ECHO_REPLY = 0,
+	ICMP_UNREACHABLE = 3,
+	ICMP_ECHO = 8,
+	ICMP_TIME_EXCEEDED = 11,
+	ICMP_PARAMETER_PROBLEM = 12,
+	ICMP6_FIRST_ERROR = 1, /* to 4 */
+	ICMP6_LAST_ERROR = 4,
+	ICMP6_ECHO = 128,
+	ICMP6_ECHO_REPLY = 129,
+	ICMP6_LISTENER_QUERY = 130, /* to 132: multicast listeners */
+	ICMP6_REDIRECT = 137,       /* from 133: routers and neighbours */
+	ICMP6_LISTENER_REPORT_V2 = 143,
+};
+
+enum kind {
+	KIND_MALFORMED,
+	KIND_ESSENTIAL,	     /* ARP, neighbour discovery, multicast listener reports; DHCP if so set */
+	KIND_UNKNOWN_L3,
+	KIND_LATER_FRAGMENT, /* no L4 header in it */
+	KIND_ICMP_ERROR,     /* `inner` names the flow it is about */
+	KIND_FLOW,	     /* `key` names its flow */
+};
+
+struct packet {
+	struct flow_key key;
+	__u8 direction;
+	__u8 kind;
+	__u8 tcp_flags; /* the TCP header's own flag byte; 0 for others */
+	__u8 ipv4;
+	__u8 more_fragments;
+	__u8 fixed_header; /* neither options nor extensions before L4 */
+	__u16 dhcp;
+	__u32 l3_end; /* offset behind the IP packet; Ethernet padding may follow */
+	__u32 l4;     /* offset of the L4 header */
+	__u32 fragment_id;
+	__be32 seq;
+	__be32 ack;
+	__u32 payload; /* bytes of TCP payload */
+	__u8 macs[2 * ETH_ALEN];
+};
+
+#define TCP_FIN 0x01
+#define TCP_SYN 0x02
+#define TCP_RST 0x04
+#define TCP_ACK 0x10
+
+INLINE int pure_syn(const struct packet *p)
+{
+	return (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+}
+
+/* Copies `len` bytes at `offset`, after making sure that they are the kernel's own. Negative: not there. */
+INLINE long read_header(struct __sk_buff *skb, __u32 offset, void *to, __u32 len)
+{
+	long linear = (long)skb->data_end - (long)skb->data;
+
+	if (unlikely(offset + len > linear) && bpf_skb_pull_data(skb, offset + len))
+		return -1;
+	return bpf_skb_load_bytes(skb, offset, to, len);
+}
+
+INLINE void map_v4(struct address *to, __be32 v4)
+{
+	to->word[0] = 0;
+	to->word[1] = 0;
+	to->word[2] = htonl(0xffff);
+	to->word[3] = v4;
+}
+
+/* `from_guest`: the guest sent the packet with these addresses. */
+INLINE void set_v4(struct flow_key *key, const struct iphdr *ip, int from_guest)
+{
+	map_v4(from_guest ? &key->local : &key->remote, ip->saddr);
+	map_v4(from_guest ? &key->remote : &key->local, ip->daddr);
+}
+
+INLINE void set_v6(struct flow_key *key, const struct ipv6hdr *ip, int from_guest)
+{
+	__builtin_memcpy(from_guest ? &key->local : &key->remote, &ip->saddr, sizeof(struct address));
+	__builtin_memcpy(from_guest ? &key->remote : &key->local, &ip->daddr, sizeof(struct address));
+}
+
+INLINE void set_ports(struct flow_key *key, __be16 source, __be16 dest, int from_guest)
+{
+	key->local_port = from_guest ? source : dest;
+	key->remote_port = from_guest ? dest : source;
+}
+
+/*
+ * An echo exchange is keyed like one of TCP: its identifier stands for the port of the end that asks, 0 for the
+ * port of the end that answers. So an answer can never be taken for a question.
+ */
+INLINE void set_echo(struct flow_key *key, __be16 id, int request, int from_guest)
+{
+	if (request)
+		set_ports(key, id, 0, from_guest);
+	else
+		set_ports(key, 0, id, from_guest);
+}
+
+/* Reads the flow inside an ICMP error: a packet of the opposite direction, so that its addresses are swapped. */
+INLINE int read_inner(struct __sk_buff *skb, struct packet *p)
+{
+	const int inner_from_guest = p->direction == TO_GUEST;
+	__u32 at = p->l4 + sizeof(struct icmp_header);
+	__be16 ports[2];
+	__u32 header;
+	__u8 proto;
+
+	if (p->ipv4) {
+		struct iphdr ip;
+
+		if (read_header(skb, at, &ip, sizeof(ip)) || ip.version != 4 || ip.ihl < 5)
+			return -1;
+		header = ip.ihl * 4;
+		proto = ip.protocol;
+		set_v4(&p->key, &ip, inner_from_guest);
+	} else {
+		struct ipv6hdr ip;
+
+		if (read_header(skb, at, &ip, sizeof(ip)) || ip.version != 6)
+			return -1;
+		header = sizeof(ip);
+		proto = ip.nexthdr;
+		set_v6(&p->key, &ip, inner_from_guest);
+	}
+	if (proto == IPPROTO_ICMP || proto == IPPROTO_ICMPV6) {
+		struct icmp_header echo;
+
+		if (read_header(skb, at + header, &echo, sizeof(echo)))
+			return -1;
+		set_echo(&p->key, echo.echo_id, echo.type == (p->ipv4 ? ICMP_ECHO : ICMP6_ECHO), inner_from_guest);
+	} else {
+		if (read_header(skb, at + header, ports, sizeof(ports)))
+			return -1;
+		set_ports(&p->key, ports[0], ports[1], inner_from_guest);
+	}
+	p->key.proto = proto;
+	return 0;
+}
+
+INLINE int parse_icmp(struct __sk_buff *skb, struct packet *p)
+{
+	struct icmp_header icmp;
+	int request, reply, error, essential;
+
+	if (p->l4 + sizeof(icmp) > p->l3_end || read_header(skb, p->l4, &icmp, sizeof(icmp)))
+		return KIND_MALFORMED;
+	if (p->ipv4) {
+		request = icmp.type == ICMP_ECHO;
+		reply = icmp.type == ICMP_ECHO_REPLY;
+		error = icmp.type == ICMP_UNREACHABLE || icmp.type == ICMP_TIME_EXCEEDED ||
+			icmp.type == ICMP_PARAMETER_PROBLEM;
+		essential = 0;
+	} else {
+		request = icmp.type == ICMP6_ECHO;
+		reply = icmp.type == ICMP6_ECHO_REPLY;
+		error = icmp.type >= ICMP6_FIRST_ERROR && icmp.type <= ICMP6_LAST_ERROR;
+		/* IPv6 is dead without these. */
+		essential = (icmp.type >= ICMP6_LISTENER_QUERY && icmp.type <= ICMP6_REDIRECT) ||
+			    icmp.type == ICMP6_LISTENER_REPORT_V2;
+	}
+	if (essential)
+		return KIND_ESSENTIAL;
+	if (request || reply)
+		set_echo(&p->key, icmp.echo_id, request, p->direction == FROM_GUEST);
+	return error ? KIND_ICMP_ERROR : KIND_FLOW;
+}
+
+INLINE int parse_tcp(struct __sk_buff *skb, struct packet *p)
+{
+	struct tcphdr tcp;
+	__u32 header;
+
+	if (p->l4 + sizeof(tcp) > p->l3_end || read_header(skb, p->l4, &tcp, sizeof(tcp)))
+		return KIND_MALFORMED;
+	header = tcp.doff * 4;
+	if (header < sizeof(tcp) || p->l4 + header > p->l3_end)
+		return KIND_MALFORMED;
+	/* Segments that no stack sends, and that stacks disagree about. */
+	if (!(tcp.syn | tcp.ack | tcp.rst | tcp.fin) || (tcp.syn && (tcp.fin | tcp.rst)))
+		return KIND_MALFORMED;
+	set_ports(&p->key, tcp.source, tcp.dest, p->direction == FROM_GUEST);
+	p->tcp_flags = ((__u8 *)&tcp)[13];
+	p->seq = tcp.seq;
+	p->ack = tcp.ack_seq;
+	p->payload = p->l3_end - p->l4 - header;
+	return KIND_FLOW;
+}
+
+INLINE int parse_udp(struct __sk_buff *skb, struct packet *p)
+{
+	struct udphdr udp;
+	__be16 client, server;
+
+	if (p->l4 + sizeof(udp) > p->l3_end || read_header(skb, p->l4, &udp, sizeof(udp)))
+		return KIND_MALFORMED;
+	/* The first fragment's length field is that of the whole datagram. */
+	if (ntohs(udp.len) < sizeof(udp) || (!p->more_fragments && p->l4 + ntohs(udp.len) > p->l3_end))
+		return KIND_MALFORMED;
+	set_ports(&p->key, udp.source, udp.dest, p->direction == FROM_GUEST);
+	client = p->ipv4 ? htons(68) : htons(546);
+	server = p->ipv4 ? htons(67) : htons(547);
+	p->dhcp = p->key.local_port == client && p->key.remote_port == server;
+	return KIND_FLOW;
+}
+
+INLINE int parse_l4(struct __sk_buff *skb, struct packet *p)
+{
+	switch (p->key.proto) {
+	case IPPROTO_TCP:
+		return parse_tcp(skb, p);
+	case IPPROTO_UDP:
+		return parse_udp(skb, p);
+	case IPPROTO_ICMP:
+		return p->ipv4 ? parse_icmp(skb, p) : KIND_MALFORMED;
+	case IPPROTO_ICMPV6:
+		return p->ipv4 ? KIND_MALFORMED : parse_icmp(skb, p);
+	default:
+		return KIND_FLOW; /* the protocol alone is its flow */
+	}
+}
+
+/* `offset` in bytes. */
+INLINE int later_fragment(struct packet *p, __u32 offset)
+{
+	if (p->key.proto == IPPROTO_TCP && offset < TCP_FIRST_FREE_FRAGMENT * 8)
+		return KIND_MALFORMED;
+	return KIND_LATER_FRAGMENT;
+}
+
+INLINE int parse_ipv4(struct __sk_buff *skb, struct packet *p)
+{
+	struct iphdr ip;
+	__u32 header, total, fragment;
+
+	if (read_header(skb, ETH_HLEN, &ip, sizeof(ip)))
+		return KIND_MALFORMED;
+	header = ip.ihl * 4;
+	total = ntohs(ip.tot_len);
+	if (ip.version != 4 || header < sizeof(ip) || total < header || ETH_HLEN + total > skb->len)
+		return KIND_MALFORMED;
+	p->ipv4 = 1;
+	p->fixed_header = header == sizeof(ip);
+	p->l3_end = ETH_HLEN + total;
+	p->l4 = ETH_HLEN + header;
+	p->key.proto = ip.protocol;
+	set_v4(&p->key, &ip, p->direction == FROM_GUEST);
+	fragment = ntohs(ip.frag_off);
+	p->fragment_id = ip.id;
+	p->more_fragments = !!(fragment & IPV4_MF);
+	if (fragment & IPV4_OFFSET)
+		return later_fragment(p, (fragment & IPV4_OFFSET) * 8);
+	return parse_l4(skb, p);
+}
+
+INLINE int parse_ipv6(struct __sk_buff *skb, struct packet *p)
+{
+	struct ipv6hdr ip;
+	__u32 offset = 0; /* of a fragment */
+	__u8 next;
+
+	if (read_header(skb, ETH_HLEN, &ip, sizeof(ip)))
+		return KIND_MALFORMED;
+	if (ip.version != 6 || ETH_HLEN + sizeof(ip) + ntohs(ip.payload_len) > skb->len)
+		return KIND_MALFORMED;
+	p->l3_end = ETH_HLEN + sizeof(ip) + ntohs(ip.payload_len);
+	p->l4 = ETH_HLEN + sizeof(ip);
+	set_v6(&p->key, &ip, p->direction == FROM_GUEST);
+	next = ip.nexthdr;
+#pragma clang loop unroll(full)
+	for (int i = 0; i < IPV6_MAX_EXTENSIONS; i++) {
+		struct {
+			__u8 next;
+			__u8 length;
+			__be16 fragment;
+			__be32 id;
+		} extension;
+
+		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS &&
+		    next != IPPROTO_FRAGMENT && next != IPPROTO_AH)
+			break;
+		if (p->l4 + sizeof(extension) > p->l3_end || read_header(skb, p->l4, &extension, sizeof(extension)))
+			return KIND_MALFORMED;
+		if (next == IPPROTO_FRAGMENT) {
+			p->fragment_id = extension.id;
+			p->more_fragments = !!(ntohs(extension.fragment) & IPV6_MF);
+			offset = ntohs(extension.fragment) & IPV6_OFFSET;
+			p->l4 += sizeof(extension);
+		} else if (next == IPPROTO_AH) {
+			p->l4 += (extension.length + 2) * 4;
+		} else {
+			p->l4 += (extension.length + 1) * 8;
+		}
+		next = extension.next;
+		if (offset) /* what follows is data */
+			break;
+	}
+	p->fixed_header = p->l4 == ETH_HLEN + sizeof(ip);
+	p->key.proto = next;
+	if (p->l4 > p->l3_end)
+		return KIND_MALFORMED;
+	if (offset)
+		return later_fragment(p, offset);
+	if (next == IPPROTO_HOPOPTS || next == IPPROTO_ROUTING || next == IPPROTO_DSTOPTS ||
+	    next == IPPROTO_FRAGMENT || next == IPPROTO_AH)
+		return KIND_MALFORMED;
+	return parse_l4(skb, p);
+}
+
+/* Fills `p` of a packet that goes in `direction`. For an ICMP error the key stays its own: see read_inner(). */
+INLINE void parse(struct __sk_buff *skb, __u32 scope, __u8 direction, struct packet *p)
+{
+	struct ethhdr eth;
+
+	__builtin_memset(p, 0, sizeof(*p));
+	p->key.scope = scope;
+	p->direction = direction;
+	if (read_header(skb, 0, &eth, sizeof(eth))) {
+		p->kind = KIND_MALFORMED;
+		return;
+	}
+	__builtin_memcpy(p->macs, &eth, sizeof(p->macs));
+	if (skb->vlan_present)
+		p->kind = KIND_UNKNOWN_L3;
+	else if (eth.h_proto == htons(ETH_P_IP))
+		p->kind = parse_ipv4(skb, p);
+	else if (eth.h_proto == htons(ETH_P_IPV6))
+		p->kind = parse_ipv6(skb, p);
+	else if (eth.h_proto == htons(ETH_P_ARP))
+		p->kind = KIND_ESSENTIAL;
+	else
+		p->kind = KIND_UNKNOWN_L3;
+}
+
+#endif

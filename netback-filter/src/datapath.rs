@@ -1,0 +1,451 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! The datapath of this host: its maps, its programs and the vifs they are on.
+
+use std::path::PathBuf;
+
+use aya::maps::{HashMap, MapData, PerCpuHashMap, PerCpuValues};
+use aya::programs::SchedClassifier;
+use aya::{Ebpf, EbpfLoader};
+use log::{info, warn};
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+
+use crate::error::Error;
+use crate::events::Events;
+use crate::flows::{FlowTables, FlowWriter, Flows};
+use crate::layout::{CONTROL_LAYOUT, LAYOUT_VERSION, RawCounterKey, RawCounters, RawScope, RawVif};
+use crate::link::{self, Link, Programs};
+use crate::pins::{Found, MAPS, Pins};
+use crate::publish::{RuleTables, failed, full_or_failed, keys, removed};
+use crate::rules::RuleSet;
+use crate::sys::{self, Table};
+use crate::types::{Counters, Direction, ScopeConfig, ScopeStats, VifConfig};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netback.bpf.o"));
+
+/// Where the datapath keeps its maps, and how large they are. Sizes hold when the maps are made; maps that are taken
+/// over keep theirs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// A directory on a BPF file system; made if need be.
+    pub pin_dir: PathBuf,
+    /// Flows opened under the rules, of all scopes; about 170 bytes of kernel memory each.
+    pub flow_capacity: u32,
+    /// Verdicts of userspace, of all scopes; about 170 bytes each.
+    pub verdict_capacity: u32,
+    /// Peers of two rule sets, since both are there during an exchange.
+    pub peer_capacity: u32,
+    /// Rules of two rule sets.
+    pub rule_capacity: u32,
+    /// Bytes of the ring of events: a power of two, and at least one page.
+    pub event_bytes: u32,
+    /// Of our filters among others on the vif; lower ones run first. Not 0.
+    pub priority: u16,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            pin_dir: "/sys/fs/bpf/xmesh".into(),
+            flow_capacity: 128 * 1024,
+            verdict_capacity: 128 * 1024,
+            peer_capacity: 64 * 1024,
+            rule_capacity: 256 * 1024,
+            event_bytes: 1024 * 1024,
+            priority: 1,
+        }
+    }
+}
+
+/// What [`Datapath::open`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opened {
+    /// Nothing: everything is new and empty.
+    Fresh,
+    /// The maps of an earlier process, with all that was in force; its vifs now run this build's programs.
+    Adopted,
+    /// Maps of another layout, which are gone. Vifs attached then stay under their old filters, and out of
+    /// [`Datapath::attached`], until [`Datapath::attach`] exchanges them.
+    Replaced,
+}
+
+/// A vif with our filters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttachedVif {
+    /// The interface's index, never used again while the host is up.
+    pub ifindex: u32,
+    /// The interface's name.
+    pub name: String,
+    /// How it was attached.
+    pub config: VifConfig,
+}
+
+/// The datapath of this host. Dropping it changes nothing in the kernel: what was set stays in force, and
+/// [`Datapath::detach_all`] takes it down.
+///
+/// Interfaces are those of the calling thread's network namespace; use one datapath from one namespace.
+pub struct Datapath {
+    pins: Pins,
+    priority: u16,
+    opened: Opened,
+    programs: Programs,
+    vifs: HashMap<MapData, u32, RawVif>,
+    scopes: HashMap<MapData, u32, RawScope>,
+    counters: PerCpuHashMap<MapData, RawCounterKey, RawCounters>,
+    rules: RuleTables,
+    flows: FlowTables,
+}
+
+impl Datapath {
+    /// Loads the programs, and makes the maps or takes over those that an earlier process left. Vifs that it had
+    /// attached get the programs of this build, without a gap; those that are gone are forgotten.
+    ///
+    /// # Errors
+    /// Without root, BPF file system, or a kernel of 5.8 or newer.
+    pub fn open(config: Config) -> Result<Self, Error> {
+        // Before 5.11 maps count as locked memory. Later kernels need no such limit, so a refusal is none here.
+        if let Err(errno) = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY) {
+            info!("cannot lift the limit of locked memory: {errno}");
+        }
+        let pins = Pins::open(&config.pin_dir)?;
+        let opened = match pins.adopt_or_clear()? {
+            Found::Nothing => Opened::Fresh,
+            Found::Current => Opened::Adopted,
+            Found::Foreign => Opened::Replaced,
+        };
+        let programs = load(&config, &pins)?;
+        let table = |name| {
+            Table::new(&pins.map_data(name)?).map_err(|e| Error::Map {
+                map: name,
+                source: e.into(),
+            })
+        };
+        let mut datapath = Self {
+            priority: config.priority,
+            opened,
+            programs,
+            vifs: pins.map("vifs")?,
+            scopes: pins.map("scopes")?,
+            counters: pins.map("counters")?,
+            rules: RuleTables::open(&pins)?,
+            flows: FlowTables {
+                verdicts: table("verdicts")?,
+                flows: table("flows")?,
+            },
+            pins,
+        };
+        // Last of all: maps without it are not complete, and the next open would replace them.
+        datapath
+            .rules
+            .control()
+            .set(CONTROL_LAYOUT, LAYOUT_VERSION, 0)
+            .map_err(|e| failed("control", e))?;
+        datapath.prune()?;
+        for vif in datapath.configured()? {
+            Link {
+                ifindex: vif.ifindex,
+                name: &vif.name,
+            }
+            .attach(&datapath.programs, config.priority)?;
+        }
+        Ok(datapath)
+    }
+
+    /// What was found when this was opened.
+    pub fn opened(&self) -> Opened {
+        self.opened
+    }
+
+    /// Puts a vif under its scope's settings and the rules; it need not be up. A vif that is attached already is
+    /// attached anew, without a gap.
+    ///
+    /// # Errors
+    /// When the scope has no settings yet, or the interface or kernel does not take the filters.
+    pub fn attach(&mut self, interface: &str, config: VifConfig) -> Result<(), Error> {
+        let ifindex = ifindex(interface)?;
+        if self.scopes.get(&config.scope, 0).is_err() {
+            return Err(Error::UnknownScope {
+                scope: config.scope,
+                interface: interface.to_owned(),
+            });
+        }
+        let room = self.capacity("vifs");
+        // Before the filters: they pass what has no entry.
+        self.vifs
+            .insert(ifindex, config.raw(), 0)
+            .map_err(|e| full_or_failed("vifs", room, e))?;
+        Link {
+            ifindex,
+            name: interface,
+        }
+        .attach(&self.programs, self.priority)
+    }
+
+    /// Takes our filters off a vif. Returns whether there were any.
+    ///
+    /// # Errors
+    /// When there is no such interface, or the kernel refuses.
+    pub fn detach(&mut self, interface: &str) -> Result<bool, Error> {
+        let ifindex = ifindex(interface)?;
+        let found = Link {
+            ifindex,
+            name: interface,
+        }
+        .detach()?;
+        removed("vifs", self.vifs.remove(&ifindex))?;
+        Ok(found)
+    }
+
+    /// The attached vifs, by index. One that lost its filters to somebody else is left out, with a warning.
+    ///
+    /// # Errors
+    /// When maps or interfaces cannot be read.
+    pub fn attached(&self) -> Result<Vec<AttachedVif>, Error> {
+        let mut list = Vec::new();
+        for vif in self.configured()? {
+            match (Link {
+                ifindex: vif.ifindex,
+                name: &vif.name,
+            })
+            .is_attached()
+            {
+                Ok(true) => list.push(vif),
+                Ok(false) => warn!("{}: our filters were removed by somebody else", vif.name),
+                Err(Error::NoInterface { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(list)
+    }
+
+    /// The vifs that should be attached and exist, by index.
+    fn configured(&self) -> Result<Vec<AttachedVif>, Error> {
+        let interfaces = link::interfaces()?;
+        let mut list = Vec::new();
+        for ifindex in keys(&self.vifs, "vifs")? {
+            let Some((_, name)) = interfaces.iter().find(|(index, _)| *index == ifindex) else {
+                continue;
+            };
+            let Ok(raw) = self.vifs.get(&ifindex, 0) else {
+                continue;
+            };
+            list.push(AttachedVif {
+                ifindex,
+                name: name.clone(),
+                config: VifConfig::from_raw(&raw),
+            });
+        }
+        list.sort_by_key(|vif| vif.ifindex);
+        Ok(list)
+    }
+
+    /// Forgets vifs that are gone; returns how many.
+    ///
+    /// # Errors
+    /// When maps or interfaces cannot be read.
+    pub fn prune(&mut self) -> Result<usize, Error> {
+        let interfaces = link::interfaces()?;
+        let gone: Vec<u32> = keys(&self.vifs, "vifs")?
+            .into_iter()
+            .filter(|index| !interfaces.iter().any(|(i, _)| i == index))
+            .collect();
+        for ifindex in &gone {
+            removed("vifs", self.vifs.remove(ifindex))?;
+        }
+        Ok(gone.len())
+    }
+
+    /// Takes everything down: filters, also those left under older maps, then pins. Traffic then flows as without us.
+    ///
+    /// # Errors
+    /// Of the first thing that could not be removed, after trying all of them.
+    pub fn detach_all(self) -> Result<(), Error> {
+        let mut first_error = None;
+        for (ifindex, name) in link::interfaces()? {
+            match (Link { ifindex, name: &name }).detach() {
+                Ok(_) | Err(Error::NoInterface { .. }) => {}
+                Err(error) => {
+                    warn!("{error}");
+                    first_error.get_or_insert(error);
+                }
+            }
+        }
+        self.pins.remove()?;
+        first_error.map_or(Ok(()), Err)
+    }
+
+    /// Sets what holds for a scope beside the rules; packets see the old settings or the new ones. Its counters start
+    /// with the first call.
+    ///
+    /// # Errors
+    /// When there is no room for another scope.
+    pub fn set_scope(&mut self, scope: u32, config: ScopeConfig) -> Result<(), Error> {
+        for direction in Direction::BOTH {
+            let key = RawCounterKey {
+                scope,
+                direction: direction.raw().into(),
+            };
+            if self.counters.get(&key, 0).is_ok() {
+                continue;
+            }
+            let cpus = aya::util::nr_cpus().map_err(|(file, e)| Error::Map {
+                map: "counters",
+                source: format!("{file}: {e}").into(),
+            })?;
+            let zeros =
+                PerCpuValues::try_from(vec![RawCounters::default(); cpus]).map_err(|e| Error::Map {
+                    map: "counters",
+                    source: e.into(),
+                })?;
+            let room = self.capacity("counters");
+            self.counters
+                .insert(key, zeros, 0)
+                .map_err(|e| full_or_failed("counters", room, e))?;
+        }
+        let room = self.capacity("scopes");
+        self.scopes
+            .insert(scope, config.raw(sys::monotonic_ns()), 0)
+            .map_err(|e| full_or_failed("scopes", room, e))
+    }
+
+    /// Forgets a scope: its settings, counters, verdicts and flows. Its rules go with the next rule set.
+    ///
+    /// # Errors
+    /// When a vif of it is still attached.
+    pub fn remove_scope(&mut self, scope: u32) -> Result<(), Error> {
+        if let Some(vif) = self
+            .configured()?
+            .into_iter()
+            .find(|vif| vif.config.scope == scope)
+        {
+            return Err(Error::ScopeInUse {
+                scope,
+                interface: vif.name,
+            });
+        }
+        removed("scopes", self.scopes.remove(&scope))?;
+        for direction in Direction::BOTH {
+            let key = RawCounterKey {
+                scope,
+                direction: direction.raw().into(),
+            };
+            removed("counters", self.counters.remove(&key))?;
+        }
+        let writer = self.flow_writer();
+        for flow in self.flows(Some(scope)) {
+            writer.remove(&flow?.key).map_err(|e| Error::Map {
+                map: "flows",
+                source: e.into(),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Exchanges the rule set: each packet is decided by the old one or the new one. Flows that the rules allowed
+    /// are asked about again with their next packet; verdicts of userspace stay as they are.
+    ///
+    /// The old set stays in force when this fails. `generation` is the caller's number for the set; any that differs
+    /// from the one before.
+    ///
+    /// # Errors
+    /// When the set contradicts itself, or has no room beside the one in force.
+    pub fn publish(&mut self, set: &RuleSet, generation: u32) -> Result<(), Error> {
+        self.rules.publish(set, generation)
+    }
+
+    /// The generation in force; 0 before the first.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn generation(&self) -> Result<u32, Error> {
+        self.rules.generation()
+    }
+
+    /// A handle that writes verdicts, for any number of threads.
+    pub fn flow_writer(&self) -> FlowWriter {
+        FlowWriter::new(self.flows.clone())
+    }
+
+    /// The flows of one scope, or of all.
+    pub fn flows(&self, scope: Option<u32>) -> Flows {
+        Flows::new(&self.flows, scope)
+    }
+
+    /// The events. They go to one reader: of several, each gets some.
+    ///
+    /// # Errors
+    /// When the ring cannot be mapped.
+    pub fn events(&self) -> Result<Events, Error> {
+        Ok(Events::new(self.pins.map("events")?))
+    }
+
+    /// The counters of every scope, by scope and direction.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn stats(&self) -> Result<Vec<ScopeStats>, Error> {
+        let mut list = Vec::new();
+        for entry in self.counters.iter() {
+            let (key, cpus) = entry.map_err(|e| failed("counters", e))?;
+            let mut counters = Counters::default();
+            cpus.iter().for_each(|cpu| counters.add(cpu));
+            let direction = Direction::from_raw(key.direction as u8);
+            list.push(ScopeStats {
+                scope: key.scope,
+                direction,
+                counters,
+            });
+        }
+        list.sort_by_key(|s| (s.scope, s.direction));
+        Ok(list)
+    }
+
+    fn capacity(&self, map: &str) -> u32 {
+        self.pins.capacity(map).unwrap_or(0)
+    }
+}
+
+fn ifindex(interface: &str) -> Result<u32, Error> {
+    nix::net::if_::if_nametoindex(interface).map_err(|_| Error::NoInterface {
+        interface: interface.to_owned(),
+    })
+}
+
+/// Loads both programs over the pinned maps; those that are missing are made and pinned.
+fn load(config: &Config, pins: &Pins) -> Result<Programs, Error> {
+    let sizes = [
+        ("flows", config.flow_capacity),
+        ("verdicts", config.verdict_capacity),
+        ("peers", config.peer_capacity),
+        ("rules", config.rule_capacity),
+        ("events", config.event_bytes),
+    ];
+    let mut loader = EbpfLoader::new();
+    for (name, entries) in sizes {
+        loader.map_max_entries(name, entries);
+    }
+    for name in MAPS {
+        loader.map_pin_path(name, pins.dir().join(name));
+    }
+    let mut object = loader
+        .load(OBJECT)
+        .map_err(|e| Error::Load { source: e.into() })?;
+    Ok(Programs {
+        from_guest: program(&mut object, "from_guest")?,
+        to_guest: program(&mut object, "to_guest")?,
+    })
+}
+
+fn program(object: &mut Ebpf, name: &str) -> Result<std::os::fd::OwnedFd, Error> {
+    use std::os::fd::AsFd;
+
+    let load = |e: Box<dyn std::error::Error + Send + Sync>| Error::Load { source: e };
+    let program = object
+        .program_mut(name)
+        .ok_or_else(|| load(format!("no program `{name}`").into()))?;
+    let program: &mut SchedClassifier = program
+        .try_into()
+        .map_err(|e: aya::programs::ProgramError| load(e.into()))?;
+    program.load().map_err(|e| load(e.into()))?;
+    let fd = program.fd().map_err(|e| load(e.into()))?;
+    fd.as_fd().try_clone_to_owned().map_err(|e| load(e.into()))
+}

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! What can go wrong, where, and what helps.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::rules::RuleError;
+
+/// An error of the datapath.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The pin directory is on another kind of file system.
+    #[error("{path} is not on a BPF file system: mount one first (`mount -t bpf bpf /sys/fs/bpf`)")]
+    NoBpfFs {
+        /// The pin directory.
+        path: PathBuf,
+    },
+    /// The pin directory cannot be used.
+    #[error("pin directory {path}: {source}{}", remedy(source))]
+    PinDir {
+        /// The pin directory, or a pin in it.
+        path: PathBuf,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// The kernel takes the maps or the programs not.
+    #[error(
+        "the kernel does not load the datapath: {}: it needs root, Linux 5.8 or newer with CONFIG_BPF_SYSCALL, and \
+         memory for the maps",
+        chain(source)
+    )]
+    Load {
+        /// What the loader says, with the verifier's words if there are any.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A map cannot be read or written.
+    #[error("map `{map}`: {}", chain(source))]
+    Map {
+        /// Its name in the pin directory.
+        map: &'static str,
+        /// What the kernel says.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// No room left in a map whose size is set in [`crate::Config`].
+    #[error(
+        "map `{map}` is full at {entries} entries (a rule set takes its room twice while it is exchanged)"
+    )]
+    Full {
+        /// Its name in the pin directory.
+        map: &'static str,
+        /// How many it holds.
+        entries: u32,
+    },
+    /// There is no such interface.
+    #[error("no network interface `{interface}`")]
+    NoInterface {
+        /// Its name, or `ifindex N`.
+        interface: String,
+    },
+    /// A change of the interface's qdisc or filters was refused.
+    #[error("{interface}: cannot {what}: {source}{}", remedy(source))]
+    Tc {
+        /// The interface's name.
+        interface: String,
+        /// What was tried.
+        what: &'static str,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// The list of interfaces or filters cannot be read.
+    #[error("cannot read the network interfaces: {source}")]
+    Netlink {
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// A vif of a scope without settings would have no default.
+    #[error("scope {scope} has no settings: call set_scope before attaching {interface}")]
+    UnknownScope {
+        /// The scope.
+        scope: u32,
+        /// The vif to be attached.
+        interface: String,
+    },
+    /// The scope cannot be removed.
+    #[error("scope {scope} still has {interface} attached: detach it first")]
+    ScopeInUse {
+        /// The scope.
+        scope: u32,
+        /// One of its vifs.
+        interface: String,
+    },
+    /// The rule set contradicts itself; the one in force stays.
+    #[error("rule set of generation {generation}: {source}")]
+    Rules {
+        /// The generation that was to be published.
+        generation: u32,
+        /// What is wrong.
+        source: RuleError,
+    },
+}
+
+/// The whole chain of causes in one line: the loader's outermost words alone say little.
+fn chain(error: &Box<dyn std::error::Error + Send + Sync>) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
+fn remedy(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => " (run as root)",
+        Some(libc::ENOENT | libc::EOPNOTSUPP) => {
+            " (are the kernel modules sch_ingress and cls_bpf there? `modprobe -a sch_ingress cls_bpf`)"
+        }
+        Some(libc::EINVAL) => {
+            " (another qdisc of kind `ingress`, or a filter of another kind at the same priority, is in the way: see \
+             `tc qdisc show` and `tc filter show`)"
+        }
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_name_place_and_remedy() {
+        let error = Error::Tc {
+            interface: "vif7.0".into(),
+            what: "add the clsact qdisc",
+            source: io::Error::from_raw_os_error(libc::EPERM),
+        };
+        let text = error.to_string();
+        assert!(
+            text.contains("vif7.0") && text.contains("clsact") && text.contains("root"),
+            "{text}"
+        );
+    }
+}

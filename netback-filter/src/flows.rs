@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! Verdicts on single flows, and what became of the flows.
+
+use std::collections::VecDeque;
+use std::io;
+
+use crate::error::Error;
+use crate::layout::{RawFlowKey, RawFlowValue, SEEN_FIN, SEEN_RST, SEEN_SYN};
+use crate::sys::{Position, Table};
+use crate::types::{DecidedBy, FlowKey, Verdict};
+
+pub(crate) type FlowTable = Table<RawFlowKey, RawFlowValue>;
+
+/// Both tables: `verdicts` is written here and only counted in by the programs, `flows` is theirs.
+#[derive(Clone)]
+pub(crate) struct FlowTables {
+    pub verdicts: FlowTable,
+    pub flows: FlowTable,
+}
+
+/// Writes verdicts on single flows, from any thread. What it wrote is in force for the next packet.
+#[derive(Clone)]
+pub struct FlowWriter {
+    tables: FlowTables,
+}
+
+impl FlowWriter {
+    pub(crate) fn new(tables: FlowTables) -> Self {
+        Self { tables }
+    }
+
+    /// The verdict on a flow that is about to begin: whatever was counted under the same key starts from 0.
+    ///
+    /// One system call of some microseconds; no lock, no allocation. The entry is exchanged as a whole, so a packet
+    /// sees the old verdict or the new one. A packet that is being counted into the old entry meanwhile is lost to the
+    /// counts, or lands in the flow that gets the freed entry next: the counts of that flow are then one packet off.
+    ///
+    /// # Errors
+    /// What the kernel says; the flow is then decided by the rules.
+    pub fn set(&self, key: &FlowKey, verdict: Verdict) -> io::Result<()> {
+        let mut value = RawFlowValue::default();
+        verdict.write(&mut value);
+        self.tables.verdicts.set(&key.raw(), &value)
+    }
+
+    /// Another verdict on a flow that is under way, decided here or by the rules: its counts and its TCP state go
+    /// on. Two system calls; packets between them are lost to the counts.
+    ///
+    /// # Errors
+    /// What the kernel says; the earlier verdict then stands.
+    pub fn revise(&self, key: &FlowKey, verdict: Verdict) -> io::Result<()> {
+        let raw = key.raw();
+        let mut value = match self.tables.verdicts.get(&raw)? {
+            Some(value) => value,
+            None => self.tables.flows.get(&raw)?.unwrap_or_default(),
+        };
+        verdict.write(&mut value);
+        value.told = 0;
+        self.tables.verdicts.set(&raw, &value)
+    }
+
+    /// Forgets the flow: its next packet is decided by the rules. Returns whether anything was known of it.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn remove(&self, key: &FlowKey) -> io::Result<bool> {
+        let raw = key.raw();
+        let verdict = self.tables.verdicts.remove(&raw)?;
+        Ok(self.tables.flows.remove(&raw)? || verdict)
+    }
+}
+
+/// One flow as the datapath has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowRecord {
+    /// Which.
+    pub key: FlowKey,
+    /// What was decided.
+    pub verdict: Verdict,
+    /// By whom.
+    pub decided_by: DecidedBy,
+    /// Packets from and to the guest: of the wire, so many for one that is segmented later.
+    pub packets: [u64; 2],
+    /// Bytes from and to the guest, Ethernet headers included.
+    pub bytes: [u64; 2],
+    /// When its first packet was seen, CLOCK_MONOTONIC in nanoseconds; 0: none yet.
+    pub first_ns: u64,
+    /// When its last packet was seen.
+    pub last_ns: u64,
+    /// Both ends sent TCP's SYN: the connection came about.
+    pub established: bool,
+    /// Both ends sent TCP's FIN, or one its RST. Until then, or for other protocols, false.
+    pub ended: bool,
+}
+
+impl FlowRecord {
+    pub(crate) fn from_raw(key: &RawFlowKey, value: &RawFlowValue) -> Self {
+        let [from, to] = value.seen;
+        Self {
+            key: FlowKey::from_raw(key),
+            verdict: Verdict::from_raw(value),
+            decided_by: DecidedBy::from_raw(value.decided_by),
+            packets: value.packets,
+            bytes: value.bytes,
+            first_ns: value.first_ns,
+            last_ns: value.last_ns,
+            established: from & to & SEEN_SYN != 0,
+            ended: (from | to) & SEEN_RST != 0 || from & to & SEEN_FIN != 0,
+        }
+    }
+}
+
+/// Iterates over the flows, verdicts of userspace first. Flows that come or go meanwhile may be in or not.
+///
+/// A flow that the rules decided before userspace did comes twice; the record of [`DecidedBy::Userspace`] is the one
+/// in force.
+pub struct Flows {
+    tables: VecDeque<(FlowTable, Position)>,
+    batch: Vec<(RawFlowKey, RawFlowValue)>,
+    scope: Option<u32>,
+}
+
+impl Flows {
+    pub(crate) fn new(tables: &FlowTables, scope: Option<u32>) -> Self {
+        let tables = [&tables.verdicts, &tables.flows].map(|t| (t.clone(), Position::default()));
+        Self {
+            tables: tables.into(),
+            batch: Vec::new(),
+            scope,
+        }
+    }
+}
+
+impl Iterator for Flows {
+    type Item = Result<FlowRecord, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            while let Some((key, value)) = self.batch.pop() {
+                if self.scope.is_none_or(|scope| scope == key.scope) {
+                    return Some(Ok(FlowRecord::from_raw(&key, &value)));
+                }
+            }
+            let (table, position) = self.tables.front_mut()?;
+            if position.done {
+                self.tables.pop_front();
+                continue;
+            }
+            if let Err(source) = table.batch(position, &mut self.batch) {
+                self.tables.clear();
+                return Some(Err(Error::Map {
+                    map: "flows",
+                    source: source.into(),
+                }));
+            }
+        }
+    }
+}

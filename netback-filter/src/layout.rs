@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! What the maps hold: `bpf/layout.h`, byte for byte. The header tells what the fields mean.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use aya::Pod;
+
+/// `LAYOUT_VERSION` of the header.
+pub(crate) const LAYOUT_VERSION: u32 = 1;
+
+pub(crate) const CONTROL_SLOT: u32 = 0;
+pub(crate) const CONTROL_GENERATION: u32 = 1;
+pub(crate) const CONTROL_LAYOUT: u32 = 3;
+
+pub(crate) const SCOPE_MONITOR_ONLY: u8 = 0x01;
+pub(crate) const SCOPE_PASS_DHCP: u8 = 0x02;
+
+pub(crate) const CLASS_ANY: u32 = u32::MAX;
+pub(crate) const PROTO_ANY: u8 = 0;
+pub(crate) const PORT_ANY: u16 = 0;
+
+pub(crate) const SEEN_SYN: u8 = 0x01;
+pub(crate) const SEEN_FIN: u8 = 0x04;
+pub(crate) const SEEN_RST: u8 = 0x08;
+
+/// An address as the maps have it: IPv4 as `::ffff:a.b.c.d`, in network order.
+pub(crate) type RawAddress = [u8; 16];
+
+/// Network order kept in a plain integer, as `__be16` is.
+pub(crate) fn be16(port: u16) -> u16 {
+    port.to_be()
+}
+
+pub(crate) fn raw_address(address: IpAddr) -> RawAddress {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+pub(crate) fn socket_address(address: RawAddress, port: u16) -> SocketAddr {
+    SocketAddr::new(Ipv6Addr::from(address).to_canonical(), u16::from_be(port))
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub(crate) struct RawFlowKey {
+    pub scope: u32,
+    pub proto: u8,
+    pub pad0: u8,
+    pub local_port: u16,
+    pub remote_port: u16,
+    pub pad1: u16,
+    pub local: RawAddress,
+    pub remote: RawAddress,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(crate) struct RawFlowValue {
+    pub rule: u32,
+    pub generation: u32,
+    pub action: u8,
+    pub refuse: u8,
+    pub origin: u8,
+    pub decided_by: u8,
+    pub seen: [u8; 2],
+    pub told: u8,
+    pub ended: u8,
+    pub packets: [u64; 2],
+    pub bytes: [u64; 2],
+    pub first_ns: u64,
+    pub last_ns: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(crate) struct RawVif {
+    pub scope: u32,
+    pub mac: [u8; 6],
+    pub pad: u16,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(crate) struct RawScope {
+    pub default_action: [u8; 2],
+    pub default_refuse: [u8; 2],
+    pub unknown_l3: u8,
+    pub flags: u8,
+    pub pad: u16,
+    pub adopt_until_ns: u64,
+}
+
+/// `struct peer_key` without its leading prefix length, which the trie's own key type carries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub(crate) struct RawPeer {
+    pub slot: u32,
+    pub address: RawAddress,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub(crate) struct RawRuleKey {
+    pub scope: u32,
+    pub peer_class: u32,
+    pub port: u16,
+    pub proto: u8,
+    pub direction: u8,
+    pub slot: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct RawRule {
+    pub rule: u32,
+    pub action: u8,
+    pub refuse: u8,
+    pub pad: u16,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub(crate) struct RawCounterKey {
+    pub scope: u32,
+    pub direction: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(crate) struct RawCounters {
+    pub passed: u64,
+    pub passed_bytes: u64,
+    pub denied: u64,
+    pub resets: u64,
+    pub malformed: u64,
+    pub unknown_l3: u64,
+    pub stray: u64,
+    pub fragments: u64,
+    pub flow_errors: u64,
+    pub events_lost: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(crate) struct RawEvent {
+    pub ns: u64,
+    pub kind: u8,
+    pub direction: u8,
+    pub enforced: u8,
+    pub pad: u8,
+    pub key: RawFlowKey,
+    pub value: RawFlowValue,
+}
+
+macro_rules! mirrors {
+    ($($type:ty => $size:literal),* $(,)?) => {
+        $(
+            const _: () = assert!(size_of::<$type>() == $size);
+            // SAFETY: `repr(C)` over integers and byte arrays, with every gap a named field (so that the size
+            // is the sum of the fields, asserted on both sides): any bytes are a value, and no byte is padding.
+            unsafe impl Pod for $type {}
+        )*
+    };
+}
+
+mirrors! {
+    RawFlowKey => 44,
+    RawFlowValue => 64,
+    RawVif => 12,
+    RawScope => 16,
+    RawPeer => 20,
+    RawRuleKey => 16,
+    RawRule => 8,
+    RawCounterKey => 8,
+    RawCounters => 80,
+    RawEvent => 120,
+}
+
+/// Reads a value off the front of `bytes`; `None` when they are too few.
+pub(crate) fn read<T: Pod>(bytes: &[u8]) -> Option<T> {
+    if bytes.len() < size_of::<T>() {
+        return None;
+    }
+    // SAFETY: the bytes are there, any bytes are a T (Pod), and the read asks for no alignment.
+    Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn header_and_mirror_have_one_version() {
+        let header = include_str!("../bpf/layout.h");
+        let line = format!("#define LAYOUT_VERSION {LAYOUT_VERSION}");
+        assert!(header.lines().any(|l| l == line), "bpf/layout.h lacks `{line}`");
+    }
+
+    #[test]
+    fn addresses_survive_the_maps() {
+        for text in ["10.1.2.3:80", "[fd00::1]:443", "0.0.0.0:0"] {
+            let address: SocketAddr = text.parse().unwrap();
+            assert_eq!(
+                socket_address(raw_address(address.ip()), be16(address.port())),
+                address
+            );
+        }
+    }
+
+    #[test]
+    fn short_bytes_are_no_event() {
+        assert!(read::<RawEvent>(&[0; 119]).is_none());
+        assert!(read::<RawEvent>(&[0; 120]).is_some());
+    }
+}

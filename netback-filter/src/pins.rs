@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! The pin directory: what a daemon leaves in the kernel and the next one finds.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use aya::maps::{Array, Map, MapData, MapError, MapInfo};
+use log::{info, warn};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
+use crate::error::Error;
+use crate::layout::{CONTROL_LAYOUT, LAYOUT_VERSION};
+
+/// Every map of the object, all of them pinned.
+pub(crate) const MAPS: [&str; 11] = [
+    "vifs",
+    "scopes",
+    "control",
+    "peers",
+    "rules",
+    "verdicts",
+    "flows",
+    "fragments",
+    "refusals",
+    "counters",
+    "events",
+];
+
+/// What was found in the pin directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    Nothing,
+    /// All maps, of this layout.
+    Current,
+    /// Maps of another layout, or only some.
+    Foreign,
+}
+
+/// A directory on bpffs that holds our maps under their names.
+pub(crate) struct Pins {
+    dir: PathBuf,
+}
+
+impl Pins {
+    /// Makes the directory if need be.
+    pub(crate) fn open(dir: &Path) -> Result<Self, Error> {
+        let failed = |source| Error::PinDir {
+            path: dir.to_owned(),
+            source,
+        };
+        // Looked at before it is made, so that nothing is left on another file system.
+        let existing = dir
+            .ancestors()
+            .find(|path| path.exists())
+            .unwrap_or(Path::new("/"));
+        let kind = statfs(existing)
+            .map_err(|errno| failed(errno.into()))?
+            .filesystem_type();
+        if kind != BPF_FS_MAGIC {
+            return Err(Error::NoBpfFs { path: dir.to_owned() });
+        }
+        fs::create_dir_all(dir).map_err(failed)?;
+        Ok(Self { dir: dir.to_owned() })
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// What is there. Foreign maps are unpinned; filters that still use them go on doing so until they are exchanged.
+    pub(crate) fn adopt_or_clear(&self) -> Result<Found, Error> {
+        let there = MAPS.iter().filter(|name| self.dir.join(name).exists()).count();
+        if there == 0 {
+            return Ok(Found::Nothing);
+        }
+        let version = self.layout_version();
+        if there == MAPS.len() && version == LAYOUT_VERSION {
+            info!("{}: taking over the maps in force", self.dir.display());
+            return Ok(Found::Current);
+        }
+        warn!(
+            "{}: {there} of {} maps, layout version {version} instead of {LAYOUT_VERSION}: replacing them; their flows \
+             and rules are lost, and attached vifs stay under the old filters until they are attached again",
+            self.dir.display(),
+            MAPS.len()
+        );
+        self.remove_maps()?;
+        Ok(Found::Foreign)
+    }
+
+    /// 0 when it cannot be read: written last, so such maps are not complete.
+    fn layout_version(&self) -> u32 {
+        self.map::<Array<MapData, u32>>("control")
+            .ok()
+            .and_then(|control| control.get(&CONTROL_LAYOUT, 0).ok())
+            .unwrap_or(0)
+    }
+
+    /// How many entries a pinned map has room for, if it is there.
+    pub(crate) fn capacity(&self, name: &str) -> Option<u32> {
+        MapInfo::from_pin(self.dir.join(name))
+            .ok()
+            .map(|info| info.max_entries())
+    }
+
+    pub(crate) fn map_data(&self, name: &'static str) -> Result<MapData, Error> {
+        MapData::from_pin(self.dir.join(name)).map_err(|e| Error::Map {
+            map: name,
+            source: e.into(),
+        })
+    }
+
+    /// A pinned map as a type of the loader library, which compares the sizes of key and value.
+    pub(crate) fn map<T: TryFrom<Map, Error = MapError>>(&self, name: &'static str) -> Result<T, Error> {
+        let data = self.map_data(name)?;
+        Map::from_map_data(data)
+            .and_then(T::try_from)
+            .map_err(|e| Error::Map {
+                map: name,
+                source: e.into(),
+            })
+    }
+
+    fn remove_maps(&self) -> Result<(), Error> {
+        for name in MAPS {
+            let path = self.dir.join(name);
+            match fs::remove_file(&path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => return Err(Error::PinDir { path, source }),
+            }
+        }
+        Ok(())
+    }
+
+    /// Unpins the maps and removes the directory, unless somebody else has something in it.
+    pub(crate) fn remove(&self) -> Result<(), Error> {
+        self.remove_maps()?;
+        match fs::remove_dir(&self.dir) {
+            Err(source) if source.kind() != io::ErrorKind::DirectoryNotEmpty => Err(Error::PinDir {
+                path: self.dir.clone(),
+                source,
+            }),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! bpf(2) on maps through a shared reference, for what the loader library offers only through an exclusive one or not
+//! at all: writes from the trap path, and reading a table in batches while it changes.
+
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
+
+use aya::Pod;
+
+const BPF_MAP_LOOKUP_ELEM: i32 = 1;
+const BPF_MAP_UPDATE_ELEM: i32 = 2;
+const BPF_MAP_DELETE_ELEM: i32 = 3;
+const BPF_MAP_LOOKUP_BATCH: i32 = 24;
+
+/// Entries asked for at once. More than any bucket holds: a hash map hands out whole buckets.
+const BATCH: usize = 512;
+
+/// The part of `union bpf_attr` for single elements.
+#[repr(C)]
+struct ElementAttr {
+    map_fd: u32,
+    pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// The part of `union bpf_attr` for batches.
+#[repr(C)]
+struct BatchAttr {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+/// A hash map of `K` to `V`. Clones are the same map; every call is one system call and none takes a lock in this
+/// process.
+pub(crate) struct Table<K, V> {
+    fd: Arc<OwnedFd>,
+    types: PhantomData<fn() -> (K, V)>,
+}
+
+impl<K, V> Clone for Table<K, V> {
+    fn clone(&self) -> Self {
+        Self {
+            fd: Arc::clone(&self.fd),
+            types: PhantomData,
+        }
+    }
+}
+
+impl<K: Pod, V: Pod> Table<K, V> {
+    /// # Errors
+    /// When the map's own sizes are not those of `K` and `V`.
+    pub(crate) fn new(map: &aya::maps::MapData) -> io::Result<Self> {
+        let info = map.info().map_err(io::Error::other)?;
+        if info.key_size() as usize != size_of::<K>() || info.value_size() as usize != size_of::<V>() {
+            return Err(io::Error::other("key or value of another size"));
+        }
+        Ok(Self {
+            fd: Arc::new(map.fd().as_fd().try_clone_to_owned()?),
+            types: PhantomData,
+        })
+    }
+
+    fn element(&self, command: i32, key: &K, value: *mut V) -> io::Result<()> {
+        let mut attr = ElementAttr {
+            map_fd: self.fd.as_raw_fd() as u32,
+            pad: 0,
+            key: std::ptr::from_ref(key) as u64,
+            value: value as u64,
+            flags: 0,
+        };
+        // SAFETY: `attr` lives through the call and has the size given. `new` compared the map's sizes with K and
+        // V, so the kernel reads and writes no more than `key` and `value` are; where `value` is null, the command
+        // does not use it.
+        let result =
+            unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut attr, size_of::<ElementAttr>()) };
+        if result < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
+    }
+
+    pub(crate) fn get(&self, key: &K) -> io::Result<Option<V>> {
+        let mut value = std::mem::MaybeUninit::<V>::zeroed();
+        absent(
+            self.element(BPF_MAP_LOOKUP_ELEM, key, value.as_mut_ptr())
+                .map(|()| {
+                    // SAFETY: zeroed, then written by the kernel; any bytes are a V (Pod).
+                    unsafe { value.assume_init() }
+                }),
+        )
+    }
+
+    pub(crate) fn set(&self, key: &K, value: &V) -> io::Result<()> {
+        // The kernel only reads the value of an update.
+        self.element(BPF_MAP_UPDATE_ELEM, key, std::ptr::from_ref(value).cast_mut())
+    }
+
+    /// Whether there was such an entry.
+    pub(crate) fn remove(&self, key: &K) -> io::Result<bool> {
+        Ok(absent(self.element(BPF_MAP_DELETE_ELEM, key, std::ptr::null_mut()))?.is_some())
+    }
+
+    /// Reads on from `position`. Entries that come or go meanwhile may be in or not; no other is missed, and none
+    /// comes twice unless it was written anew.
+    pub(crate) fn batch(&self, position: &mut Position, into: &mut Vec<(K, V)>) -> io::Result<()> {
+        let mut keys = Vec::<K>::with_capacity(BATCH);
+        let mut values = Vec::<V>::with_capacity(BATCH);
+        let mut next = 0_u32;
+        let mut attr = BatchAttr {
+            in_batch: position
+                .token
+                .as_ref()
+                .map_or(0, |token| std::ptr::from_ref(token) as u64),
+            out_batch: &raw mut next as u64,
+            keys: keys.as_mut_ptr() as u64,
+            values: values.as_mut_ptr() as u64,
+            count: BATCH as u32,
+            map_fd: self.fd.as_raw_fd() as u32,
+            elem_flags: 0,
+            flags: 0,
+        };
+        // SAFETY: every pointer is to memory that lives through the call: the tokens are a u32 each, which is what
+        // hash maps use, and the buffers hold BATCH elements of the sizes compared in `new`.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_bpf,
+                BPF_MAP_LOOKUP_BATCH,
+                &raw mut attr,
+                size_of::<BatchAttr>(),
+            )
+        };
+        if result < 0 {
+            let error = io::Error::last_os_error();
+            // The last batch comes with this; its count holds.
+            if error.raw_os_error() != Some(libc::ENOENT) {
+                return Err(error);
+            }
+            position.done = true;
+        }
+        position.token = Some(next);
+        let count = (attr.count as usize).min(BATCH);
+        // SAFETY: the kernel filled `count` elements of both, and any bytes are a K and a V (Pod).
+        unsafe {
+            keys.set_len(count);
+            values.set_len(count);
+        }
+        into.extend(keys.into_iter().zip(values));
+        Ok(())
+    }
+}
+
+/// Where [`Table::batch`] goes on.
+#[derive(Default)]
+pub(crate) struct Position {
+    token: Option<u32>,
+    /// There is no more.
+    pub done: bool,
+}
+
+fn absent<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Waits until every packet that was being decided at the time of the call is done (an RCU grace period).
+pub(crate) fn wait_for_packets() {
+    const MEMBARRIER_CMD_GLOBAL: i32 = 1;
+    // SAFETY: the call takes two plain integers and touches no memory of ours.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if result < 0 {
+        // Refused on kernels with nohz_full CPUs. A packet is decided within microseconds.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+/// CLOCK_MONOTONIC, which is what the programs stamp with.
+pub(crate) fn monotonic_ns() -> u64 {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
+        .map(|now| now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
+        // The clock cannot fail on Linux; 0 would only let a grace time end early.
+        .unwrap_or(0)
+}

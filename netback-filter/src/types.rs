@@ -1,0 +1,372 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! The words of this crate's API, and how they are written into the maps.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::layout::{
+    RawCounters, RawFlowKey, RawFlowValue, RawScope, RawVif, SCOPE_MONITOR_ONLY, SCOPE_PASS_DHCP, be16,
+    raw_address, socket_address,
+};
+
+/// Which way a packet goes, or which end opened a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Direction {
+    /// Sent by the guest.
+    FromGuest,
+    /// Sent to the guest.
+    ToGuest,
+}
+
+impl Direction {
+    /// Both, in the order of the maps.
+    pub const BOTH: [Self; 2] = [Self::FromGuest, Self::ToGuest];
+
+    pub(crate) fn raw(self) -> u8 {
+        match self {
+            Self::FromGuest => 0,
+            Self::ToGuest => 1,
+        }
+    }
+
+    pub(crate) fn from_raw(raw: u8) -> Self {
+        if raw == 0 { Self::FromGuest } else { Self::ToGuest }
+    }
+}
+
+/// How a denied packet is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Refuse {
+    /// Not at all.
+    Drop,
+    /// TCP with a RST, so that the client fails at once; anything else is dropped silently (no ICMP error is
+    /// made). Towards the guest this needs [`VifConfig::mac`].
+    Reset,
+}
+
+/// What becomes of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Its packets pass, both ways.
+    Allow,
+    /// None of its packets passes.
+    Deny(Refuse),
+}
+
+impl Action {
+    /// `action` and `refuse` of the maps.
+    pub(crate) fn raw(self) -> (u8, u8) {
+        match self {
+            Self::Allow => (1, 0),
+            Self::Deny(Refuse::Drop) => (0, 0),
+            Self::Deny(Refuse::Reset) => (0, 1),
+        }
+    }
+
+    pub(crate) fn from_raw(action: u8, refuse: u8) -> Self {
+        match (action, refuse) {
+            (1, _) => Self::Allow,
+            (_, 1) => Self::Deny(Refuse::Reset),
+            _ => Self::Deny(Refuse::Drop),
+        }
+    }
+}
+
+/// An IP protocol number. 0 stands for "any" in the tables and is therefore no protocol here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Protocol(pub u8);
+
+impl Protocol {
+    /// Transmission Control Protocol.
+    pub const TCP: Self = Self(6);
+    /// User Datagram Protocol.
+    pub const UDP: Self = Self(17);
+    /// ICMP over IPv4.
+    pub const ICMP: Self = Self(1);
+    /// ICMP over IPv6.
+    pub const ICMPV6: Self = Self(58);
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::TCP => f.write_str("tcp"),
+            Self::UDP => f.write_str("udp"),
+            Self::ICMP => f.write_str("icmp"),
+            Self::ICMPV6 => f.write_str("icmp6"),
+            Self(number) => write!(f, "proto-{number}"),
+        }
+    }
+}
+
+/// One flow of one scope, seen from the guest whichever end opened it.
+///
+/// An ICMP echo has its identifier as the port of the end that asks and 0 as the other; protocols without ports
+/// have 0 for both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowKey {
+    /// The guest (its domid).
+    pub scope: u32,
+    /// The protocol over IP.
+    pub protocol: Protocol,
+    /// The guest's end.
+    pub local: SocketAddr,
+    /// The other end.
+    pub remote: SocketAddr,
+}
+
+impl FlowKey {
+    pub(crate) fn raw(&self) -> RawFlowKey {
+        RawFlowKey {
+            scope: self.scope,
+            proto: self.protocol.0,
+            local_port: be16(self.local.port()),
+            remote_port: be16(self.remote.port()),
+            local: raw_address(self.local.ip()),
+            remote: raw_address(self.remote.ip()),
+            ..RawFlowKey::default()
+        }
+    }
+
+    pub(crate) fn from_raw(raw: &RawFlowKey) -> Self {
+        Self {
+            scope: raw.scope,
+            protocol: Protocol(raw.proto),
+            local: socket_address(raw.local, raw.local_port),
+            remote: socket_address(raw.remote, raw.remote_port),
+        }
+    }
+}
+
+impl fmt::Display for FlowKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "scope {} {} {} <> {}",
+            self.scope, self.protocol, self.local, self.remote
+        )
+    }
+}
+
+/// What is decided of a flow, and by which rule of which generation, so that every packet can be explained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Verdict {
+    /// What becomes of it.
+    pub action: Action,
+    /// Whoever opens it: the guest by its own connect, or the other end.
+    pub origin: Direction,
+    /// The rule's id; 0: none, the scope's default.
+    pub rule: u32,
+    /// The generation of the rule set it was decided under.
+    pub generation: u32,
+}
+
+impl Verdict {
+    /// Writes this over `value` and leaves what was counted there.
+    pub(crate) fn write(&self, value: &mut RawFlowValue) {
+        (value.action, value.refuse) = self.action.raw();
+        value.origin = self.origin.raw();
+        value.rule = self.rule;
+        value.generation = self.generation;
+        value.decided_by = DecidedBy::Userspace.raw();
+    }
+
+    pub(crate) fn from_raw(raw: &RawFlowValue) -> Self {
+        Self {
+            action: Action::from_raw(raw.action, raw.refuse),
+            origin: Direction::from_raw(raw.origin),
+            rule: raw.rule,
+            generation: raw.generation,
+        }
+    }
+}
+
+/// Where a verdict comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DecidedBy {
+    /// [`crate::FlowWriter`].
+    Userspace,
+    /// A rule of the active set.
+    Rule,
+    /// The scope's default.
+    Default,
+    /// A TCP segment that belongs to no known flow.
+    State,
+}
+
+impl DecidedBy {
+    pub(crate) fn raw(self) -> u8 {
+        match self {
+            Self::Userspace => 0,
+            Self::Rule => 1,
+            Self::Default => 2,
+            Self::State => 3,
+        }
+    }
+
+    pub(crate) fn from_raw(raw: u8) -> Self {
+        match raw {
+            0 => Self::Userspace,
+            1 => Self::Rule,
+            2 => Self::Default,
+            _ => Self::State,
+        }
+    }
+}
+
+/// How a vif is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VifConfig {
+    /// The guest it belongs to (its domid). Several vifs may share one.
+    pub scope: u32,
+    /// The guest's MAC address. Without it no packet towards the guest is answered with a RST: a bridge floods
+    /// frames to vifs they are not meant for, and answering those would cut other guests' connections.
+    pub mac: Option<[u8; 6]>,
+}
+
+impl VifConfig {
+    pub(crate) fn raw(&self) -> RawVif {
+        RawVif {
+            scope: self.scope,
+            mac: self.mac.unwrap_or_default(),
+            pad: 0,
+        }
+    }
+
+    pub(crate) fn from_raw(raw: &RawVif) -> Self {
+        Self {
+            scope: raw.scope,
+            mac: (raw.mac != [0; 6]).then_some(raw.mac),
+        }
+    }
+}
+
+/// Whether TCP connections that were there before the datapath may go on. While they may, the rules judge them, in
+/// either direction, since nobody saw which end opened them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AdoptEstablished {
+    /// A segment that opens no connection and belongs to none is dropped.
+    No,
+    /// For this long from the call of [`crate::Datapath::set_scope`].
+    For(Duration),
+    /// Until told otherwise.
+    Always,
+}
+
+/// What holds for one guest beside the rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScopeConfig {
+    /// For flows the guest opens, when no rule matches.
+    pub default_from_guest: Action,
+    /// For flows opened towards the guest, when no rule matches.
+    pub default_to_guest: Action,
+    /// See there.
+    pub adopt_established: AdoptEstablished,
+    /// Decide, count and report, but drop and alter nothing.
+    pub monitor_only: bool,
+    /// Let the guest's DHCP and DHCPv6 pass before any rule.
+    pub pass_dhcp: bool,
+    /// Whether frames pass that are neither IP nor ARP, and tagged ones, which nothing here can judge.
+    pub unknown_l3: bool,
+}
+
+impl ScopeConfig {
+    /// Everything passes that no rule denies, connections that evicted entries belong to included.
+    pub fn open() -> Self {
+        Self {
+            default_from_guest: Action::Allow,
+            default_to_guest: Action::Allow,
+            adopt_established: AdoptEstablished::Always,
+            monitor_only: false,
+            pass_dhcp: true,
+            unknown_l3: true,
+        }
+    }
+
+    /// Nothing passes that neither a rule nor a verdict allows; for the first 10 seconds established connections
+    /// that the rules allow are taken over.
+    pub fn closed() -> Self {
+        Self {
+            default_from_guest: Action::Deny(Refuse::Reset),
+            default_to_guest: Action::Deny(Refuse::Drop),
+            adopt_established: AdoptEstablished::For(Duration::from_secs(10)),
+            monitor_only: false,
+            pass_dhcp: true,
+            unknown_l3: false,
+        }
+    }
+
+    /// `now_ns`: CLOCK_MONOTONIC.
+    pub(crate) fn raw(&self, now_ns: u64) -> RawScope {
+        let (from_action, from_refuse) = self.default_from_guest.raw();
+        let (to_action, to_refuse) = self.default_to_guest.raw();
+        RawScope {
+            default_action: [from_action, to_action],
+            default_refuse: [from_refuse, to_refuse],
+            unknown_l3: u8::from(self.unknown_l3),
+            flags: if self.monitor_only { SCOPE_MONITOR_ONLY } else { 0 }
+                | if self.pass_dhcp { SCOPE_PASS_DHCP } else { 0 },
+            pad: 0,
+            adopt_until_ns: match self.adopt_established {
+                AdoptEstablished::No => 0,
+                AdoptEstablished::Always => u64::MAX,
+                AdoptEstablished::For(time) => {
+                    now_ns.saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
+                }
+            },
+        }
+    }
+}
+
+/// Packets of one scope in one direction, since the scope was set. Each is in exactly one of `passed` and `denied`
+/// (a RST made here is in neither); the other counts say why.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Let through. A packet is what the vif carries: up to 64 KB with segmentation offload.
+    pub passed: u64,
+    /// Bytes of those, Ethernet header included.
+    pub passed_bytes: u64,
+    /// Denied; in a scope that only monitors, let through all the same.
+    pub denied: u64,
+    /// Of the denied, answered with a RST.
+    pub resets: u64,
+    /// Dropped for headers that are cut short or contradict themselves.
+    pub malformed: u64,
+    /// Neither IP nor ARP, or tagged.
+    pub unknown_l3: u64,
+    /// TCP segments that open no connection and belong to none.
+    pub stray: u64,
+    /// Later fragments of a packet whose first fragment did not pass.
+    pub fragments: u64,
+    /// Flows that the flow table took no entry for.
+    pub flow_errors: u64,
+    /// Events that the ring had no room for.
+    pub events_lost: u64,
+}
+
+impl Counters {
+    pub(crate) fn add(&mut self, cpu: &RawCounters) {
+        self.passed += cpu.passed;
+        self.passed_bytes += cpu.passed_bytes;
+        self.denied += cpu.denied;
+        self.resets += cpu.resets;
+        self.malformed += cpu.malformed;
+        self.unknown_l3 += cpu.unknown_l3;
+        self.stray += cpu.stray;
+        self.fragments += cpu.fragments;
+        self.flow_errors += cpu.flow_errors;
+        self.events_lost += cpu.events_lost;
+    }
+}
+
+/// The counters of one scope in one direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScopeStats {
+    /// The guest (its domid).
+    pub scope: u32,
+    /// Which way its packets went.
+    pub direction: Direction,
+    /// How many there were.
+    pub counters: Counters,
+}

@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! Network namespaces as a host with a guest and a peer:
+//!
+//! ```text
+//!   guest ns            dom0 ns                       peer ns
+//!   eth0 ─────── vif1.0 ── br0 ── vif2.0 ─────────── eth0
+//!   10.77.0.1    (the vif under test)                10.77.0.2
+//!   fd77::1                                          fd77::2
+//! ```
+//!
+//! veth pairs stand for vifs. Everything has a name of its own per world and goes when the world is dropped.
+
+pub mod frame;
+pub mod wire;
+
+use std::fs::File;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use netback_filter::{
+    Action, Config, Datapath, Direction, FlowKey, PeerMatch, Protocol, Refuse, Rule, RuleSet, ScopeConfig,
+    Verdict, VifConfig,
+};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,
+};
+
+pub const GUEST_MAC: [u8; 6] = [0x00, 0x16, 0x3e, 0, 0, 1];
+pub const PEER_MAC: [u8; 6] = [0x00, 0x16, 0x3e, 0, 0, 2];
+pub const GUEST4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 1));
+pub const PEER4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 2));
+pub const GUEST6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 1));
+pub const PEER6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 2));
+/// Guest and peer, by family.
+pub const FAMILIES: [(IpAddr, IpAddr); 2] = [(GUEST4, PEER4), (GUEST6, PEER6)];
+pub const VIF: &str = "vif1.0";
+pub const SCOPE: u32 = 7;
+pub const RESET: Action = Action::Deny(Refuse::Reset);
+pub const DROP: Action = Action::Deny(Refuse::Drop);
+
+static WORLDS: AtomicU32 = AtomicU32::new(0);
+
+pub struct World {
+    name: String,
+    bpffs: tempfile::TempDir,
+}
+
+impl World {
+    /// Builds a world and runs `test` in the namespace that stands for dom0.
+    pub fn run(test: impl FnOnce(&World) + Send) {
+        let world = World::new();
+        world.inside("dom0", || test(&world));
+    }
+
+    fn new() -> World {
+        let name = format!(
+            "nbf{}x{}",
+            std::process::id(),
+            WORLDS.fetch_add(1, Ordering::Relaxed)
+        );
+        let bpffs = tempfile::tempdir().unwrap();
+        run(&["mount", "-t", "bpf", "bpf", bpffs.path().to_str().unwrap()]);
+        let world = World { name, bpffs };
+        for part in ["dom0", "guest", "peer"] {
+            run(&["ip", "netns", "add", &world.ns(part)]);
+        }
+        world.ip("dom0", "link add br0 type bridge mcast_snooping 0");
+        world.ip("dom0", "link set br0 up");
+        for (number, part, mac) in [(1, "guest", GUEST_MAC), (2, "peer", PEER_MAC)] {
+            let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+            let ns = world.ns(part);
+            world.ip(
+                "dom0",
+                &format!("link add vif{number}.0 type veth peer name eth0 address {mac} netns {ns}"),
+            );
+            world.ip("dom0", &format!("link set vif{number}.0 master br0 up"));
+            world.ip(part, &format!("addr add 10.77.0.{number}/24 dev eth0"));
+            world.ip(part, &format!("addr add fd77::{number}/64 dev eth0 nodad"));
+            world.ip(part, "link set lo up");
+            world.ip(part, "link set eth0 up");
+        }
+        // The first packets of a test are its own: neighbours are known.
+        for (from, number, mac) in [("guest", 2, PEER_MAC), ("peer", 1, GUEST_MAC)] {
+            let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+            for address in [format!("10.77.0.{number}"), format!("fd77::{number}")] {
+                world.ip(
+                    from,
+                    &format!("neigh replace {address} lladdr {mac} dev eth0 nud permanent"),
+                );
+            }
+        }
+        world
+    }
+
+    fn ns(&self, part: &str) -> String {
+        format!("{}-{part}", self.name)
+    }
+
+    /// Runs `ip` in a namespace; panics when it fails.
+    pub fn ip(&self, part: &str, args: &str) -> String {
+        let ns = self.ns(part);
+        let words: Vec<&str> = ["ip", "-n", &ns]
+            .into_iter()
+            .chain(args.split_whitespace())
+            .collect();
+        run(&words)
+    }
+
+    /// Runs a command in a namespace; panics when it fails.
+    pub fn exec(&self, part: &str, args: &str) -> String {
+        let ns = self.ns(part);
+        let words: Vec<&str> = ["ip", "netns", "exec", &ns]
+            .into_iter()
+            .chain(args.split_whitespace())
+            .collect();
+        run(&words)
+    }
+
+    /// A command to be run in a namespace.
+    pub fn command(&self, part: &str, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.ns(part), program]);
+        command
+    }
+
+    fn enter(&self, part: &str) {
+        let file = File::open(format!("/run/netns/{}", self.ns(part))).unwrap();
+        setns(file, CloneFlags::CLONE_NEWNET).unwrap();
+    }
+
+    /// Runs `f` in a namespace, on a thread of its own. Sockets stay in the namespace they were made in.
+    pub fn inside<T: Send>(&self, part: &str, f: impl FnOnce() -> T + Send) -> T {
+        thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                self.enter(part);
+                f()
+            });
+            thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    pub fn pin_dir(&self) -> PathBuf {
+        self.bpffs.path().join("xmesh")
+    }
+
+    pub fn config(&self) -> Config {
+        Config {
+            pin_dir: self.pin_dir(),
+            flow_capacity: 4096,
+            verdict_capacity: 4096,
+            peer_capacity: 1024,
+            rule_capacity: 4096,
+            ..Config::default()
+        }
+    }
+
+    pub fn open(&self) -> Datapath {
+        Datapath::open(self.config()).unwrap()
+    }
+
+    /// A datapath with the guest's vif under `scope` and `rules`, which are generation 1.
+    pub fn attach(&self, scope: ScopeConfig, rules: Vec<Rule>) -> Datapath {
+        let mut datapath = self.open();
+        datapath.set_scope(SCOPE, scope).unwrap();
+        datapath.publish(&RuleSet { peers: vec![], rules }, 1).unwrap();
+        datapath
+            .attach(
+                VIF,
+                VifConfig {
+                    scope: SCOPE,
+                    mac: Some(GUEST_MAC),
+                },
+            )
+            .unwrap();
+        datapath
+    }
+
+    pub fn listen(&self, part: &str, address: IpAddr, port: u16) -> TcpListener {
+        self.inside(part, || TcpListener::bind((address, port)).unwrap())
+    }
+
+    pub fn udp(&self, part: &str, address: IpAddr, port: u16) -> UdpSocket {
+        let socket = self.inside(part, || UdpSocket::bind((address, port)).unwrap());
+        socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        socket
+    }
+
+    /// Connects within two seconds.
+    pub fn connect(&self, part: &str, to: SocketAddr) -> io::Result<TcpStream> {
+        self.inside(part, || TcpStream::connect_timeout(&to, Duration::from_secs(2)))
+    }
+
+    /// Connects from a chosen port, within two seconds.
+    pub fn connect_from(&self, part: &str, from: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
+        self.inside(part, || {
+            let family = if from.is_ipv4() {
+                AddressFamily::Inet
+            } else {
+                AddressFamily::Inet6
+            };
+            let fd = socket(family, SockType::Stream, SockFlag::empty(), None)?;
+            setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+            // SO_SNDTIMEO bounds a connect, too.
+            setsockopt(&fd, sockopt::SendTimeout, &nix::sys::time::TimeVal::new(2, 0))?;
+            bind(fd.as_raw_fd(), &SockaddrStorage::from(from))?;
+            connect(fd.as_raw_fd(), &SockaddrStorage::from(to))?;
+            // SAFETY: the descriptor is a TCP socket that nobody else owns.
+            Ok(unsafe { TcpStream::from_raw_fd(fd.into_raw_fd()) })
+        })
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        for part in ["dom0", "guest", "peer"] {
+            let _ = Command::new("ip").args(["netns", "del", &self.ns(part)]).status();
+        }
+        let _ = Command::new("umount").arg(self.bpffs.path()).status();
+    }
+}
+
+fn run(words: &[&str]) -> String {
+    let output = Command::new(words[0]).args(&words[1..]).output();
+    let output = output.unwrap_or_else(|error| panic!("{}: {error} (is it installed?)", words[0]));
+    assert!(
+        output.status.success(),
+        "{}: {} (these tests need root)",
+        words.join(" "),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// A rule of the test's scope for any peer.
+pub fn rule(id: u32, direction: Direction, protocol: Protocol, port: Option<u16>, action: Action) -> Rule {
+    Rule {
+        id,
+        scope: SCOPE,
+        direction,
+        peer: PeerMatch::Any,
+        protocol: Some(protocol),
+        port,
+        action,
+    }
+}
+
+/// The guest may connect to a TCP port of anybody.
+pub fn allow_tcp(id: u32, port: u16) -> Rule {
+    rule(id, Direction::FromGuest, Protocol::TCP, Some(port), Action::Allow)
+}
+
+pub fn tcp_key(local: SocketAddr, remote: SocketAddr) -> FlowKey {
+    FlowKey {
+        scope: SCOPE,
+        protocol: Protocol::TCP,
+        local,
+        remote,
+    }
+}
+
+pub fn verdict(action: Action, rule: u32) -> Verdict {
+    Verdict {
+        action,
+        origin: Direction::FromGuest,
+        rule,
+        generation: 1,
+    }
+}

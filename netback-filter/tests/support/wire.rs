@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! Packet sockets: what is really on the wire, and frames no stack would send.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, socket};
+use std::os::fd::AsFd;
+
+use super::World;
+
+/// A packet socket on `eth0` of a namespace.
+pub struct Wire {
+    socket: OwnedFd,
+    ifindex: i32,
+}
+
+impl Wire {
+    pub fn open(world: &World, part: &str) -> Wire {
+        world.inside(part, || {
+            let socket = socket(
+                AddressFamily::Packet,
+                SockType::Raw,
+                SockFlag::SOCK_NONBLOCK,
+                SockProtocol::EthAll,
+            )
+            .unwrap();
+            let ifindex = nix::net::if_::if_nametoindex("eth0").unwrap() as i32;
+            Wire { socket, ifindex }
+        })
+    }
+
+    pub fn send(&self, frame: &[u8]) {
+        // SAFETY: an all-zero sockaddr_ll is a valid one.
+        let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+        address.sll_family = libc::AF_PACKET as u16;
+        address.sll_ifindex = self.ifindex;
+        // SAFETY: both pointers are to memory of the sizes given, which the call only reads.
+        let sent = unsafe {
+            libc::sendto(
+                self.socket.as_raw_fd(),
+                frame.as_ptr().cast(),
+                frame.len(),
+                0,
+                (&raw const address).cast(),
+                size_of::<libc::sockaddr_ll>() as u32,
+            )
+        };
+        assert_eq!(sent, frame.len() as isize, "{}", std::io::Error::last_os_error());
+    }
+
+    /// The frames that are there or come within `time`, as long as they are not `enough`.
+    pub fn frames_until(&self, time: Duration, mut enough: impl FnMut(&[u8]) -> bool) -> Vec<Vec<u8>> {
+        let end = Instant::now() + time;
+        let mut frames = Vec::new();
+        let mut buffer = vec![0; 70_000];
+        loop {
+            match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+                Ok(length) => {
+                    frames.push(buffer[..length].to_vec());
+                    if enough(&buffer[..length]) {
+                        return frames;
+                    }
+                }
+                Err(Errno::EAGAIN) => {
+                    let left = end.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return frames;
+                    }
+                    let left = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap();
+                    poll(&mut [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)], left).unwrap();
+                }
+                Err(error) => panic!("packet socket: {error}"),
+            }
+        }
+    }
+
+    /// Whether a frame that `wanted` picks comes within `time`.
+    pub fn sees(&self, time: Duration, wanted: impl Fn(&[u8]) -> bool) -> bool {
+        self.frames_until(time, &wanted).iter().any(|frame| wanted(frame))
+    }
+}
