@@ -120,9 +120,9 @@ fn remedy(error: &io::Error) -> &'static str {
         Some(libc::ENOENT | libc::EOPNOTSUPP) => {
             " (are the kernel modules sch_ingress and cls_bpf there? `modprobe -a sch_ingress cls_bpf`)"
         }
+        Some(libc::EBUSY) => " (a qdisc of kind `ingress` has the place: remove it, or replace it by clsact)",
         Some(libc::EINVAL) => {
-            " (another qdisc of kind `ingress`, or a filter of another kind at the same priority, is in the way: see \
-             `tc qdisc show` and `tc filter show`)"
+            " (is a filter of another kind at the same priority? see `tc filter show`, and choose another priority)"
         }
         _ => "",
     }

@@ -11,6 +11,7 @@ use nix::sys::socket::{
 
 const RTM_NEWQDISC: u16 = 36;
 const RTM_DELQDISC: u16 = 37;
+const RTM_GETQDISC: u16 = 38;
 const RTM_NEWTFILTER: u16 = 44;
 const RTM_DELTFILTER: u16 = 45;
 const RTM_GETTFILTER: u16 = 46;
@@ -31,6 +32,7 @@ const TCA_BPF_NAME: u16 = 7;
 const TCA_BPF_FLAGS: u16 = 8;
 const TCA_BPF_FLAG_ACT_DIRECT: u32 = 1;
 
+const CLSACT_KIND: &[u8] = b"clsact\0";
 const CLSACT: u32 = 0xffff_fff1;
 const CLSACT_HANDLE: u32 = 0xffff_0000;
 /// ETH_P_ALL, in network order as `tcm_info` wants it.
@@ -83,6 +85,10 @@ impl Netlink {
     }
 
     /// Puts the clsact qdisc on an interface; one that is there already will do.
+    ///
+    /// # Errors
+    /// EBUSY when the older `ingress` qdisc has the place: it would take a filter for egress, too, and run it on
+    /// ingress.
     pub(crate) fn add_clsact(&mut self, ifindex: u32) -> io::Result<()> {
         let tc = TcMessage {
             ifindex,
@@ -91,16 +97,39 @@ impl Netlink {
             info: 0,
         };
         let mut attributes = Vec::new();
-        put(&mut attributes, TCA_KIND, b"clsact\0");
+        put(&mut attributes, TCA_KIND, CLSACT_KIND);
         match self.request(
             RTM_NEWQDISC,
             NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL,
             &tc,
             &attributes,
         ) {
-            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => match self.has_clsact(ifindex)? {
+                true => Ok(()),
+                false => Err(io::Error::from_raw_os_error(libc::EBUSY)),
+            },
             result => result.map(|_| ()),
         }
+    }
+
+    fn has_clsact(&mut self, ifindex: u32) -> io::Result<bool> {
+        let all = TcMessage {
+            ifindex,
+            handle: 0,
+            parent: 0,
+            info: 0,
+        };
+        // Older kernels list the qdiscs of every interface.
+        Ok(self
+            .request(RTM_GETQDISC, NLM_F_DUMP, &all, &[])?
+            .iter()
+            .any(|body| {
+                u32_at(body, 4) == Some(ifindex)
+                    && body
+                        .get(TCMSG..)
+                        .and_then(|attributes| attribute(attributes, TCA_KIND))
+                        == Some(CLSACT_KIND)
+            }))
     }
 
     pub(crate) fn delete_clsact(&mut self, ifindex: u32) -> io::Result<()> {
