@@ -95,51 +95,56 @@ INLINE long store_ip(struct __sk_buff *skb, const struct packet *p, const struct
 	}
 }
 
-/* Sequence numbers as RFC 9293, 3.10.7.1 has them for a connection that does not exist. */
-INLINE void fill_reset(const struct packet *p, struct tcphdr *tcp)
+/*
+ * Which end of the connection a RST goes to: back to the sender of the segment, or on to where it was bound. Sequence
+ * numbers are those that the receiver accepts (RFC 9293, 3.10.7).
+ */
+INLINE void fill_reset(const struct packet *p, struct tcphdr *tcp, int onward)
 {
-	if (p->tcp_flags & TCP_ACK) {
+	tcp->doff = sizeof(*tcp) / 4;
+	tcp->rst = 1;
+	if (onward) {
+		tcp->seq = p->seq;
+		tcp->ack = 1;
+		tcp->ack_seq = p->ack;
+	} else if (p->tcp_flags & TCP_ACK) {
 		tcp->seq = p->ack;
-		return;
+	} else {
+		tcp->ack = 1;
+		tcp->ack_seq = htonl(ntohl(p->seq) + p->payload + (p->tcp_flags & TCP_SYN ? 1 : 0) +
+				     (p->tcp_flags & TCP_FIN ? 1 : 0));
 	}
-	tcp->ack = 1;
-	tcp->ack_seq = htonl(ntohl(p->seq) + p->payload + (p->tcp_flags & TCP_SYN ? 1 : 0) +
-			     (p->tcp_flags & TCP_FIN ? 1 : 0));
 }
 
-/* Turns the segment into its refusal. 0 when done; otherwise the skb is good for nothing but dropping. */
-OUTLINE int make_reset(struct __sk_buff *skb, const struct packet *p)
+/*
+ * Cuts the segment down to its headers. Returns what checksum_is_partial() says; negative: the skb is good for
+ * nothing but dropping.
+ */
+OUTLINE int cut_segment(struct __sk_buff *skb, const struct packet *p)
 {
-	const struct address *source, *dest;
+	/* Options of the IP header would have to be left out, but the mark for the checksum stays where it is. */
+	if (!p->fixed_header || bpf_skb_change_tail(skb, p->l4 + sizeof(struct tcphdr), 0))
+		return -1;
+	return checksum_is_partial(skb, p->l4 + CHECK_OFFSET);
+}
+
+/* Overwrites a cut segment with a RST. 0 when done. */
+OUTLINE int write_reset(struct __sk_buff *skb, const struct packet *p, int partial, int onward)
+{
 	__u32 l4 = ETH_HLEN + (p->ipv4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr));
-	struct tcphdr tcp = {};
+	const int to_peer = (p->direction == FROM_GUEST) == !!onward;
+	const struct address *source = to_peer ? &p->key.local : &p->key.remote;
+	const struct address *dest = to_peer ? &p->key.remote : &p->key.local;
+	struct tcphdr tcp = {
+		.source = to_peer ? p->key.local_port : p->key.remote_port,
+		.dest = to_peer ? p->key.remote_port : p->key.local_port,
+	};
 	__u8 macs[2 * ETH_ALEN];
 	__u32 sum;
-	int partial;
 
-	/* Options of the IP header would have to be left out, but the mark for the checksum stays where it is. */
-	if (!p->fixed_header || bpf_skb_change_tail(skb, l4 + sizeof(tcp), 0))
-		return -1;
-	partial = checksum_is_partial(skb, l4 + CHECK_OFFSET);
-	if (partial < 0)
-		return -1;
-
-	__builtin_memcpy(macs, p->macs + ETH_ALEN, ETH_ALEN);
-	__builtin_memcpy(macs + ETH_ALEN, p->macs, ETH_ALEN);
-	tcp.doff = sizeof(tcp) / 4;
-	tcp.rst = 1;
-	fill_reset(p, &tcp);
-	if (p->direction == FROM_GUEST) {
-		source = &p->key.remote;
-		dest = &p->key.local;
-		tcp.source = p->key.remote_port;
-		tcp.dest = p->key.local_port;
-	} else {
-		source = &p->key.local;
-		dest = &p->key.remote;
-		tcp.source = p->key.local_port;
-		tcp.dest = p->key.remote_port;
-	}
+	__builtin_memcpy(macs, onward ? p->macs : p->macs + ETH_ALEN, ETH_ALEN);
+	__builtin_memcpy(macs + ETH_ALEN, onward ? p->macs + ETH_ALEN : p->macs, ETH_ALEN);
+	fill_reset(p, &tcp, onward);
 	if (bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), BPF_F_RECOMPUTE_CSUM) ||
 	    store_ip(skb, p, source, dest, &sum))
 		return -1;
@@ -152,24 +157,14 @@ OUTLINE int make_reset(struct __sk_buff *skb, const struct packet *p)
 	return 0;
 }
 
-INLINE int is_multicast(const __u8 *mac)
-{
-	return mac[0] & 1;
-}
-
 /*
- * A frame that the bridge floods reaches vifs it is not meant for; an answer from there would cut another
- * guest's connection. So towards the guest only what bears the guest's own address is answered.
+ * Without the guest's address, a packet towards it may be one that the bridge floods to every vif: an answer from
+ * here would cut another guest's connection.
  */
 INLINE int may_answer(const struct packet *p, const struct vif_config *vif)
 {
-	if (p->key.proto != IPPROTO_TCP || (p->tcp_flags & TCP_RST) || is_multicast(p->macs) ||
-	    is_multicast(p->macs + ETH_ALEN))
-		return 0;
-	if (p->direction == FROM_GUEST)
-		return 1;
-	return p->macs[0] == vif->mac[0] && p->macs[1] == vif->mac[1] && p->macs[2] == vif->mac[2] &&
-	       p->macs[3] == vif->mac[3] && p->macs[4] == vif->mac[4] && p->macs[5] == vif->mac[5];
+	return p->key.proto == IPPROTO_TCP && !(p->tcp_flags & TCP_RST) && !is_multicast(p->macs) &&
+	       !is_multicast(p->macs + ETH_ALEN) && (p->direction == FROM_GUEST || has_mac(vif));
 }
 
 #endif

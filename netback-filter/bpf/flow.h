@@ -15,6 +15,11 @@ INLINE int tcp_closed(const struct flow_value *flow)
 	return ((from | to) & SEEN_RST) || ((from & to) & SEEN_FIN);
 }
 
+INLINE int tcp_established(const struct flow_value *flow)
+{
+	return flow->seen[FROM_GUEST] & flow->seen[TO_GUEST] & SEEN_ACK;
+}
+
 INLINE struct verdict verdict_of(const struct flow_value *flow)
 {
 	struct verdict verdict;

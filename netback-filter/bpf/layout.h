@@ -93,7 +93,7 @@ _Static_assert(sizeof(struct vif_config) == 12, "vif_config");
 struct scope_config {
 	__u8 default_action[2]; /* by direction */
 	__u8 default_refuse[2];
-	__u8 unknown_l3; /* action for frames that are neither IP nor ARP, and for tagged ones */
+	__u8 unjudged; /* action for frames that no rule can be about: neither IP nor ARP, tagged, or foreign */
 	__u8 flags;
 	__u16 pad;
 	__u64 adopt_until_ns; /* CLOCK_MONOTONIC: until then TCP flows may be met in their middle */
@@ -157,12 +157,13 @@ struct counters {
 	__u64 resets;      /* of denied: answered with a RST */
 	__u64 malformed;   /* headers cut short or contradicting themselves */
 	__u64 unknown_l3;  /* neither IP nor ARP, or tagged */
+	__u64 foreign;     /* towards the guest, but addressed to another MAC */
 	__u64 stray;       /* TCP without a flow and without SYN */
 	__u64 fragments;   /* later fragments of nothing that passed */
 	__u64 flow_errors; /* the flow table took no entry */
 	__u64 events_lost; /* the ring was full */
 };
-_Static_assert(sizeof(struct counters) == 80, "counters");
+_Static_assert(sizeof(struct counters) == 88, "counters");
 
 /* Cells of the `control` array. The slot is a cell of its own: its flip is the instant a rule set takes force. */
 enum control_cell {

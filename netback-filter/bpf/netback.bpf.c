@@ -33,15 +33,30 @@ INLINE int drop(struct __sk_buff *skb, const struct context *c)
 	return TC_ACT_SHOT;
 }
 
-INLINE int refuse(struct __sk_buff *skb, const struct context *c, const struct packet *p, __u8 how)
+/*
+ * `established`: both ends know of the connection, so both are told that it is over: the sender by a copy that goes
+ * back, the receiver by what was its segment.
+ */
+INLINE int refuse(struct __sk_buff *skb, const struct context *c, const struct packet *p, __u8 how, int established)
 {
-	if (how != REFUSE_RESET || (c->scope->flags & SCOPE_MONITOR_ONLY) || !may_answer(p, c->vif) ||
-	    make_reset(skb, p))
+	__u64 back = p->direction == FROM_GUEST ? 0 : BPF_F_INGRESS;
+	int partial;
+
+	if (how != REFUSE_RESET || (c->scope->flags & SCOPE_MONITOR_ONLY) || !may_answer(p, c->vif))
+		return drop(skb, c);
+	partial = cut_segment(skb, p);
+	if (partial < 0 || write_reset(skb, p, partial, 0))
 		return drop(skb, c);
 	c->counters->denied++;
 	c->counters->resets++;
 	skb->mark = ANSWER_MARK;
-	return bpf_redirect(skb->ifindex, p->direction == FROM_GUEST ? 0 : BPF_F_INGRESS);
+	if (!established || !(p->tcp_flags & TCP_ACK))
+		return bpf_redirect(skb->ifindex, back);
+	bpf_clone_redirect(skb, skb->ifindex, back);
+	if (write_reset(skb, p, partial, 1))
+		return TC_ACT_SHOT;
+	skb->mark = 0;
+	return TC_ACT_UNSPEC;
 }
 
 INLINE void set_fragment_key(const struct packet *p, struct fragment_key *key)
@@ -152,7 +167,7 @@ INLINE int filter_flow(struct __sk_buff *skb, const struct context *c, const str
 			flow->told = 1;
 		tell_refusal(c, p, &verdict);
 	}
-	return refuse(skb, c, p, verdict.refuse);
+	return refuse(skb, c, p, verdict.refuse, flow && tcp_established(flow));
 }
 
 /* An error about a flow that is allowed belongs to it; any other is a flow like any. */
@@ -178,8 +193,9 @@ INLINE int filter(struct __sk_buff *skb, const __u8 direction)
 {
 	__u32 ifindex = skb->ifindex;
 	struct counter_key counter_key = { .direction = direction };
+	__u32 cell = direction;
 	struct context c;
-	struct packet p;
+	struct packet *p;
 
 	c.vif = bpf_map_lookup_elem(&vifs, &ifindex);
 	if (!c.vif) /* detached a moment ago */
@@ -191,30 +207,35 @@ INLINE int filter(struct __sk_buff *skb, const __u8 direction)
 	counter_key.scope = c.vif->scope;
 	c.scope = bpf_map_lookup_elem(&scopes, &counter_key.scope);
 	c.counters = bpf_map_lookup_elem(&counters, &counter_key);
-	if (!c.scope || !c.counters) /* the loader attaches no vif before its scope is set */
+	p = bpf_map_lookup_elem(&scratch, &cell);
+	if (!c.scope || !c.counters || !p) /* the loader attaches no vif before its scope is set */
 		return TC_ACT_SHOT;
 	c.now = bpf_ktime_get_ns();
 
-	parse(skb, counter_key.scope, direction, &p);
-	if (p.dhcp && (c.scope->flags & SCOPE_PASS_DHCP))
+	parse(skb, counter_key.scope, direction, p);
+	if (direction == TO_GUEST && is_for_another(p, c.vif)) {
+		c.counters->foreign++;
+		return c.scope->unjudged == ALLOW ? pass(skb, &c) : drop(skb, &c);
+	}
+	if (p->dhcp && (c.scope->flags & SCOPE_PASS_DHCP))
 		return pass(skb, &c);
-	switch (p.kind) {
+	switch (p->kind) {
 	case KIND_ESSENTIAL:
 		return pass(skb, &c);
 	case KIND_UNKNOWN_L3:
 		c.counters->unknown_l3++;
-		return c.scope->unknown_l3 == ALLOW ? pass(skb, &c) : drop(skb, &c);
+		return c.scope->unjudged == ALLOW ? pass(skb, &c) : drop(skb, &c);
 	case KIND_LATER_FRAGMENT:
-		if (first_fragment_passed(&p))
+		if (first_fragment_passed(p))
 			return pass(skb, &c);
 		c.counters->fragments++;
 		return drop(skb, &c);
 	case KIND_ICMP_ERROR:
-		if (error_is_related(skb, &p))
+		if (error_is_related(skb, p))
 			return pass(skb, &c);
-		return filter_flow(skb, &c, &p);
+		return filter_flow(skb, &c, p);
 	case KIND_FLOW:
-		return filter_flow(skb, &c, &p);
+		return filter_flow(skb, &c, p);
 	default:
 		c.counters->malformed++;
 		return drop(skb, &c);

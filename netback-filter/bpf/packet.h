@@ -79,10 +79,40 @@ struct packet {
 	__u8 macs[2 * ETH_ALEN];
 };
 
+/*
+ * Where packets are taken apart; one cell a direction, since a packet that is sent back out of the one program runs
+ * the other before the first is done. Not on the stack: the verifier knows nothing of a map's contents, and so
+ * need not follow the rest of the program once for every way a packet can look.
+ */
+struct {
+	MAP_INT(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	MAP_TYPE(key, __u32); /* enum direction */
+	MAP_TYPE(value, struct packet);
+	MAP_INT(max_entries, 2);
+} scratch SEC(".maps");
+
 #define TCP_FIN 0x01
 #define TCP_SYN 0x02
 #define TCP_RST 0x04
 #define TCP_ACK 0x10
+
+INLINE int is_multicast(const __u8 *mac)
+{
+	return mac[0] & 1;
+}
+
+INLINE int has_mac(const struct vif_config *vif)
+{
+	return vif->mac[0] | vif->mac[1] | vif->mac[2] | vif->mac[3] | vif->mac[4] | vif->mac[5];
+}
+
+/* A frame to one other station: a bridge that does not learn floods it to every vif. */
+INLINE int is_for_another(const struct packet *p, const struct vif_config *vif)
+{
+	return has_mac(vif) && !is_multicast(p->macs) &&
+	       (p->macs[0] != vif->mac[0] || p->macs[1] != vif->mac[1] || p->macs[2] != vif->mac[2] ||
+		p->macs[3] != vif->mac[3] || p->macs[4] != vif->mac[4] || p->macs[5] != vif->mac[5]);
+}
 
 INLINE int pure_syn(const struct packet *p)
 {
@@ -179,7 +209,7 @@ INLINE int read_inner(struct __sk_buff *skb, struct packet *p)
 	return 0;
 }
 
-INLINE int parse_icmp(struct __sk_buff *skb, struct packet *p)
+INLINE int parse_icmp(struct __sk_buff *skb, struct packet *p, const int from_guest)
 {
 	struct icmp_header icmp;
 	int request, reply, error, essential;
@@ -203,11 +233,11 @@ INLINE int parse_icmp(struct __sk_buff *skb, struct packet *p)
 	if (essential)
 		return KIND_ESSENTIAL;
 	if (request || reply)
-		set_echo(&p->key, icmp.echo_id, request, p->direction == FROM_GUEST);
+		set_echo(&p->key, icmp.echo_id, request, from_guest);
 	return error ? KIND_ICMP_ERROR : KIND_FLOW;
 }
 
-INLINE int parse_tcp(struct __sk_buff *skb, struct packet *p)
+INLINE int parse_tcp(struct __sk_buff *skb, struct packet *p, const int from_guest)
 {
 	struct tcphdr tcp;
 	__u32 header;
@@ -220,7 +250,7 @@ INLINE int parse_tcp(struct __sk_buff *skb, struct packet *p)
 	/* Segments that no stack sends, and that stacks disagree about. */
 	if (!(tcp.syn | tcp.ack | tcp.rst | tcp.fin) || (tcp.syn && (tcp.fin | tcp.rst)))
 		return KIND_MALFORMED;
-	set_ports(&p->key, tcp.source, tcp.dest, p->direction == FROM_GUEST);
+	set_ports(&p->key, tcp.source, tcp.dest, from_guest);
 	p->tcp_flags = ((__u8 *)&tcp)[13];
 	p->seq = tcp.seq;
 	p->ack = tcp.ack_seq;
@@ -228,7 +258,7 @@ INLINE int parse_tcp(struct __sk_buff *skb, struct packet *p)
 	return KIND_FLOW;
 }
 
-INLINE int parse_udp(struct __sk_buff *skb, struct packet *p)
+INLINE int parse_udp(struct __sk_buff *skb, struct packet *p, const int from_guest)
 {
 	struct udphdr udp;
 	__be16 client, server;
@@ -238,24 +268,24 @@ INLINE int parse_udp(struct __sk_buff *skb, struct packet *p)
 	/* The first fragment's length field is that of the whole datagram. */
 	if (ntohs(udp.len) < sizeof(udp) || (!p->more_fragments && p->l4 + ntohs(udp.len) > p->l3_end))
 		return KIND_MALFORMED;
-	set_ports(&p->key, udp.source, udp.dest, p->direction == FROM_GUEST);
+	set_ports(&p->key, udp.source, udp.dest, from_guest);
 	client = p->ipv4 ? htons(68) : htons(546);
 	server = p->ipv4 ? htons(67) : htons(547);
 	p->dhcp = p->key.local_port == client && p->key.remote_port == server;
 	return KIND_FLOW;
 }
 
-INLINE int parse_l4(struct __sk_buff *skb, struct packet *p)
+INLINE int parse_l4(struct __sk_buff *skb, struct packet *p, const int from_guest)
 {
 	switch (p->key.proto) {
 	case IPPROTO_TCP:
-		return parse_tcp(skb, p);
+		return parse_tcp(skb, p, from_guest);
 	case IPPROTO_UDP:
-		return parse_udp(skb, p);
+		return parse_udp(skb, p, from_guest);
 	case IPPROTO_ICMP:
-		return p->ipv4 ? parse_icmp(skb, p) : KIND_MALFORMED;
+		return p->ipv4 ? parse_icmp(skb, p, from_guest) : KIND_MALFORMED;
 	case IPPROTO_ICMPV6:
-		return p->ipv4 ? KIND_MALFORMED : parse_icmp(skb, p);
+		return p->ipv4 ? KIND_MALFORMED : parse_icmp(skb, p, from_guest);
 	default:
 		return KIND_FLOW; /* the protocol alone is its flow */
 	}
@@ -269,7 +299,7 @@ INLINE int later_fragment(struct packet *p, __u32 offset)
 	return KIND_LATER_FRAGMENT;
 }
 
-INLINE int parse_ipv4(struct __sk_buff *skb, struct packet *p)
+INLINE int parse_ipv4(struct __sk_buff *skb, struct packet *p, const int from_guest)
 {
 	struct iphdr ip;
 	__u32 header, total, fragment;
@@ -285,16 +315,16 @@ INLINE int parse_ipv4(struct __sk_buff *skb, struct packet *p)
 	p->l3_end = ETH_HLEN + total;
 	p->l4 = ETH_HLEN + header;
 	p->key.proto = ip.protocol;
-	set_v4(&p->key, &ip, p->direction == FROM_GUEST);
+	set_v4(&p->key, &ip, from_guest);
 	fragment = ntohs(ip.frag_off);
 	p->fragment_id = ip.id;
 	p->more_fragments = !!(fragment & IPV4_MF);
 	if (fragment & IPV4_OFFSET)
 		return later_fragment(p, (fragment & IPV4_OFFSET) * 8);
-	return parse_l4(skb, p);
+	return parse_l4(skb, p, from_guest);
 }
 
-INLINE int parse_ipv6(struct __sk_buff *skb, struct packet *p)
+INLINE int parse_ipv6(struct __sk_buff *skb, struct packet *p, const int from_guest)
 {
 	struct ipv6hdr ip;
 	__u32 offset = 0; /* of a fragment */
@@ -306,7 +336,7 @@ INLINE int parse_ipv6(struct __sk_buff *skb, struct packet *p)
 		return KIND_MALFORMED;
 	p->l3_end = ETH_HLEN + sizeof(ip) + ntohs(ip.payload_len);
 	p->l4 = ETH_HLEN + sizeof(ip);
-	set_v6(&p->key, &ip, p->direction == FROM_GUEST);
+	set_v6(&p->key, &ip, from_guest);
 	next = ip.nexthdr;
 #pragma clang loop unroll(full)
 	for (int i = 0; i < IPV6_MAX_EXTENSIONS; i++) {
@@ -345,12 +375,13 @@ INLINE int parse_ipv6(struct __sk_buff *skb, struct packet *p)
 	if (next == IPPROTO_HOPOPTS || next == IPPROTO_ROUTING || next == IPPROTO_DSTOPTS ||
 	    next == IPPROTO_FRAGMENT || next == IPPROTO_AH)
 		return KIND_MALFORMED;
-	return parse_l4(skb, p);
+	return parse_l4(skb, p, from_guest);
 }
 
 /* Fills `p` of a packet that goes in `direction`. For an ICMP error the key stays its own: see read_inner(). */
-INLINE void parse(struct __sk_buff *skb, __u32 scope, __u8 direction, struct packet *p)
+INLINE void parse(struct __sk_buff *skb, __u32 scope, const __u8 direction, struct packet *p)
 {
+	const int from_guest = direction == FROM_GUEST;
 	struct ethhdr eth;
 
 	__builtin_memset(p, 0, sizeof(*p));
@@ -364,9 +395,9 @@ INLINE void parse(struct __sk_buff *skb, __u32 scope, __u8 direction, struct pac
 	if (skb->vlan_present)
 		p->kind = KIND_UNKNOWN_L3;
 	else if (eth.h_proto == htons(ETH_P_IP))
-		p->kind = parse_ipv4(skb, p);
+		p->kind = parse_ipv4(skb, p, from_guest);
 	else if (eth.h_proto == htons(ETH_P_IPV6))
-		p->kind = parse_ipv6(skb, p);
+		p->kind = parse_ipv6(skb, p, from_guest);
 	else if (eth.h_proto == htons(ETH_P_ARP))
 		p->kind = KIND_ESSENTIAL;
 	else

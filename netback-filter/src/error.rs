@@ -28,14 +28,14 @@ pub enum Error {
     #[error(
         "the kernel does not load the datapath: {}: it needs root, Linux 5.8 or newer with CONFIG_BPF_SYSCALL, and \
          memory for the maps",
-        chain(source)
+        chain(source.as_ref())
     )]
     Load {
         /// What the loader says, with the verifier's words if there are any.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A map cannot be read or written.
-    #[error("map `{map}`: {}", chain(source))]
+    #[error("map `{map}`: {}", chain(source.as_ref()))]
     Map {
         /// Its name in the pin directory.
         map: &'static str,
@@ -101,7 +101,7 @@ pub enum Error {
 }
 
 /// The whole chain of causes in one line: the loader's outermost words alone say little.
-fn chain(error: &Box<dyn std::error::Error + Send + Sync>) -> String {
+fn chain(error: &(dyn std::error::Error + Send + Sync)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

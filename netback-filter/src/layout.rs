@@ -86,7 +86,7 @@ pub(crate) struct RawVif {
 pub(crate) struct RawScope {
     pub default_action: [u8; 2],
     pub default_refuse: [u8; 2],
-    pub unknown_l3: u8,
+    pub unjudged: u8,
     pub flags: u8,
     pub pad: u16,
     pub adopt_until_ns: u64,
@@ -136,6 +136,7 @@ pub(crate) struct RawCounters {
     pub resets: u64,
     pub malformed: u64,
     pub unknown_l3: u64,
+    pub foreign: u64,
     pub stray: u64,
     pub fragments: u64,
     pub flow_errors: u64,
@@ -174,7 +175,7 @@ mirrors! {
     RawRuleKey => 16,
     RawRule => 8,
     RawCounterKey => 8,
-    RawCounters => 80,
+    RawCounters => 88,
     RawEvent => 120,
 }
 

@@ -11,8 +11,8 @@
 //! # How a packet is decided
 //!
 //! 1. Malformed or truncated headers: dropped. ARP, IPv6 neighbour discovery and multicast listener messages pass.
-//!    A later fragment passes when its first fragment did; frames with a VLAN tag or of an unknown L3 protocol go
-//!    by [`ScopeConfig::unknown_l3`].
+//!    A later fragment passes when its first fragment did; frames with a VLAN tag, of an unknown L3 protocol or to
+//!    another MAC than the guest's go by [`ScopeConfig::unjudged`].
 //! 2. A verdict of userspace on exactly this flow.
 //! 3. The entry of a flow that the rules allowed earlier, in either direction. When the rules were exchanged
 //!    since, they are asked again first.

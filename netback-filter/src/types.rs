@@ -220,8 +220,10 @@ impl DecidedBy {
 pub struct VifConfig {
     /// The guest it belongs to (its domid). Several vifs may share one.
     pub scope: u32,
-    /// The guest's MAC address. Without it no packet towards the guest is answered with a RST: a bridge floods
-    /// frames to vifs they are not meant for, and answering those would cut other guests' connections.
+    /// The guest's MAC address. A bridge that does not learn (as Xen sets up vifs) floods frames to all of them: with
+    /// the address, those that are for others go by [`ScopeConfig::unjudged`] and make no flows or events here.
+    /// Without it they are taken for the guest's, and so nothing towards the guest is answered with a RST, which
+    /// could cut another guest's connection.
     pub mac: Option<[u8; 6]>,
 }
 
@@ -267,8 +269,9 @@ pub struct ScopeConfig {
     pub monitor_only: bool,
     /// Let the guest's DHCP and DHCPv6 pass before any rule.
     pub pass_dhcp: bool,
-    /// Whether frames pass that are neither IP nor ARP, and tagged ones, which nothing here can judge.
-    pub unknown_l3: bool,
+    /// Whether frames pass that no rule can be about: those that are neither IP nor ARP, tagged ones, and those towards
+    /// the guest that are addressed to another MAC (see [`VifConfig::mac`]).
+    pub unjudged: bool,
 }
 
 impl ScopeConfig {
@@ -280,7 +283,7 @@ impl ScopeConfig {
             adopt_established: AdoptEstablished::Always,
             monitor_only: false,
             pass_dhcp: true,
-            unknown_l3: true,
+            unjudged: true,
         }
     }
 
@@ -293,7 +296,7 @@ impl ScopeConfig {
             adopt_established: AdoptEstablished::For(Duration::from_secs(10)),
             monitor_only: false,
             pass_dhcp: true,
-            unknown_l3: false,
+            unjudged: false,
         }
     }
 
@@ -304,7 +307,7 @@ impl ScopeConfig {
         RawScope {
             default_action: [from_action, to_action],
             default_refuse: [from_refuse, to_refuse],
-            unknown_l3: u8::from(self.unknown_l3),
+            unjudged: u8::from(self.unjudged),
             flags: if self.monitor_only { SCOPE_MONITOR_ONLY } else { 0 }
                 | if self.pass_dhcp { SCOPE_PASS_DHCP } else { 0 },
             pad: 0,
@@ -335,6 +338,8 @@ pub struct Counters {
     pub malformed: u64,
     /// Neither IP nor ARP, or tagged.
     pub unknown_l3: u64,
+    /// Towards the guest, but addressed to another MAC: flooded by the bridge.
+    pub foreign: u64,
     /// TCP segments that open no connection and belong to none.
     pub stray: u64,
     /// Later fragments of a packet whose first fragment did not pass.
@@ -353,6 +358,7 @@ impl Counters {
         self.resets += cpu.resets;
         self.malformed += cpu.malformed;
         self.unknown_l3 += cpu.unknown_l3;
+        self.foreign += cpu.foreign;
         self.stray += cpu.stray;
         self.fragments += cpu.fragments;
         self.flow_errors += cpu.flow_errors;

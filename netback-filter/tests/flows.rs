@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! Real sockets through the datapath: what passes, and how what does not is refused.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on has failed"
+)]
+
 mod support;
 
 use std::io::{ErrorKind, Read, Write};
@@ -213,7 +219,7 @@ fn talks(from: &mut TcpStream, to: &mut TcpStream) -> std::io::Result<()> {
 }
 
 #[test]
-fn a_verdict_that_turns_cuts_the_connection_at_the_guest() {
+fn a_verdict_that_turns_cuts_the_connection_at_both_ends() {
     World::run(|world| {
         let datapath = world.attach(ScopeConfig::closed(), vec![allow_tcp(1, 7005)]);
         for (guest, peer) in FAMILIES {
@@ -234,6 +240,8 @@ fn a_verdict_that_turns_cuts_the_connection_at_the_guest() {
                 client.read(&mut buffer).unwrap_err().kind(),
                 ErrorKind::ConnectionReset
             );
+            let there = server.read(&mut buffer).unwrap_err().kind();
+            assert_eq!(there, ErrorKind::ConnectionReset, "the peer is told, too");
             let after = datapath
                 .flows(None)
                 .map(Result::unwrap)
@@ -241,6 +249,30 @@ fn a_verdict_that_turns_cuts_the_connection_at_the_guest() {
                 .unwrap();
             assert_eq!((after.verdict.rule, after.first_ns), (50, before.first_ns));
             assert!(after.packets[0] > before.packets[0]);
+        }
+    });
+}
+
+#[test]
+fn a_cut_connection_is_over_for_both_when_the_peer_speaks_first() {
+    World::run(|world| {
+        let datapath = world.attach(ScopeConfig::closed(), vec![allow_tcp(1, 7005)]);
+        for (guest, peer) in FAMILIES {
+            let (from, to) = (SocketAddr::new(guest, 33005), SocketAddr::new(peer, 7005));
+            let (mut client, mut server) = connected(world, from, to);
+            talks(&mut client, &mut server).unwrap();
+            datapath
+                .flow_writer()
+                .revise(&tcp_key(from, to), verdict(RESET, 51))
+                .unwrap();
+            server.write_all(b"hello").unwrap();
+            let mut buffer = [0; 5];
+            for end in [&mut server, &mut client] {
+                assert_eq!(
+                    end.read(&mut buffer).unwrap_err().kind(),
+                    ErrorKind::ConnectionReset
+                );
+            }
         }
     });
 }

@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! What stays in the kernel when, and what goes.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on has failed"
+)]
+
 mod support;
 
 use std::io::{BufRead, BufReader, ErrorKind};

@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! Frames that no socket would send: each is put on the wire, and the far end is asked whether it came through.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on has failed"
+)]
+
 mod support;
 
 use std::net::IpAddr;
@@ -293,7 +299,7 @@ fn tagged_and_unknown_frames_go_by_the_setting() {
             .set_scope(
                 SCOPE,
                 ScopeConfig {
-                    unknown_l3: true,
+                    unjudged: true,
                     ..ScopeConfig::closed()
                 },
             )
@@ -461,5 +467,71 @@ fn a_refusal_is_a_segment_that_checks() {
                     .sees(Duration::from_millis(100), |f| is_reset(f) && f[..6] == GUEST_MAC)
             );
         }
+    });
+}
+
+#[test]
+fn a_refusal_leaves_the_checksum_to_the_device_where_the_segment_did() {
+    World::run(|world| {
+        let _datapath = world.attach(ScopeConfig::closed(), vec![]);
+        let wire = Wire::open(world, "guest");
+        for (guest, peer) in FAMILIES {
+            world.connect("guest", (peer, 80).into()).unwrap_err();
+            let is_reset = |f: &[u8]| frame::l4(f).is_some_and(|(p, l4)| p == TCP && l4[13] & RST != 0);
+            let frames = wire.frames_until(Duration::from_secs(1), is_reset);
+            let (_, l4) = frame::l4(frames.iter().find(|f| is_reset(f)).expect("a RST")).unwrap();
+            let sum = frame::pseudo_sum(peer, guest, TCP, l4.len() as u32);
+            assert_eq!(l4[16..18], sum.to_be_bytes(), "{guest}");
+        }
+    });
+}
+
+#[test]
+fn frames_for_others_that_the_bridge_floods_are_kept_away() {
+    const OTHER_MAC: [u8; 6] = [0x00, 0x16, 0x3e, 0, 0, 9];
+    World::run(|world| {
+        let rules = vec![rule(
+            1,
+            Direction::ToGuest,
+            Protocol::TCP,
+            Some(80),
+            Action::Allow,
+        )];
+        let closed = ScopeConfig {
+            default_to_guest: RESET,
+            ..no_adoption()
+        };
+        let mut datapath = world.attach(closed, rules);
+        let ends = Ends::open(world);
+        let other = "10.77.0.9".parse().unwrap();
+        let to = |mac, port| frame::ethernet(PEER_MAC, mac, 0x0800, &tcp(PEER4, other, (5000, port), SYN));
+        assert!(ends.arrives(&to(GUEST_MAC, 80)));
+        assert!(!ends.arrives(&to(OTHER_MAC, 80)));
+        ends.peer.send(&to(OTHER_MAC, 81));
+        let is_reset = |f: &[u8]| frame::has_port(f, 5000) && f[..6] == PEER_MAC;
+        assert!(
+            !ends.peer.sees(Duration::from_millis(100), is_reset),
+            "another's connection is cut"
+        );
+        ends.peer.send(&to(GUEST_MAC, 81));
+        assert!(ends.peer.sees(Duration::from_secs(1), is_reset));
+        assert_eq!(counters(&datapath, Direction::ToGuest).foreign, 2);
+        assert_eq!(datapath.flows(None).count(), 1);
+        datapath.set_scope(SCOPE, ScopeConfig::open()).unwrap();
+        assert!(ends.arrives(&to(OTHER_MAC, 81)));
+        // Without the guest's address nothing is known to be foreign, and nothing is answered.
+        datapath.set_scope(SCOPE, closed).unwrap();
+        datapath
+            .attach(
+                VIF,
+                netback_filter::VifConfig {
+                    scope: SCOPE,
+                    mac: None,
+                },
+            )
+            .unwrap();
+        assert!(ends.arrives(&to(OTHER_MAC, 80)));
+        ends.peer.send(&to(GUEST_MAC, 82));
+        assert!(!ends.peer.sees(Duration::from_millis(100), is_reset));
     });
 }

@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! Rule sets: which rule decides, and their exchange under load.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on has failed"
+)]
+
 mod support;
 
 use std::collections::HashMap;

@@ -44,6 +44,16 @@ pub fn l4_checksum(source: IpAddr, dest: IpAddr, proto: u8, segment: &[u8]) -> u
     ])
 }
 
+/// What the checksum field holds when the device is to compute the rest: the plain sum over the pseudo header.
+pub fn pseudo_sum(source: IpAddr, dest: IpAddr, proto: u8, length: u32) -> u16 {
+    !checksum(&[
+        &octets(source),
+        &octets(dest),
+        &length.to_be_bytes(),
+        &[0, 0, 0, proto],
+    ])
+}
+
 pub fn tcp(source: IpAddr, dest: IpAddr, ports: (u16, u16), flags: u8, payload: &[u8]) -> Vec<u8> {
     let mut segment = Vec::new();
     segment.extend(ports.0.to_be_bytes());

@@ -10,6 +10,9 @@
 //!
 //! veth pairs stand for vifs. Everything has a name of its own per world and goes when the world is dropped.
 
+// Every test program builds this module for itself and uses a part of it.
+#![allow(dead_code)]
+
 pub mod frame;
 pub mod wire;
 
