@@ -1,3 +1,44 @@
 // SPDX-License-Identifier: GPL-3.0-only
-//! The developer's commands
-fn main() {}
+//! The developer's commands: `cargo xtask --help`.
+
+mod bench;
+mod demo;
+mod rig;
+mod test;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// The developer's commands
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// A nested Xen with dom0 and two domUs: bring it up, use it, end it
+    #[command(subcommand)]
+    Rig(rig::Command),
+    /// Run all tests; the last line says how many passed and failed
+    Test(test::Options),
+    /// Show the mesh at work in a rig
+    Demo(demo::Options),
+    /// Measure one thing in a rig
+    Bench(bench::Options),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Rig(command) => rig::run(command),
+        Command::Test(options) => test::run(&options),
+        Command::Demo(options) => demo::run(&options),
+        Command::Bench(options) => bench::run(&options),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::from(125)
+    })
+}

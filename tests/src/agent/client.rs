@@ -51,10 +51,16 @@ impl Session {
     pub fn open(address: SocketAddr, request: &Request) -> io::Result<Session> {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
-        let sender =
-            Sender { stream: Arc::new(Mutex::new(stream.try_clone()?)), credit: Arc::default() };
+        let sender = Sender {
+            stream: Arc::new(Mutex::new(stream.try_clone()?)),
+            credit: Arc::default(),
+        };
         sender.send(Kind::Open, &request.encode())?;
-        Ok(Session { stream, sender, decoder: Decoder::default() })
+        Ok(Session {
+            stream,
+            sender,
+            decoder: Decoder::default(),
+        })
     }
 
     /// A handle for the session's input, usable from another thread.
@@ -75,11 +81,7 @@ impl Session {
         result
     }
 
-    fn receive(
-        &mut self,
-        output: &mut dyn Output,
-        timeout: Option<Duration>,
-    ) -> Result<i32, SessionError> {
+    fn receive(&mut self, output: &mut dyn Output, timeout: Option<Duration>) -> Result<i32, SessionError> {
         let deadline = timeout.map(|timeout| (Instant::now() + timeout, timeout));
         let mut buffer = [0; 64 * 1024];
         loop {
@@ -106,7 +108,8 @@ impl Session {
                     _ => {}
                 }
                 if matches!(frame.kind, Kind::Output | Kind::Error) {
-                    self.sender.send(Kind::Ack, &ack(frame.kind, frame.payload.len()))?;
+                    self.sender
+                        .send(Kind::Ack, &ack(frame.kind, frame.payload.len()))?;
                 }
             }
             if let Some((deadline, timeout)) = deadline {
@@ -153,6 +156,9 @@ impl Sender {
 
     fn send(&self, kind: Kind, payload: &[u8]) -> io::Result<()> {
         let bytes = Frame::new(1, kind, payload).encode();
-        self.stream.lock().unwrap_or_else(PoisonError::into_inner).write_all(&bytes)
+        self.stream
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .write_all(&bytes)
     }
 }

@@ -21,7 +21,10 @@ struct State {
 impl Default for Credit {
     fn default() -> Credit {
         Credit {
-            state: Mutex::new(State { left: WINDOW, closed: false }),
+            state: Mutex::new(State {
+                left: WINDOW,
+                closed: false,
+            }),
             changed: Condvar::new(),
         }
     }

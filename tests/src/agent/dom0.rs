@@ -4,6 +4,7 @@
 use super::frame::{Decoder, Frame, Item, Kind};
 use super::request::Request;
 use super::session::{Session, Sink};
+use super::stuffing::stuff;
 use super::xenstore::Xenstore;
 use super::{CONSOLE_LOGS, DOM0_ADDRESS, DOM0_PORT};
 use std::collections::HashMap;
@@ -44,7 +45,9 @@ fn serve_host(mut stream: TcpStream, consoles: &Consoles) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let sink = tcp_sink(stream.try_clone()?);
     let mut decoder = Decoder::default();
-    let Some(first) = next_frame(&mut stream, &mut decoder)? else { return Ok(()) };
+    let Some(first) = next_frame(&mut stream, &mut decoder)? else {
+        return Ok(());
+    };
     let request = Request::decode(&first.payload).filter(|_| first.kind == Kind::Open);
     let Some(request) = request else {
         return sink(Frame::new(0, Kind::Refused, "not a request"));
@@ -142,8 +145,10 @@ impl Consoles {
             ready: Mutex::new(false),
             next: AtomicU32::new(1),
         });
-        let mut log =
-            OpenOptions::new().create(true).append(true).open(format!("{CONSOLE_LOGS}/{name}"))?;
+        let mut log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(format!("{CONSOLE_LOGS}/{name}"))?;
         lock(&self.known).insert(name.to_owned(), Arc::clone(&console));
         self.changed.notify_all();
         let (consoles, name) = (Arc::clone(self), name.to_owned());
@@ -184,7 +189,7 @@ impl Console {
     }
 
     fn send(&self, frame: Frame) -> io::Result<()> {
-        lock(&self.writer).write_all(&frame.encode())
+        lock(&self.writer).write_all(&stuff(&frame.encode()))
     }
 
     fn receive(&self, reader: &mut File, log: &mut File, consoles: &Consoles) -> io::Result<()> {
@@ -216,7 +221,11 @@ impl Console {
     fn deliver(&self, frame: Frame) {
         let last = matches!(frame.kind, Kind::Exit | Kind::Refused);
         let (id, mut sessions) = (frame.session, lock(&self.sessions));
-        let sink = if last { sessions.remove(&id) } else { sessions.get(&id).cloned() };
+        let sink = if last {
+            sessions.remove(&id)
+        } else {
+            sessions.get(&id).cloned()
+        };
         drop(sessions);
         if let Some(sink) = sink {
             // A host that is gone is noticed where its connection is read.

@@ -4,6 +4,7 @@
 use super::frame::{Decoder, Frame, Item, Kind};
 use super::request::Request;
 use super::session::{Session, Sink};
+use super::stuffing::Unstuff;
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -18,6 +19,7 @@ pub fn serve() -> io::Result<()> {
     sink(Frame::new(0, Kind::Hello, []))?;
 
     let mut sessions: HashMap<u32, Session> = HashMap::new();
+    let mut unstuff = Unstuff::default();
     let mut decoder = Decoder::default();
     let mut buffer = [0; 4096];
     loop {
@@ -25,7 +27,7 @@ pub fn serve() -> io::Result<()> {
         if count == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        decoder.push(buffer.get(..count).unwrap_or_default());
+        decoder.push(&unstuff.take(buffer.get(..count).unwrap_or_default()));
         while let Some(item) = decoder.next_item() {
             // Noise here is someone typing at `xl console`.
             let Item::Frame(frame) = item else { continue };
@@ -56,6 +58,9 @@ pub fn serve() -> io::Result<()> {
 fn sink(console: File) -> Sink {
     let console = Mutex::new(console);
     Arc::new(move |frame| {
-        console.lock().unwrap_or_else(PoisonError::into_inner).write_all(&frame.encode())
+        console
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .write_all(&frame.encode())
     })
 }

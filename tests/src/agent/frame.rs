@@ -44,9 +44,11 @@ impl Kind {
     /// The kind a byte stands for.
     pub fn from_byte(byte: u8) -> Option<Kind> {
         use Kind::*;
-        [Hello, Ping, Open, Input, Output, Error, Ack, Exit, Refused, Hangup]
-            .into_iter()
-            .find(|kind| *kind as u8 == byte)
+        [
+            Hello, Ping, Open, Input, Output, Error, Ack, Exit, Refused, Hangup,
+        ]
+        .into_iter()
+        .find(|kind| *kind as u8 == byte)
     }
 }
 
@@ -66,7 +68,11 @@ impl Frame {
     pub fn new(session: u32, kind: Kind, payload: impl Into<Vec<u8>>) -> Frame {
         let mut payload = payload.into();
         payload.truncate(MAX_PAYLOAD);
-        Frame { session, kind, payload }
+        Frame {
+            session,
+            kind,
+            payload,
+        }
     }
 
     /// The bytes to send.
@@ -84,7 +90,9 @@ impl Frame {
 
 /// FNV-1a: tells noise from frames. Nobody here forges frames.
 fn checksum(bytes: &[u8]) -> u32 {
-    bytes.iter().fold(0x811c_9dc5, |sum, byte| (sum ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
+    bytes.iter().fold(0x811c_9dc5, |sum, byte| {
+        (sum ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
+    })
 }
 
 /// What a stream of bytes holds.
@@ -162,7 +170,14 @@ fn parse(bytes: &[u8]) -> Parsed {
         return Parsed::Broken;
     }
     let session = u32::from_le_bytes([a, b, c, d]);
-    Parsed::Frame(Frame { session, kind, payload: payload.to_vec() }, length + OVERHEAD)
+    Parsed::Frame(
+        Frame {
+            session,
+            kind,
+            payload: payload.to_vec(),
+        },
+        length + OVERHEAD,
+    )
 }
 
 #[cfg(test)]

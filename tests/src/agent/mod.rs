@@ -15,6 +15,7 @@ pub mod domu;
 pub mod frame;
 pub mod request;
 pub mod session;
+pub mod stuffing;
 mod xenstore;
 
 /// The address of dom0's end of the emulator's user network.

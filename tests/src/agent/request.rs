@@ -47,7 +47,10 @@ impl Request {
             }
             Action::Read { path } => fields.extend(["read".into(), path.clone()]),
         }
-        fields.into_iter().flat_map(|field| field.into_bytes().into_iter().chain([0])).collect()
+        fields
+            .into_iter()
+            .flat_map(|field| field.into_bytes().into_iter().chain([0]))
+            .collect()
     }
 
     /// The inverse of [`Request::encode`]; nothing if the bytes are not a request.
@@ -58,11 +61,18 @@ impl Request {
         let patience = Duration::from_millis(fields.next()?.parse().ok()?);
         let action = match fields.next()?.as_str() {
             "exec" => Action::Exec(fields.collect()),
-            "write" => Action::Write { path: fields.next()?, mode: fields.next()?.parse().ok()? },
+            "write" => Action::Write {
+                path: fields.next()?,
+                mode: fields.next()?.parse().ok()?,
+            },
             "read" => Action::Read { path: fields.next()? },
             _ => return None,
         };
-        Some(Request { target, patience, action })
+        Some(Request {
+            target,
+            patience,
+            action,
+        })
     }
 }
 

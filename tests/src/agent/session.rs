@@ -94,7 +94,10 @@ pub fn ack(kind: Kind, bytes: usize) -> Vec<u8> {
 /// The inverse of [`ack`].
 pub fn parse_ack(payload: &[u8]) -> Option<(Kind, usize)> {
     let (kind, bytes) = payload.split_first()?;
-    Some((Kind::from_byte(*kind)?, u32::from_le_bytes(bytes.try_into().ok()?) as usize))
+    Some((
+        Kind::from_byte(*kind)?,
+        u32::from_le_bytes(bytes.try_into().ok()?) as usize,
+    ))
 }
 
 struct Worker {
@@ -143,7 +146,9 @@ impl Worker {
         if let Some(pipe) = child.stderr.take() {
             pipes.push(self.forward(Kind::Error, pipe, &activity));
         }
-        let status = child.wait().map_err(|error| format!("waiting for {program}: {error}"))?;
+        let status = child
+            .wait()
+            .map_err(|error| format!("waiting for {program}: {error}"))?;
         self.group.lock().unwrap_or_else(PoisonError::into_inner).take();
 
         activity.touch();
@@ -151,12 +156,16 @@ impl Worker {
             thread::sleep(Duration::from_millis(2));
         }
         // As a shell says it: 128 and the signal's number.
-        Ok(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default()))
+        Ok(status
+            .code()
+            .unwrap_or_else(|| 128 + status.signal().unwrap_or_default()))
     }
 
     /// Passes the session's input to the program, in a thread of its own: a program need not read it.
     fn feed(&self, child: &mut Child, input: Receiver<Vec<u8>>) {
-        let Some(mut pipe) = child.stdin.take() else { return };
+        let Some(mut pipe) = child.stdin.take() else {
+            return;
+        };
         let (id, sink) = (self.id, Arc::clone(&self.sink));
         thread::spawn(move || {
             for bytes in input {
@@ -176,7 +185,11 @@ impl Worker {
         mut pipe: impl Read + Send + 'static,
         activity: &Arc<Activity>,
     ) -> thread::JoinHandle<()> {
-        let credit = Arc::clone(if kind == Kind::Output { &self.output } else { &self.error });
+        let credit = Arc::clone(if kind == Kind::Output {
+            &self.output
+        } else {
+            &self.error
+        });
         let (id, sink, activity) = (self.id, Arc::clone(&self.sink), Arc::clone(activity));
         thread::spawn(move || {
             let mut buffer = [0; CHUNK];
@@ -208,10 +221,10 @@ impl Worker {
                 break;
             }
             file.write_all(&bytes).map_err(explain)?;
-            (self.sink)(Frame::new(self.id, Kind::Ack, ack(Kind::Input, bytes.len())))
-                .map_err(explain)?;
+            (self.sink)(Frame::new(self.id, Kind::Ack, ack(Kind::Input, bytes.len()))).map_err(explain)?;
         }
-        file.set_permissions(Permissions::from_mode(mode)).map_err(explain)?;
+        file.set_permissions(Permissions::from_mode(mode))
+            .map_err(explain)?;
         std::fs::rename(&partial, path).map_err(explain)
     }
 
@@ -243,7 +256,11 @@ struct Activity {
 
 impl Activity {
     fn new() -> Activity {
-        Activity { begun: Instant::now(), last: AtomicU64::new(0), sending: AtomicU64::new(0) }
+        Activity {
+            begun: Instant::now(),
+            last: AtomicU64::new(0),
+            sending: AtomicU64::new(0),
+        }
     }
 
     fn touch(&self) {
@@ -260,7 +277,9 @@ impl Activity {
         if self.sending.load(Ordering::Relaxed) > 0 {
             return Duration::ZERO;
         }
-        self.begun.elapsed().saturating_sub(Duration::from_millis(self.last.load(Ordering::Relaxed)))
+        self.begun
+            .elapsed()
+            .saturating_sub(Duration::from_millis(self.last.load(Ordering::Relaxed)))
     }
 }
 

@@ -22,7 +22,9 @@ pub struct Xenstore {
 
 impl Xenstore {
     pub fn connect() -> io::Result<Xenstore> {
-        Ok(Xenstore { socket: UnixStream::connect(SOCKET)? })
+        Ok(Xenstore {
+            socket: UnixStream::connect(SOCKET)?,
+        })
     }
 
     pub fn read(&mut self, path: &str) -> io::Result<String> {
@@ -32,7 +34,9 @@ impl Xenstore {
     pub fn list(&mut self, path: &str) -> io::Result<Vec<String>> {
         let reply = self.ask(DIRECTORY, &[path])?;
         let names = reply.split(|byte| *byte == 0).filter(|name| !name.is_empty());
-        Ok(names.map(|name| String::from_utf8_lossy(name).into_owned()).collect())
+        Ok(names
+            .map(|name| String::from_utf8_lossy(name).into_owned())
+            .collect())
     }
 
     pub fn watch(&mut self, path: &str) -> io::Result<()> {

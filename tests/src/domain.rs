@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! Domains for the rig, and their configuration for xl.
+
+use crate::error::{Result, RigError};
+use std::fmt::Write;
+use std::net::Ipv4Addr;
+
+/// Kernel of a domU where a test names no other: Debian's cloud kernel, as Debian ships it.
+const KERNEL: &str = "/rig/domu/boot/kernel";
+const INITRAMFS: &str = "/rig/domu-initramfs";
+const BRIDGE: &str = "xenbr0";
+
+/// A PVH domU to create.
+#[derive(Debug, Clone)]
+pub struct DomainSpec {
+    /// Its name, which is its host name too.
+    pub name: String,
+    /// Path in dom0 of another kernel than Debian's cloud kernel.
+    pub kernel: Option<String>,
+    /// MiB.
+    pub memory: u32,
+    /// Virtual processors; the rig lowers it to what its back end can carry.
+    pub vcpus: u32,
+    /// Whether it is created with `altp2m="external"`.
+    pub altp2m: bool,
+    /// Its address in 10.0.0.0/24; without one it has no vif.
+    pub ip: Option<Ipv4Addr>,
+    /// What it starts: `redis` (on 6379), `http` (on 80).
+    pub services: Vec<String>,
+    /// More words for its kernel's command line.
+    pub cmdline: String,
+    /// More lines for its xl.cfg.
+    pub config: String,
+}
+
+impl DomainSpec {
+    /// A domain with altp2m, 2 vCPUs, 224 MiB, an address and no service.
+    pub fn new(name: &str, ip: Ipv4Addr) -> DomainSpec {
+        DomainSpec {
+            name: name.to_owned(),
+            kernel: None,
+            memory: 224,
+            vcpus: 2,
+            altp2m: true,
+            ip: Some(ip),
+            services: Vec::new(),
+            cmdline: String::new(),
+            config: String::new(),
+        }
+    }
+
+    /// The web server that every rig has: 10.0.0.11.
+    pub fn web1() -> DomainSpec {
+        let services = vec!["http".to_owned()];
+        DomainSpec {
+            services,
+            ..DomainSpec::new("web1", Ipv4Addr::new(10, 0, 0, 11))
+        }
+    }
+
+    /// The database that every rig has: 10.0.0.12.
+    pub fn db1() -> DomainSpec {
+        let services = vec!["redis".to_owned(), "http".to_owned()];
+        DomainSpec {
+            services,
+            ..DomainSpec::new("db1", Ipv4Addr::new(10, 0, 0, 12))
+        }
+    }
+
+    /// The hardware address of its vif: Xen's prefix and the end of its IP address.
+    pub fn mac(&self) -> Option<String> {
+        let [_, b, c, d] = self.ip?.octets();
+        Some(format!("00:16:3e:{b:02x}:{c:02x}:{d:02x}"))
+    }
+
+    /// Its xl.cfg.
+    pub(crate) fn xl_config(&self) -> String {
+        let DomainSpec {
+            name,
+            memory,
+            vcpus,
+            cmdline,
+            config,
+            ..
+        } = self;
+        let kernel = self.kernel.as_deref().unwrap_or(KERNEL);
+        let mut text = format!(
+            r#"name = "{name}"
+type = "pvh"
+kernel = "{kernel}"
+ramdisk = "{INITRAMFS}"
+cmdline = "console=hvc0 rig.root=/dev/xvda rig.name={name}{words} {cmdline}"
+memory = {memory}
+vcpus = {vcpus}
+disk = ["format=raw,vdev=xvda,access=r,script=block-rig,target=/dev/sdb"]
+on_crash = "preserve"
+"#,
+            words = self.words(),
+        );
+        // Writing to a String cannot fail.
+        if self.altp2m {
+            // Every view has page tables of its own, out of this pool.
+            let _ = writeln!(text, "altp2m = \"external\"\nshadow_memory = 24");
+        }
+        if let (Some(ip), Some(mac)) = (self.ip, self.mac()) {
+            let _ = writeln!(
+                text,
+                "vif = [\"mac={mac},bridge={BRIDGE},ip={ip},script=vif-rig\"]"
+            );
+        }
+        text.push_str(config);
+        text
+    }
+
+    /// What the domU's init reads from the kernel's command line.
+    fn words(&self) -> String {
+        let mut words = String::new();
+        if let Some(ip) = self.ip {
+            let _ = write!(words, " rig.ip={ip}/24");
+        }
+        if !self.services.is_empty() {
+            let _ = write!(words, " rig.services={}", self.services.join(","));
+        }
+        words
+    }
+}
+
+/// Whether a name can stand in paths and configurations as it is.
+pub(crate) fn check_name(name: &str) -> Result<()> {
+    let good = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if name.is_empty() || !name.chars().all(good) {
+        return Err(RigError::Name(name.to_owned()));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn web1_has_altp2m_and_its_address_in_xenstore() {
+        let config = DomainSpec::web1().xl_config();
+        assert!(config.contains("altp2m = \"external\"\n"));
+        assert!(config.contains("mac=00:16:3e:00:00:0b,bridge=xenbr0,ip=10.0.0.11,"));
+        assert!(config.contains(" rig.ip=10.0.0.11/24 rig.services=http"));
+        assert!(!config.contains("nokaslr"));
+    }
+
+    #[test]
+    fn a_domain_can_do_without_altp2m_and_network() {
+        let spec = DomainSpec {
+            altp2m: false,
+            ip: None,
+            ..DomainSpec::new("plain", Ipv4Addr::LOCALHOST)
+        };
+        let config = spec.xl_config();
+        assert!(!config.contains("altp2m"));
+        assert!(!config.contains("vif ="));
+        assert!(!config.contains("rig.ip"));
+    }
+
+    #[test]
+    fn names_that_could_leave_their_place_are_refused() {
+        assert!(check_name("web-1_a").is_ok());
+        for name in ["", "../x", "a b", "a\"b", "a/b"] {
+            assert!(check_name(name).is_err(), "{name:?}");
+        }
+    }
+}

@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! What the rig boots: the roots of dom0 and domUs, their initramfs, the boot medium.
+
+mod boot;
+mod cpio;
+mod initramfs;
+mod root;
+
+pub(crate) use boot::boot_iso;
+pub(crate) use initramfs::{dom0_initramfs, domu_initramfs};
+pub(crate) use root::{dom0_root, domu_root};

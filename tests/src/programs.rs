@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! Builds what runs inside the rig.
+
+use crate::command::run;
+use crate::error::Result;
+use crate::progress::Progress;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// The root of this workspace.
+pub fn workspace() -> &'static Path {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    package.parent().unwrap_or(package)
+}
+
+/// Where cargo puts what it builds for this workspace.
+pub(crate) fn target_folder() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| workspace().join("target"), |folder| workspace().join(folder))
+}
+
+/// Builds the agent, linked statically: it runs in dom0 and domUs of any release.
+pub(crate) fn agent(progress: &Progress) -> Result<PathBuf> {
+    progress.say("building the agent");
+    // A folder of its own: other flags would make cargo build everything anew, to and fro.
+    let folder = target_folder().join("rig-agent");
+    run(Command::new("cargo")
+        .args([
+            "build",
+            "--quiet",
+            "--release",
+            "--package",
+            "xmesh-rig",
+            "--bin",
+            "rig-agent",
+        ])
+        .args(["--target", TARGET, "--target-dir"])
+        .arg(&folder)
+        .current_dir(workspace())
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=symbols"))?;
+    Ok(folder.join(TARGET).join("release/rig-agent"))
+}

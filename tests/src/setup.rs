@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! Debian packages that this machine needs, and where it gets them from.
+
+use crate::command::{command, run};
+use crate::error::{Result, RigError};
+use crate::progress::Progress;
+use std::process::Command;
+
+/// To make the rig's images.
+pub const IMAGES: &[&str] = &[
+    "e2fsprogs",
+    "grub-common",
+    "grub-pc-bin",
+    "kmod",
+    "mmdebstrap",
+    "mtools",
+    "busybox-static",
+    "xorriso",
+];
+/// To build Bochs from Debian's source, and to run it.
+pub const BOCHS_BUILT: &[&str] = &[
+    "bochsbios",
+    "g++",
+    "libc6-dev",
+    "make",
+    "patch",
+    "pkgconf",
+    "vgabios",
+    "xz-utils",
+];
+/// To run Debian's own Bochs.
+pub const BOCHS_PACKAGED: &[&str] = &["bochs", "bochsbios", "vgabios"];
+/// To run QEMU with KVM.
+pub const QEMU: &[&str] = &["qemu-system-x86", "seabios"];
+/// To build the programs for dom0 on a Debian of dom0's own release.
+pub const PROGRAMS: &[&str] = &[
+    "clang",
+    "gcc",
+    "libc6-dev",
+    "libclang-dev",
+    "libelf-dev",
+    "libxen-dev",
+    "linux-libc-dev",
+];
+
+/// Installs what is missing of `packages`, as root; else says what is missing.
+pub fn ensure(packages: &[&str], progress: &Progress) -> Result<()> {
+    let missing: Vec<&str> = packages
+        .iter()
+        .copied()
+        .filter(|name| !is_installed(name))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let list = missing.join(" ");
+    if !nix::unistd::geteuid().is_root() {
+        return Err(RigError::Packages(list));
+    }
+    progress.say(format!("installing {list}"));
+    let install = || {
+        run(Command::new("apt-get")
+            .args(["-y", "-q", "--no-install-recommends", "install"])
+            .args(&missing)
+            .env("DEBIAN_FRONTEND", "noninteractive"))
+    };
+    // A machine's package lists may be old or not there at all: fetch them if the first try fails.
+    if install().is_err() {
+        run(&mut command("apt-get", ["-q", "update"]))?;
+        install()?;
+    }
+    Ok(())
+}
+
+fn is_installed(package: &str) -> bool {
+    run(&mut command(
+        "dpkg-query",
+        ["-W", "-f", "${db:Status-Abbrev}", package],
+    ))
+    .is_ok_and(|status| status.starts_with("ii"))
+}
+
+/// Where this machine gets Debian from.
+pub(crate) struct Mirrors {
+    /// The archive, without suite.
+    pub(crate) archive: String,
+    /// The security archive, without suite.
+    pub(crate) security: String,
+}
+
+impl Mirrors {
+    /// As the machine's own package sources say; Debian's usual addresses where they do not.
+    pub(crate) fn of_this_machine() -> Mirrors {
+        let format = "$(ORIGIN)|$(LABEL)|$(REPO_URI)";
+        let targets = run(&mut command("apt-get", ["indextargets", "--format", format])).unwrap_or_default();
+        let find = |label: &str, usual: &str| {
+            let prefix = format!("Debian|{label}|");
+            let address = targets.lines().find_map(|line| line.strip_prefix(&prefix));
+            address.unwrap_or(usual).trim_end_matches('/').to_owned()
+        };
+        Mirrors {
+            archive: find("Debian", "http://deb.debian.org/debian"),
+            security: find("Debian-Security", "http://deb.debian.org/debian-security"),
+        }
+    }
+}
