@@ -142,3 +142,14 @@ pub fn has_port(frame: &[u8], port: u16) -> bool {
         (proto == TCP || proto == UDP) && l4.len() >= 4 && (l4[..2] == port || l4[2..4] == port)
     })
 }
+
+/// An IP packet around a TCP segment of 7 bytes.
+pub fn tcp_packet(source: IpAddr, dest: IpAddr, ports: (u16, u16), flags: u8) -> Vec<u8> {
+    ip(
+        source,
+        dest,
+        TCP,
+        (0, 0),
+        &tcp(source, dest, ports, flags, b"payload"),
+    )
+}

@@ -27,8 +27,8 @@ use std::thread;
 use std::time::Duration;
 
 use netback_filter::{
-    Action, Config, Datapath, Direction, FlowKey, PeerMatch, Protocol, Refuse, Rule, RuleSet, ScopeConfig,
-    Verdict, VifConfig,
+    Action, AdoptEstablished, Config, Counters, Datapath, Direction, FlowKey, PeerMatch, Protocol, Refuse,
+    Rule, RuleSet, ScopeConfig, Verdict, VifConfig,
 };
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{
@@ -276,5 +276,24 @@ pub fn verdict(action: Action, rule: u32) -> Verdict {
         origin: Direction::FromGuest,
         rule,
         generation: 1,
+    }
+}
+
+/// The scope's counters in one direction.
+pub fn counters(datapath: &Datapath, direction: Direction) -> Counters {
+    datapath
+        .stats()
+        .unwrap()
+        .into_iter()
+        .find(|s| s.direction == direction)
+        .unwrap()
+        .counters
+}
+
+/// Everything denied by default, from the first packet on.
+pub fn no_adoption() -> ScopeConfig {
+    ScopeConfig {
+        adopt_established: AdoptEstablished::No,
+        ..ScopeConfig::closed()
     }
 }

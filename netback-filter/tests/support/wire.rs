@@ -82,3 +82,32 @@ impl Wire {
         self.frames_until(time, &wanted).iter().any(|frame| wanted(frame))
     }
 }
+
+/// Both ends' wires.
+pub struct Ends {
+    pub guest: Wire,
+    pub peer: Wire,
+}
+
+impl Ends {
+    pub fn open(world: &World) -> Ends {
+        Ends {
+            guest: Wire::open(world, "guest"),
+            peer: Wire::open(world, "peer"),
+        }
+    }
+
+    /// Whether what the guest sends arrives at the peer, all but the Ethernet header.
+    pub fn leaves(&self, frame: &[u8]) -> bool {
+        self.guest.send(frame);
+        self.peer
+            .sees(Duration::from_millis(100), |f| f.ends_with(&frame[14..]))
+    }
+
+    /// Whether what the peer sends arrives at the guest.
+    pub fn arrives(&self, frame: &[u8]) -> bool {
+        self.peer.send(frame);
+        self.guest
+            .sees(Duration::from_millis(100), |f| f.ends_with(&frame[14..]))
+    }
+}
