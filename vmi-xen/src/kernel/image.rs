@@ -88,11 +88,6 @@ impl Image {
         self.regions.last().map_or(0, |region| region.end()) - self.start()
     }
 
-    /// Whether `va` lies in a mapped region.
-    pub fn contains(&self, va: u64) -> bool {
-        self.regions.iter().any(|region| region.contains(va))
-    }
-
     /// Whether `va` lies in the image, in an executable region.
     pub fn is_text(&self, va: u64) -> bool {
         self.regions

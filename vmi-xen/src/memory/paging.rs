@@ -219,3 +219,7 @@ impl AddressSpace {
         Ok(u32::from_le_bytes(raw))
     }
 }
+
+#[cfg(test)]
+#[path = "paging_tests.rs"]
+mod tests;

@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! Which kernels are tried, and the dump of each: made once, then cached under
+//! a key of everything that goes into it.
+
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::initramfs::Initramfs;
+use crate::machine::Machine;
+use crate::packages::{Apt, cache_dir, run};
+use crate::truth::Truth;
+use vmi_xen::memory::Dump;
+
+/// One kernel to try, with the machine it runs on.
+#[derive(Debug, Clone, Copy)]
+pub struct Kernel {
+    /// Series, such as "6.1."; the newest package of it is taken.
+    pub series: &'static str,
+    /// QEMU's CPU model.
+    pub cpu: &'static str,
+    /// Further kernel parameters.
+    pub cmdline: &'static str,
+    /// Number of vCPUs.
+    pub vcpus: u32,
+}
+
+/// Tried by default: what the test rig's guests run, and a kernel whose tables
+/// lie in another order and whose current task is told in another way.
+const DEFAULT: &[Kernel] = &[
+    Kernel {
+        series: "6.1.",
+        cpu: "qemu64",
+        cmdline: "pti=on",
+        vcpus: 2,
+    },
+    Kernel {
+        series: "6.12.",
+        cpu: "max",
+        cmdline: "pti=off",
+        vcpus: 2,
+    },
+];
+
+/// Tried with XMESH_ALL_KERNELS=1: the other ways to store kallsyms, four and
+/// five levels of page tables, KPTI and not, KASLR and not.
+const ALL: &[Kernel] = &[
+    DEFAULT[0],
+    DEFAULT[1],
+    Kernel {
+        series: "5.10.",
+        cpu: "qemu64",
+        cmdline: "nokaslr pti=off",
+        vcpus: 1,
+    },
+    Kernel {
+        series: "6.1.",
+        cpu: "max",
+        cmdline: "pti=on rodata=off",
+        vcpus: 1,
+    },
+    Kernel {
+        series: "6.16.",
+        cpu: "max",
+        cmdline: "pti=on",
+        vcpus: 2,
+    },
+    Kernel {
+        series: "6.18.",
+        cpu: "qemu64",
+        cmdline: "pti=on",
+        vcpus: 2,
+    },
+    Kernel {
+        series: "7.2.",
+        cpu: "qemu64",
+        cmdline: "pti=off",
+        vcpus: 2,
+    },
+    Kernel {
+        series: "7.3.",
+        cpu: "max",
+        cmdline: "pti=on",
+        vcpus: 2,
+    },
+];
+
+/// The kernels that this run is to try.
+pub fn selected() -> &'static [Kernel] {
+    let set = |name| std::env::var_os(name).is_some_and(|value| value == "1");
+    if set("XMESH_QUICK") {
+        eprintln!("XMESH_QUICK=1: no kernel is tried");
+        &[]
+    } else if set("XMESH_ALL_KERNELS") {
+        ALL
+    } else {
+        DEFAULT
+    }
+}
+
+/// A dump and what its guest's own /proc said.
+pub struct Loaded {
+    pub dump: Dump,
+    pub truth: Truth,
+}
+
+/// Two dumps at once would only slow each other down.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+const INIT: &str = include_str!("init.sh");
+const WORKLOAD: &str = include_str!("workload.rs");
+/// Loaded by init in this order of their file names.
+const MODULES: [&str; 2] = ["dummy", "overlay"];
+
+impl Kernel {
+    /// The dump of this kernel, from the cache or made now.
+    ///
+    /// # Panics
+    /// Where no dump can be made: the test that wants it has failed.
+    pub fn load(&self) -> Loaded {
+        let (memory, told) = self
+            .files()
+            .unwrap_or_else(|error| panic!("no dump of a {} kernel: {error:?}", self.series));
+        let told = fs::read(&told).expect("what the guest told");
+        Loaded {
+            dump: Dump::open(&memory).expect("a dump"),
+            truth: Truth::parse(&String::from_utf8_lossy(&told)),
+        }
+    }
+
+    fn files(&self) -> Result<(PathBuf, PathBuf)> {
+        let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(|broken| broken.into_inner());
+        let cache = cache_dir()?;
+        let apt = Apt::new(&cache)?;
+        let image = apt.newest(&format!("linux-image-{}", self.series), "-cloud-amd64")?;
+        let mut hasher = DefaultHasher::new();
+        (&image, self.cpu, self.cmdline, self.vcpus, INIT, WORKLOAD).hash(&mut hasher);
+        let name = format!("{}{:016x}", self.series, hasher.finish());
+        let memory = cache.join(format!("{name}.elf"));
+        let truth = cache.join(format!("{name}.truth"));
+        if !memory.exists() || !truth.exists() {
+            let work = tempfile::tempdir_in(&cache)?;
+            let (vmlinuz, modules) = kernel_files(&apt, &image)?;
+            let initramfs = work.path().join("initramfs");
+            fs::write(&initramfs, build_initramfs(&apt, &modules, work.path())?)?;
+            Machine {
+                vmlinuz: &vmlinuz,
+                initramfs: &initramfs,
+                cpu: self.cpu,
+                cmdline: self.cmdline,
+                memory_mib: 320,
+                vcpus: self.vcpus,
+            }
+            .dump(work.path(), &memory, &truth)
+            .with_context(|| format!("making a dump of {image}"))?;
+        }
+        Ok((memory, truth))
+    }
+}
+
+/// Unpacks a kernel: its vmlinuz and the directory of its modules. From 6.19 on
+/// Debian splits both out of the image package.
+fn kernel_files(apt: &Apt, image: &str) -> Result<(PathBuf, PathBuf)> {
+    let mut vmlinuz = None;
+    let mut modules = None;
+    for prefix in ["linux-image-", "linux-binary-", "linux-modules-"] {
+        let package = image.replacen("linux-image-", prefix, 1);
+        if prefix != "linux-image-" && vmlinuz.is_some() && modules.is_some() {
+            break;
+        }
+        let root = apt.unpacked(&package)?;
+        for dir in [root.clone(), root.join("usr")] {
+            vmlinuz = vmlinuz.or_else(|| find(&dir.join("boot"), &|name| name.starts_with("vmlinuz")));
+            vmlinuz = vmlinuz.or_else(|| find(&dir.join("lib/modules"), &|name| name == "vmlinuz"));
+            let candidate = dir.join("lib/modules");
+            if find(&candidate, &|name| name.starts_with("overlay.ko")).is_some() {
+                modules = Some(candidate);
+            }
+        }
+    }
+    Ok((
+        vmlinuz.with_context(|| format!("{image} holds no vmlinuz"))?,
+        modules.with_context(|| format!("{image} holds no overlay module"))?,
+    ))
+}
+
+/// First file under `dir` whose name pleases.
+fn find(dir: &Path, pleases: &dyn Fn(&str) -> bool) -> Option<PathBuf> {
+    let mut directories = vec![dir.to_owned()];
+    while let Some(dir) = directories.pop() {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if entry.file_type().is_ok_and(|t| t.is_dir()) {
+                directories.push(path);
+            } else if entry.file_name().to_str().is_some_and(pleases) {
+                return Some(path);
+            }
+        }
+    }
+    None
+}
+
+fn build_initramfs(apt: &Apt, modules: &Path, work: &Path) -> Result<Vec<u8>> {
+    let busybox = find(&apt.unpacked("busybox-static")?, &|name| name == "busybox")
+        .context("busybox-static holds no busybox")?;
+    let mut archive = Initramfs::default();
+    archive.directory("bin").directory("modules").directory("dev");
+    archive.file("bin/busybox", &fs::read(busybox)?);
+    archive.file("init", INIT.as_bytes());
+    archive.file("workload", &build_workload(work)?);
+    for name in MODULES {
+        let file = find(modules, &|file| file.starts_with(&format!("{name}.ko")))
+            .with_context(|| format!("no module {name} in {}", modules.display()))?;
+        let content = if file.extension().is_some_and(|e| e == "xz") {
+            Command::new("xz").arg("-dc").arg(&file).output()?.stdout
+        } else {
+            fs::read(&file)?
+        };
+        ensure!(!content.is_empty(), "{} is empty", file.display());
+        archive.file(&format!("modules/{name}.ko"), &content);
+    }
+    Ok(archive.finish())
+}
+
+/// Compiles the guest's own program: what busybox cannot do (UDP, threads).
+fn build_workload(work: &Path) -> Result<Vec<u8>> {
+    let source = work.join("workload.rs");
+    let binary = work.join("workload");
+    fs::write(&source, WORKLOAD)?;
+    run(Command::new("rustc")
+        .args(["--edition", "2024", "-C", "opt-level=s", "-C", "strip=symbols"])
+        .args(["-C", "target-feature=+crt-static", "-C", "panic=abort", "-o"])
+        .arg(&binary)
+        .arg(&source))?;
+    Ok(fs::read(&binary)?)
+}

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! The engine against memory of real kernels.
+//!
+//! Debian's kernels are booted under QEMU's emulator, dumped, and what the
+//! engine reads is compared with what the guest's own /proc told at that
+//! moment. Dumps are cached in `$XMESH_CACHE` (default `~/.cache/xmesh`).
+//!
+//! By default two kernels are tried; with `XMESH_ALL_KERNELS=1` all of them;
+//! with `XMESH_QUICK=1` none. Needs apt-get, dpkg, rustc, xz and
+//! qemu-system-x86_64.
+
+mod compare;
+mod hostile;
+mod initramfs;
+mod kernels;
+mod machine;
+mod packages;
+mod truth;
+
+use kernels::{Loaded, selected};
+use vmi_xen::kernel::Kernel;
+use vmi_xen::linux::Linux;
+use vmi_xen::memory::CpuState;
+
+#[test]
+fn engine_agrees_with_the_guests_own_proc() {
+    for kernel in selected() {
+        let Loaded { dump, truth } = kernel.load();
+        let found = Kernel::find(&dump, dump.cpus()).expect(kernel.series);
+        assert!(found.layout.gaps().is_empty(), "{:?}", found.layout.gaps());
+        assert_eq!(found.release, truth.release);
+        assert_eq!(found.text_base, truth.symbol("_text"));
+        let linux = Linux::new(&dump, found);
+        compare::symbols(&linux, &truth);
+        compare::processes(&linux, &truth);
+        compare::addresses(&linux, &truth);
+        for cpu in dump.cpus() {
+            linux.prove_current(cpu).expect("current task");
+        }
+    }
+}
+
+/// What a live domain has and QEMU's dumps lack: LSTAR.
+#[test]
+fn the_system_call_entry_alone_leads_to_the_kernel() {
+    for kernel in selected() {
+        let Loaded { dump, truth } = kernel.load();
+        let with_lstar = |lstar: u64, idt_base: u64| -> Vec<CpuState> {
+            let cpus = dump.cpus().iter();
+            cpus.map(|&cpu| CpuState {
+                lstar,
+                idt_base,
+                rip: 0,
+                ..cpu
+            })
+            .collect()
+        };
+        let entry = truth.symbol("entry_SYSCALL_64");
+        let found = Kernel::find(&dump, &with_lstar(entry, 0)).expect(kernel.series);
+        assert_eq!(found.release, truth.release);
+        assert_eq!(found.syscall_entry_intact, Some(true));
+
+        // Taken over by something in the image, and by something outside of it.
+        for hooked in [truth.symbol("do_exit"), 0xffff_ffff_c012_3450] {
+            let idt_base = dump.cpus()[0].idt_base;
+            let found = Kernel::find(&dump, &with_lstar(hooked, idt_base)).expect(kernel.series);
+            assert_eq!(found.syscall_entry_intact, Some(false));
+        }
+
+        // Nothing to go by.
+        assert!(Kernel::find(&dump, &with_lstar(0, 0)).is_err());
+        assert!(Kernel::find(&dump, &[]).is_err());
+    }
+}

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! Runs inside the dumped guest: sockets and threads that busybox has no
+//! command for. Compiled on its own, statically, by the test helper.
+
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
+
+fn forever() {
+    std::thread::sleep(Duration::from_secs(100_000));
+}
+
+/// Listens on each address and accepts what comes, holding it open.
+fn serve(addresses: &[String]) {
+    let listeners: Vec<_> = addresses
+        .iter()
+        .map(|address| TcpListener::bind(address).expect("listen"))
+        .collect();
+    for listener in listeners {
+        std::thread::spawn(move || {
+            let mut held = Vec::new();
+            while let Ok((peer, _)) = listener.accept() {
+                held.push(peer);
+            }
+        });
+    }
+    forever();
+}
+
+fn connect(addresses: &[String]) {
+    let peers: Vec<_> = addresses
+        .iter()
+        .map(|address| TcpStream::connect(address).expect("connect"))
+        .collect();
+    forever();
+    drop(peers);
+}
+
+/// One of each other kind, all in one process.
+fn all() {
+    let unbound = UdpSocket::bind("0.0.0.0:5301").expect("bind UDP");
+    let connected = UdpSocket::bind("10.9.0.1:5302").expect("bind UDP");
+    connected.connect("10.9.0.200:53").expect("connect UDP");
+    let six = UdpSocket::bind("[::1]:5303").expect("bind UDP over IPv6");
+    six.connect("[::1]:5304").expect("connect UDP over IPv6");
+    // A dual-stack listener reached over IPv4 on purpose: the accepted socket's
+    // addresses are v4-mapped IPv6.
+    let listener = TcpListener::bind("[::]:7010").expect("listen");
+    let client = TcpStream::connect("127.0.0.1:7010").expect("connect");
+    let (server, _) = listener.accept().expect("accept");
+    // Connections that nobody accepts wait in the backlog.
+    let waiting: Vec<_> = (0..2)
+        .map(|_| TcpStream::connect("[::1]:7010").expect("connect"))
+        .collect();
+    for index in 0..3 {
+        std::thread::Builder::new()
+            .name(format!("worker-{index}"))
+            .spawn(forever)
+            .expect("thread");
+    }
+    // Descriptors beyond the table that the kernel starts a process with.
+    let many: Vec<_> = (0..300)
+        .map(|_| std::fs::File::open("/workload").expect("open"))
+        .collect();
+    let last = UdpSocket::bind("127.0.0.1:5305").expect("bind UDP");
+    forever();
+    drop((unbound, connected, six, listener, client, server, waiting, many, last));
+}
+
+fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    match args.get(1).map(String::as_str) {
+        Some("serve") => serve(&args[2..]),
+        Some("connect") => connect(&args[2..]),
+        _ => all(),
+    }
+}
