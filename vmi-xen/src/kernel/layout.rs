@@ -263,6 +263,7 @@ offsets! {
         daddr: u64 = "sock.__sk_common.skc_daddr",
         rcv_saddr: u64 = "sock.__sk_common.skc_rcv_saddr",
         net: u64 = "sock.__sk_common.skc_net.net",
+        net_inum: u64 = "net.ns.inum",
         protocol: Scalar = "sock.sk_protocol",
         ack_backlog: u64 = "sock.sk_ack_backlog",
         max_ack_backlog: u64 = "sock.sk_max_ack_backlog",

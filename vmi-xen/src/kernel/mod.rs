@@ -112,10 +112,12 @@ impl Kernel {
             for root in roots {
                 let space = AddressSpace::new(root, cpu.paging_levels());
                 for anchor in image::anchors(mem, &space, cpu) {
-                    let Some(image) = Image::around(mem, &space, anchor)? else {
-                        continue;
+                    let found = match Image::around(mem, &space, anchor) {
+                        Ok(Some(image)) => Self::from_image(mem, &space, image, cpus),
+                        Ok(None) => continue,
+                        Err(error) => Err(error.into()),
                     };
-                    match Self::from_image(mem, &space, image, cpus) {
+                    match found {
                         Ok(kernel) => return Ok(kernel),
                         Err(error) => failure = error,
                     }

@@ -149,7 +149,10 @@ impl<M: PhysicalMemory> Linux<M> {
             state,
             local: SocketAddr::new(local, self.u16(at(offsets.num))?),
             remote: (remote_port != 0).then(|| SocketAddr::new(remote, remote_port)),
-            netns: self.socket_netns(at(offsets.net)).unwrap_or(0),
+            netns: self
+                .u64(at(offsets.net))
+                .and_then(|net| self.u32(net.wrapping_add(offsets.net_inum)))
+                .unwrap_or(0),
             backlog,
         })
     }
@@ -172,12 +175,6 @@ impl<M: PhysicalMemory> Linux<M> {
                 protocol: other as u16,
             }),
         }
-    }
-
-    fn socket_netns(&self, pointer: u64) -> Result<u32, LinuxError> {
-        let offsets = group(&self.kernel.layout.net)?;
-        let net = self.u64(pointer)?;
-        Ok(self.u32(net.wrapping_add(offsets.inum))?)
     }
 
     pub(super) fn ipv4(&self, va: u64) -> Result<IpAddr, MemoryError> {

@@ -123,11 +123,18 @@ impl PhysicalMemory for Dump {
     }
 }
 
+/// Frames of x86-64 have at most 40 bits: addresses have 52. A larger number
+/// marks a page that could not be had.
+const MAX_FRAME: u64 = 1 << 40;
+
 /// Extents of single pages, joined where both sides run on.
 fn join_pages(frames: impl Iterator<Item = u64>, file_offset: u64) -> Vec<Extent> {
     let mut extents: Vec<Extent> = Vec::new();
     for (index, frame) in frames.enumerate() {
-        let pa = frame.saturating_mul(PAGE_SIZE);
+        if frame >= MAX_FRAME {
+            continue;
+        }
+        let pa = frame * PAGE_SIZE;
         let offset = file_offset.saturating_add(index as u64 * PAGE_SIZE);
         if let Some(last) = extents.last_mut()
             && last.pa + last.len == pa
@@ -143,3 +150,7 @@ fn join_pages(frames: impl Iterator<Item = u64>, file_offset: u64) -> Vec<Extent
     }
     extents
 }
+
+#[cfg(test)]
+#[path = "dump_tests.rs"]
+mod tests;

@@ -170,8 +170,6 @@ fn xen_extents(
     let frames = frames
         .chunks_exact(8)
         .take(count)
-        .map(|raw| u64_at(raw, 0).unwrap_or(u64::MAX))
-        // Frames that Xen could not map are marked by all ones.
-        .take_while(|&frame| frame != u64::MAX);
+        .map(|raw| u64_at(raw, 0).unwrap_or(u64::MAX));
     Ok(join_pages(frames, pages))
 }
