@@ -28,7 +28,14 @@ const SYMBOLS_PER_MARKER: usize = 256;
 /// A kernel with fewer symbols does not exist; keeps chance matches out.
 const MIN_SYMBOLS: usize = 4096;
 /// More symbols than any kernel has (allyesconfig: about a million).
-const MAX_SYMBOLS: usize = 4_000_000;
+const MAX_SYMBOLS: usize = 2_000_000;
+/// Bytes of decoded names; real kernels have 3 to 30 MiB.
+const MAX_ARENA: usize = 128 << 20;
+/// Places that look like a token index, and token tables that prove one, before
+/// the search gives up: a real kernel has one of each, and a block full of
+/// imitations must not keep the engine busy.
+const MAX_INDEXES: usize = 256;
+const MAX_TABLES: usize = 8;
 /// KSYM_NAME_LEN of the kernel, plus the kind.
 const MAX_NAME: usize = 513;
 /// Longest entry of the names table: two bytes of length, then tokens.
@@ -87,20 +94,27 @@ impl<'a> Kallsyms<'a> {
     /// Returns the first set of tables that proves itself.
     pub fn find(bytes: &'a [u8]) -> Option<Self> {
         let mut from = 0;
-        while let Some(index_at) = find_token_index(bytes, from) {
-            if let Some(found) = Self::at_token_index(bytes, index_at) {
-                return Some(found);
+        let mut tables = 0;
+        for _ in 0..MAX_INDEXES {
+            let index_at = find_token_index(bytes, from)?;
+            if let Some(tokens) = Tokens::before(bytes, index_at) {
+                if let Some(found) = Self::with_tokens(bytes, index_at, &tokens) {
+                    return Some(found);
+                }
+                tables += 1;
+                if tables == MAX_TABLES {
+                    return None;
+                }
             }
             from = index_at + 4;
         }
         None
     }
 
-    fn at_token_index(bytes: &'a [u8], index_at: usize) -> Option<Self> {
-        let tokens = Tokens::before(bytes, index_at)?;
+    fn with_tokens(bytes: &'a [u8], index_at: usize, tokens: &Tokens<'_>) -> Option<Self> {
         let (markers_at, markers) = find_markers(bytes, tokens.start)?;
         let (num_syms_at, names_at, count) = find_names(bytes, markers_at, &markers)?;
-        let (arena, names) = decode_names(bytes.get(names_at..markers_at)?, count, &tokens)?;
+        let (arena, names) = decode_names(bytes.get(names_at..markers_at)?, count, tokens)?;
         Some(Self {
             bytes,
             num_syms_at,
@@ -108,11 +122,6 @@ impl<'a> Kallsyms<'a> {
             arena,
             names,
         })
-    }
-
-    /// Number of symbols.
-    pub fn len(&self) -> usize {
-        self.names.len()
     }
 
     /// Position in the table of the first symbol called `name`.
@@ -348,7 +357,7 @@ fn decode_names(names: &[u8], count: usize, tokens: &Tokens<'_>) -> Option<(Stri
             arena.push_str(tokens.table[usize::from(token)]);
         }
         let len = arena.len() - start;
-        if len == 0 || len > MAX_NAME {
+        if len == 0 || len > MAX_NAME || arena.len() > MAX_ARENA {
             return None;
         }
         // The first character is the kind; it stays in the arena, unused.

@@ -102,6 +102,9 @@ impl Kernel {
     /// [`KernelError`] tells how far it came and what would help.
     pub fn find<M: PhysicalMemory + ?Sized>(mem: &M, cpus: &[CpuState]) -> Result<Self, KernelError> {
         let mut failure = KernelError::NoAnchor;
+        // Images that were searched already, by guest-physical address: most
+        // vCPUs and anchors lead to the same one.
+        let mut searched = Vec::new();
         for cpu in cpus.iter().filter(|cpu| cpu.in_long_mode()) {
             let root = cpu.page_table_root();
             // Under KPTI bit 12 tells the user half from the kernel half, and
@@ -113,7 +116,14 @@ impl Kernel {
                 let space = AddressSpace::new(root, cpu.paging_levels());
                 for anchor in image::anchors(mem, &space, cpu) {
                     let found = match Image::around(mem, &space, anchor) {
-                        Ok(Some(image)) => Self::from_image(mem, &space, image, cpus),
+                        Ok(Some(image)) => {
+                            let place = (space.translate(mem, image.start()).ok(), image.len());
+                            if searched.contains(&place) {
+                                continue;
+                            }
+                            searched.push(place);
+                            Self::from_image(mem, &space, image, cpus)
+                        }
                         Ok(None) => continue,
                         Err(error) => Err(error.into()),
                     };

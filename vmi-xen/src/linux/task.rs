@@ -4,9 +4,9 @@
 use super::{Linux, LinuxError, group};
 use crate::memory::{CpuState, PhysicalMemory};
 
-/// More processes than a guest can have in earnest (the default pid_max of a
-/// large machine is 4 194 304, but 32 768 on most).
-const MAX_PROCESSES: usize = 1 << 18;
+/// Processes of one guest that are seen: twice the default pid_max of machines
+/// with up to 32 CPUs, which counts threads too.
+const MAX_PROCESSES: usize = 1 << 16;
 /// Threads of one process.
 const MAX_THREADS: usize = 1 << 16;
 

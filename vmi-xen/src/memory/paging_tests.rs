@@ -41,7 +41,7 @@ impl Tables {
             } else {
                 let new = self.next;
                 self.next += 1;
-                let raw = (new * PAGE_SIZE | RIGHTS | USER).to_le_bytes();
+                let raw = ((new * PAGE_SIZE) | RIGHTS | USER).to_le_bytes();
                 self.entry(table, index).copy_from_slice(&raw);
                 new
             };

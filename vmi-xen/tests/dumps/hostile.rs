@@ -38,8 +38,8 @@ impl PhysicalMemory for Corrupted<'_> {
             return Ok(());
         }
         for (byte, at) in buf.iter_mut().zip(pa..) {
-            let dice = mix(self.seed ^ at / 8);
-            if dice % self.rate == 0 {
+            let dice = mix(self.seed ^ (at / 8));
+            if dice.is_multiple_of(self.rate) {
                 // Half of the lies are other pointers into real structures:
                 // the same word with some low bits changed.
                 let value = mix(dice);

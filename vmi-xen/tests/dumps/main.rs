@@ -9,6 +9,8 @@
 //! with `XMESH_QUICK=1` none. Needs apt-get, dpkg, rustc, xz and
 //! qemu-system-x86_64.
 
+#![allow(clippy::expect_used, reason = "all of it is test code")]
+
 mod compare;
 mod hostile;
 mod initramfs;
