@@ -47,6 +47,23 @@ pub enum BlockError {
 }
 
 impl Block {
+    /// The block of this length that holds the address; a length past the family's is taken as the whole address.
+    pub fn new(address: IpAddr, length: u8) -> Block {
+        let length = length.min(Block::full_length(address));
+        Block {
+            address: Block::masked(address, length),
+            length,
+        }
+    }
+
+    /// The last address of the block.
+    pub fn last(&self) -> IpAddr {
+        match self.address {
+            IpAddr::V4(a) => IpAddr::V4((a.to_bits() | !mask32(self.length)).into()),
+            IpAddr::V6(a) => IpAddr::V6((a.to_bits() | !mask128(self.length)).into()),
+        }
+    }
+
     /// The first address of the block.
     pub fn address(&self) -> IpAddr {
         self.address

@@ -7,6 +7,7 @@
 mod fields;
 mod node;
 mod read;
+mod values;
 
 use std::collections::BTreeMap;
 

@@ -106,11 +106,10 @@ fn place(location: &Location) -> Place {
 fn problem(file: &str, text: &str, error: &serde_saphyr::Error) -> Problem {
     let place = error.location().map_or(Place::START, |l| place(&l));
     let rendered = error.render();
-    // The renderer adds the location in words; the problem shows it as file:line:column already.
-    let what = match rendered.rfind(" at line ") {
-        Some(end) => &rendered[..end],
-        None => &rendered,
-    };
+    // The renderer adds the location in words, and some errors advise programmers after a semicolon; the
+    // problem shows the one as file:line:column already and the other is not for who writes a policy.
+    let what = rendered.split(" at line ").next().unwrap_or(&rendered);
+    let what = what.split("; ").next().unwrap_or(what);
     Problem {
         file: file.to_owned(),
         line: place.line,

@@ -1,0 +1,391 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! The meaning of a policy, one sentence of the crate's documentation at a time.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use policy::{
+    Decider, Document, Endpoint, Flow, Owner, Process, Protocol, Refuse, RuleId, Ruleset, Side, Verdict, VmId,
+};
+
+fn vm(name: &str) -> VmId {
+    VmId {
+        name: name.into(),
+        uuid: [7; 16],
+    }
+}
+
+fn document(text: &str) -> Document {
+    Document::parse("test.yaml", text).unwrap_or_else(|problems| panic!("{problems}"))
+}
+
+fn ruleset(text: &str) -> Ruleset {
+    Ruleset::compile(&[document(text)], 9).unwrap()
+}
+
+const CURL: Process<'static> = Process {
+    exe: Some("/usr/bin/curl"),
+    args: &[],
+    uid: 1000,
+    container: None,
+};
+
+fn flow<'a>(source: Endpoint<'a>, destination: Endpoint<'a>, port: u16) -> Flow<'a> {
+    Flow {
+        protocol: Protocol::TCP,
+        source,
+        destination,
+        port,
+    }
+}
+
+fn at<'a>(vm: &'a VmId, address: &str) -> Endpoint<'a> {
+    Endpoint::guest(vm, address.parse().unwrap())
+}
+
+fn world(address: &str) -> Endpoint<'static> {
+    Endpoint::world(address.parse().unwrap())
+}
+
+#[test]
+fn without_policy_all_passes() {
+    let web = vm("web1");
+    let decision = Ruleset::empty(3).decide(&flow(at(&web, "10.0.0.1"), world("1.1.1.1"), 80));
+    assert_eq!(decision.verdict, Verdict::Allow);
+    assert_eq!(decision.by, Decider::Nothing);
+    assert_eq!(decision.generation, 3);
+}
+
+#[test]
+fn deny_beats_audit_beats_allow() {
+    let rules = |actions: &[&str]| {
+        let mut text = String::from("policy: p\nrules:\n");
+        for (i, action) in actions.iter().enumerate() {
+            text.push_str(&format!(
+                "- {{ name: r{i}, from: any, to: any, action: {action} }}\n"
+            ));
+        }
+        ruleset(&text).decide(&flow(world("1.1.1.1"), world("1.1.1.2"), 80))
+    };
+    let decision = rules(&["allow", "audit", "deny, refuse: drop", "deny"]);
+    assert_eq!((decision.verdict, decision.refuse), (Verdict::Deny, Refuse::Drop));
+    assert_eq!(decision.by, Decider::Rule(RuleId(2)));
+    assert!(!decision.audit);
+    let decision = rules(&["allow", "audit"]);
+    assert_eq!((decision.verdict, decision.audit), (Verdict::Allow, true));
+    assert_eq!(decision.by, Decider::Rule(RuleId(1)));
+    assert_eq!(rules(&["allow", "allow"]).by, Decider::Rule(RuleId(0)));
+}
+
+#[test]
+fn a_default_of_deny_at_either_end_blocks_unless_a_rule_allows() {
+    let rules = ruleset(
+        "policy: p
+default: { db1: deny, quiet: { action: deny, refuse: drop }, seen: audit }
+rules:
+- { name: dns, from: any, to: any, ports: 53, action: allow }
+",
+    );
+    let (db, quiet, seen, other) = (vm("db1"), vm("quiet"), vm("seen"), vm("other"));
+    let decide =
+        |from: &VmId, to: &VmId, port| rules.decide(&flow(at(from, "10.0.0.1"), at(to, "10.0.0.2"), port));
+    assert_eq!(decide(&db, &other, 80).by, Decider::Default(Side::Source));
+    let decision = decide(&other, &quiet, 80);
+    assert_eq!(decision.by, Decider::Default(Side::Destination));
+    assert_eq!((decision.verdict, decision.refuse), (Verdict::Deny, Refuse::Drop));
+    let decision = decide(&other, &seen, 80);
+    assert_eq!((decision.verdict, decision.audit), (Verdict::Allow, true));
+    assert_eq!(decide(&seen, &db, 80).verdict, Verdict::Deny);
+    assert_eq!(decide(&db, &quiet, 53).verdict, Verdict::Allow);
+    assert_eq!(decide(&other, &other, 80).by, Decider::Nothing);
+}
+
+#[test]
+fn the_most_specific_default_counts_and_of_equals_the_stricter() {
+    let one = document("policy: a\ndefault: { \"*\": deny, web1: allow, \"db*\": allow }\n");
+    let two = document("policy: b\ndefault: { \"db*\": deny, \"db-test*\": allow }\n");
+    let rules = Ruleset::compile(&[two, one], 1).unwrap();
+    let action = |name: &str| rules.default_of(&vm(name)).unwrap().action.as_str();
+    assert_eq!(action("web1"), "allow");
+    assert_eq!(action("web2"), "deny");
+    assert_eq!(action("db1"), "deny");
+    assert_eq!(action("db-test1"), "allow");
+}
+
+#[test]
+fn an_unknown_process_matches_no_process_selector_for_allow_or_deny() {
+    let web = vm("web1");
+    let to = world("1.1.1.1");
+    let known = flow(at(&web, "10.0.0.1").with_process(CURL), to, 80);
+    let unknown = flow(at(&web, "10.0.0.1"), to, 80);
+    for condition in ["exe: /usr/bin/curl", "uid: 1000", "container: none"] {
+        for (action, verdict) in [("allow", Verdict::Allow), ("deny", Verdict::Deny)] {
+            let rules = ruleset(&format!(
+                "policy: p\nrules:\n- {{ name: r, from: {{ {condition} }}, to: any, action: {action} }}\n"
+            ));
+            let decision = rules.decide(&known);
+            assert_eq!(
+                (decision.verdict, decision.by),
+                (verdict, Decider::Rule(RuleId(0)))
+            );
+            assert_eq!(rules.decide(&unknown).by, Decider::Nothing, "{condition}");
+            let sure = rules.decide_for_any_process(&unknown).is_some();
+            assert_eq!(sure, action == "allow", "{condition} {action}");
+        }
+    }
+}
+
+#[test]
+fn words_name_what_they_say() {
+    let rules = ruleset(
+        "policy: p
+rules:
+- { name: from-world, from: world, to: any, ports: 1, action: deny }
+- { name: hidden, from: unattributed, to: any, ports: 2, action: deny }
+",
+    );
+    let web = vm("web1");
+    let guest = at(&web, "10.0.0.1");
+    let hidden = Endpoint {
+        owner: Owner::Unattributed,
+        ..guest
+    };
+    let verdict = |from, port| rules.decide(&flow(from, guest, port)).verdict;
+    assert_eq!(verdict(world("1.1.1.1"), 1), Verdict::Deny);
+    assert_eq!(verdict(guest, 1), Verdict::Allow);
+    assert_eq!(verdict(hidden, 2), Verdict::Deny);
+    assert_eq!(verdict(guest, 2), Verdict::Allow);
+    assert_eq!(verdict(guest.with_process(CURL), 2), Verdict::Allow);
+    // What is no guest has no owner to lack.
+    assert_eq!(verdict(world("1.1.1.1"), 2), Verdict::Allow);
+}
+
+#[test]
+fn conditions_of_a_selector_join_and_lists_choose() {
+    let args = ["/usr/bin/python3".to_owned(), "/srv/app.py".to_owned()];
+    let app = Process {
+        exe: Some("/usr/bin/python3.11"),
+        args: &args,
+        uid: 33,
+        container: Some("3f1c"),
+    };
+    let web = vm("web1");
+    let holds = |selector: &str| {
+        let rules = ruleset(&format!(
+            "policy: p\nrules:\n- {{ name: r, from: {{ {selector} }}, to: any, action: deny }}\n"
+        ));
+        let from = at(&web, "10.0.0.1").with_process(app);
+        rules.decide(&flow(from, world("1.1.1.1"), 80)).verdict == Verdict::Deny
+    };
+    assert!(holds("exe: \"/usr/bin/python3.*\", arg: \"*/*/app.py\""));
+    assert!(!holds("exe: \"/usr/bin/python3.*\", arg: \"*/other.py\""));
+    assert!(holds("uid: [1-10, 33], vm: [db1, \"web?\"]"));
+    assert!(!holds("uid: 34, vm: web1"));
+    assert!(holds("container: \"3f*\""));
+    assert!(!holds("container: none"));
+    assert!(holds("address: [192.168.0.0/16, 10.0.0.0/30]"));
+    assert!(!holds("address: 10.0.0.2"));
+    assert!(holds("vm: 07070707-0707-0707-0707-070707070707"));
+    assert!(!holds("vm: 07070707-0707-0707-0707-070707070708"));
+}
+
+#[test]
+fn mapped_addresses_are_ipv4() {
+    let rules =
+        ruleset("policy: p\nrules:\n- { name: r, from: any, to: { address: 10.0.0.0/8 }, action: deny }\n");
+    let decision = rules.decide(&flow(world("1.1.1.1"), world("::ffff:10.1.2.3"), 80));
+    assert_eq!(decision.verdict, Verdict::Deny);
+}
+
+#[test]
+fn ports_of_service_and_rule_both_narrow() {
+    let rules = ruleset(
+        "policy: p
+services: { web: { vm: web1, port: 80-90, protocol: tcp } }
+rules:
+- { name: r, from: any, to: web, ports: [85, 443], action: deny }
+",
+    );
+    let web = vm("web1");
+    let mut asked = flow(world("1.1.1.1"), at(&web, "10.0.0.1"), 85);
+    assert_eq!(rules.decide(&asked).verdict, Verdict::Deny);
+    for port in [80, 443] {
+        asked.port = port;
+        assert_eq!(rules.decide(&asked).verdict, Verdict::Allow);
+    }
+    asked.port = 85;
+    asked.protocol = Protocol::UDP;
+    assert_eq!(rules.decide(&asked).verdict, Verdict::Allow);
+}
+
+#[test]
+fn a_protocol_without_ports_matches_no_port() {
+    let rules = ruleset(
+        "policy: p
+rules:
+- { name: ports, from: any, to: any, ports: 1-65535, action: deny }
+- { name: ping, from: any, to: any, protocol: icmp, action: audit }
+",
+    );
+    let mut ping = flow(world("1.1.1.1"), world("1.1.1.2"), 0);
+    ping.protocol = Protocol::ICMP;
+    assert_eq!(rules.decide(&ping).by, Decider::Rule(RuleId(1)));
+}
+
+#[test]
+fn services_are_local_to_their_set_and_rules_keep_their_names() {
+    let one = document(
+        "policy: a\nservices: { x: { vm: web1 } }\nrules:\n- { name: r, from: x, to: any, action: deny }\n",
+    );
+    let two = document(
+        "policy: b\nservices: { x: { vm: db1 } }\nrules:\n- { name: r, from: any, to: x, action: deny }\n",
+    );
+    let rules = Ruleset::compile(&[two, one], 1).unwrap();
+    let names: Vec<String> = rules.rule_names().map(|n| n.to_string()).collect();
+    assert_eq!(names, ["a/r", "b/r"]);
+    let (web, db, other) = (vm("web1"), vm("db1"), vm("other"));
+    let by = |from, to| {
+        rules
+            .decide(&flow(at(from, "10.0.0.1"), at(to, "10.0.0.2"), 1))
+            .by
+    };
+    assert_eq!(by(&web, &other), Decider::Rule(RuleId(0)));
+    assert_eq!(by(&other, &db), Decider::Rule(RuleId(1)));
+    assert_eq!(by(&db, &web), Decider::Nothing);
+    assert_eq!(rules.rule_name(RuleId(2)), None);
+}
+
+#[test]
+fn identities_name_services_and_escape_paths() {
+    let rules = ruleset(
+        "policy: p
+services:
+  client: { vm: web1, exe: /usr/bin/curl }
+  cache: { vm: web1, port: 6379 }
+  all-web: { vm: \"web*\" }
+",
+    );
+    let web = vm("web1");
+    let end = at(&web, "10.0.0.1");
+    let services = |end, listens| -> Vec<String> {
+        rules
+            .identity(&end, listens)
+            .services
+            .iter()
+            .map(ToString::to_string)
+            .collect()
+    };
+    assert_eq!(services(end.with_process(CURL), None), ["p/all-web", "p/client"]);
+    assert_eq!(services(end, None), ["p/all-web"]);
+    assert_eq!(
+        services(end, Some((Protocol::TCP, 6379))),
+        ["p/all-web", "p/cache"]
+    );
+
+    let id = |end: Endpoint<'_>| rules.identity(&end, None).id;
+    assert_eq!(
+        id(end.with_process(CURL)),
+        "spiffe://xmesh/vm/web1/exe/usr/bin/curl"
+    );
+    let odd = Process {
+        exe: Some("/opt/../a b%"),
+        container: Some("3f1c"),
+        ..CURL
+    };
+    assert_eq!(
+        id(end.with_process(odd)),
+        "spiffe://xmesh/vm/web1/container/3f1c/exe/opt/%2E%2E/a%20b%25"
+    );
+    assert_eq!(id(end), "spiffe://xmesh/vm/web1");
+    assert_eq!(id(world("::ffff:10.0.0.9")), "spiffe://xmesh/address/10.0.0.9");
+}
+
+#[test]
+fn the_daemon_can_ask_what_a_policy_mentions() {
+    let rules = ruleset(
+        "policy: p
+services:
+  client: { vm: web1, exe: /usr/bin/curl }
+  office: { address: [192.168.7.0/24, 10.9.9.9] }
+  dns: { port: 53, protocol: udp }
+rules:
+- { name: r, from: client, to: office, ports: [80, 8000-8010], protocol: tcp, action: allow }
+",
+    );
+    let blocks: Vec<String> = rules.address_blocks().iter().map(ToString::to_string).collect();
+    assert_eq!(blocks, ["10.9.9.9", "192.168.7.0/24"]);
+    let ports: Vec<String> = rules
+        .ports()
+        .iter()
+        .map(|(protocol, range)| format!("{} {range}", protocol.unwrap()))
+        .collect();
+    assert_eq!(ports, ["tcp 80", "tcp 8000-8010", "udp 53"]);
+    assert!(rules.depends_on_process(&vm("web1"), Side::Source));
+    assert!(!rules.depends_on_process(&vm("web1"), Side::Destination));
+    assert!(!rules.depends_on_process(&vm("db1"), Side::Source));
+}
+
+#[test]
+fn explanations_name_rules_misses_and_defaults() {
+    let rules = ruleset(
+        "policy: p
+default: { \"db*\": deny }
+services:
+  client: { vm: web1, exe: /usr/bin/curl }
+  db: { vm: db1, port: 5432 }
+rules:
+- { name: no-telnet, from: any, to: any, ports: 23, action: deny }
+- { name: query, from: client, to: db, action: allow }
+- { name: watched, from: client, to: { address: 10.0.0.0/8 }, action: audit }
+- { name: far, from: world, to: world, action: deny }
+",
+    );
+    let (web, db) = (vm("web1"), vm("db1"));
+    let mut asked = flow(at(&web, "10.0.0.1").with_process(CURL), at(&db, "10.0.0.2"), 5432);
+    assert_eq!(
+        rules.explain(&asked).to_string(),
+        "allow with an event by rule p/watched (from client to { address: 10.0.0.0/8 }); generation 9
+also matches: p/query (allow, from client to db)
+all but matches: p/no-telnet (deny): port must be 23, is 5432
+default of web1: allow (no set says otherwise)
+default of db1: deny (set p, \"db*\")"
+    );
+    asked.source = at(&web, "10.0.0.1");
+    let explanation = rules.explain(&asked);
+    let text = explanation.to_string();
+    assert!(
+        text.starts_with("deny by the default of db1, as no rule matches; generation 9\n"),
+        "{text}"
+    );
+    assert!(
+        text.contains(
+            "p/query (allow): from exe must be /usr/bin/curl, is not known: the process has not been seen"
+        ),
+        "{text}"
+    );
+    let json = serde_json::to_string(&explanation).unwrap();
+    assert_eq!(
+        serde_json::from_str::<policy::Explanation>(&json).unwrap(),
+        explanation
+    );
+}
+
+#[test]
+fn the_canonical_form_is_read_back() {
+    let original = document(
+        "policy: p
+description: said
+default: { \"*\": deny, web1: { action: deny, refuse: drop }, x: audit }
+services:
+  a: { vm: [web1, 07070707-0707-0707-0707-070707070707], exe: '/x\\*', arg: -v, uid: [1, 5-9], container: [none, \"3*\"], port: [1, 2-3], protocol: 47 }
+rules:
+- { name: r, description: why, from: [any, a2], to: [{ address: 10.0.0.0/8 }, world], ports: 80-90, protocol: tcp, action: deny, refuse: drop }
+- { name: s, from: a2, to: unattributed, action: audit }
+"
+        .replace("protocol: 47", "protocol: sctp")
+        .replace("rules:", "  a2: { uid: 0 }\nrules:")
+        .as_str(),
+    );
+    let json = serde_json::to_string(&original).unwrap();
+    assert_eq!(document(&json), original, "{json}");
+    let pretty = serde_json::to_string_pretty(&original).unwrap();
+    assert_eq!(document(&pretty), original);
+}
