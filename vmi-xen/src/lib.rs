@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! Introspection of Linux guests from dom0, with no profile and no agent
 
+pub mod altp2m;
 pub mod kernel;
 pub mod linux;
+pub mod live;
 pub mod memory;
+pub mod observe;
+pub mod session;

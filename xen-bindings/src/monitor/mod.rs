@@ -186,6 +186,19 @@ pub fn disable(xen: &Xen, domid: DomId) -> Result<(), XenError> {
     }
 }
 
+/// Whether the domain has a monitor, or the ring of one that died.
+///
+/// # Errors
+/// Where the domain does not exist.
+pub fn is_enabled(xen: &Xen, domid: DomId) -> Result<bool, XenError> {
+    match process_answers(xen, domid) {
+        Ok(()) => Ok(true),
+        // What Xen answers where there is no ring to read answers from.
+        Err(error) if error.errno() == libc::ENODEV => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Makes Xen read the answers on the ring, without an event channel.
 fn process_answers(xen: &Xen, domid: DomId) -> Result<(), XenError> {
     xen.call("xc_monitor_resume", Some(domid), |handle| {

@@ -1,0 +1,337 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! The engine: one view of one domain, its shadow pages and its probes.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use xen_bindings::{
+    DomId, Gfn, PAGE_SIZE, Xen, XenError,
+    altp2m::{self, Access},
+    memory,
+    monitor::{Monitor, Response},
+};
+
+use super::{
+    EngineError, ProbeId, SHADOW_SLOTS, Stats, UndoRecord, Waker,
+    attach::attach,
+    dispatch::Step,
+    insn::ENDBR64,
+    shadow::Shadow,
+    undo::{self, undo},
+    wait::Spin,
+};
+
+/// How an engine goes about its work.
+#[derive(Debug, Clone, Copy)]
+pub struct Config {
+    /// For how long at most to look at the ring before sleeping, while events
+    /// follow each other closely. Zero on a dom0 with a single vCPU: looking
+    /// would keep the guest from running.
+    pub spin: Duration,
+    /// Let Xen go back to our view after a single step by itself, which saves
+    /// an event. Works from Xen 4.17 on.
+    pub fast_step: bool,
+    /// Make the guest's own reads of probed pages see its own bytes. Each such
+    /// read costs two events. Needs a CPU with EPT execute-only pages; on one
+    /// without, the guest would crash.
+    pub hide_from_reads: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            spin: Duration::from_micros(20),
+            fast_step: true,
+            hide_from_reads: false,
+        }
+    }
+}
+
+/// What became of a probe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Armed {
+    /// Where the int3 is: behind the `endbr64`, if the function starts with one.
+    pub va: u64,
+    /// The probe stands on a NOP: one exit per trap.
+    pub one_exit: bool,
+}
+
+/// Probes in one running domain. Dropping it frees the guest.
+///
+/// Can be moved to the thread that drives it; [`Engine::waker`] gives other
+/// threads the means to stop it at once.
+pub struct Engine {
+    pub(super) xen: Xen,
+    pub(super) domid: DomId,
+    pub(super) config: Config,
+    /// `None` once the guest was freed.
+    pub(super) monitor: Option<Monitor>,
+    pub(super) view: u16,
+    pub(super) shadows: BTreeMap<Gfn, Shadow>,
+    /// What each vCPU's single step is for.
+    pub(super) steps: Vec<Option<Step>>,
+    pub(super) stats: Stats,
+    pub(super) waker: Waker,
+    pub(super) spin: Spin,
+    /// When the domain was last known to exist.
+    pub(super) seen_alive: Instant,
+    record: UndoRecord,
+}
+
+impl Engine {
+    /// Attaches to a domain with the default [`Config`]. What a dead predecessor
+    /// left (see [`UndoRecord`]) is undone first.
+    ///
+    /// # Errors
+    /// Where the domain cannot be watched; the text says what to do about it.
+    /// The domain is then as it was before.
+    pub fn attach(xen: &Xen, domid: DomId, record: UndoRecord) -> Result<Self, EngineError> {
+        Self::attach_with(xen, domid, record, Config::default())
+    }
+
+    /// As [`Self::attach`], with a chosen [`Config`].
+    ///
+    /// # Errors
+    /// As [`Self::attach`].
+    pub fn attach_with(
+        xen: &Xen,
+        domid: DomId,
+        mut record: UndoRecord,
+        config: Config,
+    ) -> Result<Self, EngineError> {
+        let waker = Waker::new().map_err(EngineError::Wait)?;
+        let attached = attach(xen, domid, &mut record)?;
+        Ok(Self {
+            xen: xen.clone(),
+            domid,
+            config,
+            view: attached.view,
+            monitor: Some(attached.monitor),
+            shadows: BTreeMap::new(),
+            steps: vec![None; attached.vcpus as usize],
+            stats: Stats::default(),
+            waker,
+            spin: Spin::new(config.spin),
+            seen_alive: Instant::now(),
+            record,
+        })
+    }
+
+    /// The domain that is watched.
+    pub fn domid(&self) -> DomId {
+        self.domid
+    }
+
+    /// Counters so far.
+    pub fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    /// A handle that ends a wait of this engine from any thread.
+    pub fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+
+    /// Puts a probe on the function at guest-virtual `va`, whose first byte is
+    /// at guest-physical `pa`. Behind an `endbr64`: an indirect call that found
+    /// none would raise #CP.
+    ///
+    /// # Errors
+    /// Where the address cannot hold a probe, or no shadow page is to be had.
+    pub fn arm(&mut self, id: ProbeId, va: u64, pa: u64) -> Result<Armed, EngineError> {
+        let (gfn, mut offset) = (pa / PAGE_SIZE as u64, (pa % PAGE_SIZE as u64) as usize);
+        let mut va = va;
+        if starts_with_endbr(&self.xen, self.domid, gfn, offset)? {
+            offset += ENDBR64.len();
+            va = va.wrapping_add(ENDBR64.len() as u64);
+        }
+        if offset >= PAGE_SIZE {
+            return Err(EngineError::PageEnd(va));
+        }
+        let taken = self.shadows.values().any(|shadow| shadow.has(id))
+            || self
+                .shadows
+                .get(&gfn)
+                .is_some_and(|shadow| shadow.probe_at(offset).is_some());
+        if taken {
+            return Err(EngineError::AlreadyArmed(id));
+        }
+        if !self.shadows.contains_key(&gfn) {
+            let shadow = self.make_shadow(gfn)?;
+            self.shadows.insert(gfn, shadow);
+        }
+        // Inserted above where it was not there.
+        let Some(shadow) = self.shadows.get_mut(&gfn) else {
+            return Err(EngineError::NoShadowPage(SHADOW_SLOTS));
+        };
+        let probe = shadow.put(id, offset)?;
+        Ok(Armed {
+            va,
+            one_exit: probe.nop.is_some(),
+        })
+    }
+
+    /// Takes a probe away. Unknown ones are ignored.
+    ///
+    /// # Errors
+    /// Where Xen refuses.
+    pub fn disarm(&mut self, id: ProbeId) -> Result<(), EngineError> {
+        let Some((gfn, shadow)) = self.shadows.iter_mut().find(|(_, s)| s.has(id)) else {
+            return Ok(());
+        };
+        let gfn = *gfn;
+        shadow.take(id)?;
+        if shadow.is_empty() {
+            altp2m::remap(&self.xen, self.domid, self.view, gfn, None)?;
+            // Its frame stays with the domain, for the next page to be probed:
+            // dropping it now would reset the whole view.
+            self.shadows.remove(&gfn);
+        }
+        Ok(())
+    }
+
+    /// Puts back remappings that Xen dropped: it does so silently when the guest
+    /// balloons within the shadow area, and in log-dirty mode (migration). Worth
+    /// calling every second or so; one hypercall a probed page.
+    ///
+    /// # Errors
+    /// Where Xen refuses.
+    pub fn audit(&mut self) -> Result<(), EngineError> {
+        for (gfn, shadow) in &self.shadows {
+            if !altp2m::has_access(&self.xen, self.domid, self.view, *gfn, self.access())? {
+                let frame = self.frame_of(shadow.slot);
+                self.show(*gfn, frame)?;
+                self.stats.restored += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Frees the guest and reports. Dropping the engine does the same, but can
+    /// only log what goes wrong.
+    ///
+    /// # Errors
+    /// Where Xen refuses a step; the undo record says what is left.
+    pub fn detach(mut self) -> Result<Stats, EngineError> {
+        self.free_guest()?;
+        Ok(self.stats)
+    }
+
+    /// Frees the guest, the first time it is called.
+    fn free_guest(&mut self) -> Result<(), EngineError> {
+        if let Some(mut monitor) = self.monitor.take() {
+            // A paused guest raises no more events. Failing is no reason to
+            // stop: the domain may be gone, or `undo` does the rest.
+            let held = undo::hold(&self.xen, &mut self.record)
+                .and_then(|()| Ok(altp2m::switch_to(&self.xen, self.domid, 0)?));
+            if let Err(error) = held {
+                log::debug!("domain {}: before detaching: {error}", self.domid);
+            }
+            // In view 0 the guest's own instruction is where RIP is. Its own
+            // breakpoints it meets again, unmonitored.
+            while let Ok(Some(request)) = monitor.next_event() {
+                if monitor.answer(&Response::resume(&request).in_view(0)).is_err() {
+                    break;
+                }
+            }
+        }
+        self.shadows.clear();
+        undo(&self.xen, &mut self.record)?;
+        Ok(())
+    }
+
+    /// The access that a shadowed page has in our view.
+    pub(super) fn access(&self) -> Access {
+        if self.config.hide_from_reads {
+            Access::ExecuteOnly
+        } else {
+            Access::ReadExecute
+        }
+    }
+
+    fn frame_of(&self, slot: u32) -> Gfn {
+        self.record.applied().shadow_base + u64::from(slot)
+    }
+
+    /// Makes a shadow of `gfn` and shows it in our view.
+    fn make_shadow(&mut self, gfn: Gfn) -> Result<Shadow, EngineError> {
+        let slot = self.free_slot()?;
+        let frame = self.frame_of(slot);
+        self.populate(slot, frame)?;
+        // Paused, so that no write to the page falls between copying it and
+        // write-protecting it: the view would send it to the copy.
+        undo::hold(&self.xen, &mut self.record)?;
+        let shadow = Shadow::new(&self.xen, self.domid, gfn, slot, frame)
+            .map_err(|source| EngineError::NoPage { gfn, source })
+            .and_then(|shadow| {
+                self.show(gfn, frame)?;
+                Ok(shadow)
+            });
+        undo::let_one_go(&self.xen, &mut self.record)?;
+        shadow
+    }
+
+    /// Shows `frame` at `gfn` in our view, protected. In this order: remapping
+    /// resets the access.
+    fn show(&self, gfn: Gfn, frame: Gfn) -> Result<(), XenError> {
+        altp2m::remap(&self.xen, self.domid, self.view, gfn, Some(frame))?;
+        altp2m::set_access(&self.xen, self.domid, self.view, gfn, self.access())
+    }
+
+    fn free_slot(&self) -> Result<u32, EngineError> {
+        let used = self
+            .shadows
+            .values()
+            .fold(0_u64, |mask, shadow| mask | 1 << shadow.slot);
+        match (!used).trailing_zeros() {
+            SHADOW_SLOTS.. => Err(EngineError::NoShadowPage(SHADOW_SLOTS)),
+            slot => Ok(slot),
+        }
+    }
+
+    /// Makes sure that the domain has a page in a slot, on record.
+    fn populate(&mut self, slot: u32, frame: Gfn) -> Result<(), EngineError> {
+        if self.record.applied().shadow_slots & (1 << slot) != 0 {
+            return Ok(());
+        }
+        self.record.update(|applied| applied.shadow_slots |= 1 << slot)?;
+        memory::populate(&self.xen, self.domid, frame)?;
+        Ok(())
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        if let Err(error) = self.free_guest() {
+            log::error!(
+                "domain {}: freeing the guest: {error}; the guardian will try again",
+                self.domid
+            );
+        }
+    }
+}
+
+/// Whether the function at `offset` of `gfn` starts with `endbr64`.
+fn starts_with_endbr(xen: &Xen, domid: DomId, gfn: Gfn, offset: usize) -> Result<bool, EngineError> {
+    let page = memory::ForeignPages::map_one(xen, domid, gfn, false)
+        .map_err(|source| EngineError::NoPage { gfn, source })?;
+    let mut code = [0; ENDBR64.len()];
+    let length = code.len().min(PAGE_SIZE - offset);
+    page.read(offset, &mut code[..length])?;
+    Ok(code == ENDBR64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_engine_can_be_moved_to_its_thread() {
+        fn movable<T: Send>() {}
+        fn shared<T: Send + Sync>() {}
+        movable::<Engine>();
+        shared::<Waker>();
+    }
+}

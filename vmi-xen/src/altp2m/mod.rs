@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! Probes in a running guest that the guest cannot see: int3s that exist only in
+//! an altp2m view.
+//!
+//! A probed page gets a copy (a *shadow*) in a frame above the guest's highest.
+//! The copy holds the int3s, and our view shows it in the page's place. A vCPU
+//! that meets an int3 exits to Xen and waits; the [`Engine`] finds the probe,
+//! calls the handler and answers.
+//!
+//! Resuming: where the probe stands on a NOP (every traceable kernel function
+//! starts with one), RIP is moved behind it and that is all: one exit per trap.
+//! Any other instruction is executed in view 0, alone on its vCPU, by a single
+//! step.
+//!
+//! **Invariants**
+//! - Every event that is taken from the ring is answered, also when the handler
+//!   panics or Xen refuses a call.
+//! - The [`UndoRecord`] names a change before it is made, so [`undo`] frees the
+//!   guest from any process at any instant.
+//! - The guest executes its own text, as it is: shadowed pages are
+//!   write-protected in the view, and a write brings the copy up to date before
+//!   its vCPU goes on.
+//! - A guest's own breakpoint reaches the guest.
+
+mod attach;
+mod dispatch;
+mod engine;
+mod error;
+mod insn;
+mod record;
+mod shadow;
+mod stats;
+mod undo;
+mod wait;
+
+pub use dispatch::Trap;
+pub use engine::{Armed, Config, Engine};
+pub use error::EngineError;
+pub use record::{RecordError, SHADOW_SLOTS, UndoRecord};
+pub use stats::Stats;
+pub use undo::{Undone, undo};
+pub use wait::Waker;
+pub use xen_bindings::vm_event_regs_x86;
+
+/// The caller's name for a probe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ProbeId(pub u32);

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! The memory and the vCPUs of a running domain.
+
+use std::cell::RefCell;
+
+use xen_bindings::{
+    DomId, Gfn, PAGE_SIZE, Xen, XenError, domain,
+    memory::ForeignPages,
+    vcpu::{self, Registers},
+};
+
+use crate::memory::{CpuState, MemoryError, PhysicalMemory};
+
+/// Frames mapped by one call. Neighbours are likely to be wanted too (tables,
+/// slabs, kernel text), and one call for all costs little more than for one.
+const CHUNK_PAGES: u64 = 32;
+/// Chunks kept mapped: bounds the address space used, at 32 MiB.
+const CHUNKS: usize = 256;
+
+/// Guest-physical memory of a running domain, through a bounded cache of
+/// foreign mappings.
+///
+/// A mapping shows the frame that was there when it was made. A frame that the
+/// guest gave back (ballooning) since then reads as it was; call
+/// [`Self::invalidate`] from time to time, and drop the value when the domain
+/// dies: mappings keep its memory from being freed.
+pub struct LiveMemory {
+    xen: Xen,
+    domid: DomId,
+    /// Direct-mapped: chunk number modulo the length. One thread serves a
+    /// domain, so interior mutability needs no lock.
+    chunks: RefCell<Box<[Option<Chunk>]>>,
+}
+
+struct Chunk {
+    number: u64,
+    pages: ForeignPages,
+}
+
+impl LiveMemory {
+    /// Memory of `domid`; nothing is mapped yet.
+    pub fn new(xen: &Xen, domid: DomId) -> Self {
+        let chunks = std::iter::repeat_with(|| None).take(CHUNKS).collect();
+        Self {
+            xen: xen.clone(),
+            domid,
+            chunks: RefCell::new(chunks),
+        }
+    }
+
+    /// Forgets all mappings, so that later reads see the domain's present map.
+    pub fn invalidate(&self) {
+        self.chunks.borrow_mut().fill_with(|| None);
+    }
+
+    /// Copies from one page; `offset` and the length stay within it.
+    fn read_in_page(&self, gfn: Gfn, offset: usize, buf: &mut [u8]) -> Result<(), MemoryError> {
+        let number = gfn / CHUNK_PAGES;
+        let index = (gfn % CHUNK_PAGES) as usize;
+        let pa = (gfn * PAGE_SIZE as u64).wrapping_add(offset as u64);
+        let mut chunks = self.chunks.borrow_mut();
+        // CHUNKS is not zero, and the remainder is below it.
+        let slot = &mut chunks[(number % CHUNKS as u64) as usize];
+        let chunk = match slot {
+            Some(chunk) if chunk.number == number => chunk,
+            _ => slot.insert(Chunk {
+                number,
+                pages: self.map(number, pa)?,
+            }),
+        };
+        if chunk.pages.page_error(index).is_some() {
+            // It may be populated by the next time.
+            *slot = None;
+            return Err(MemoryError::Absent { pa });
+        }
+        chunk
+            .pages
+            .read(index * PAGE_SIZE + offset, buf)
+            .map_err(|error| MemoryError::Source {
+                pa,
+                source: error.source,
+            })
+    }
+
+    fn map(&self, number: u64, pa: u64) -> Result<ForeignPages, MemoryError> {
+        let first = number * CHUNK_PAGES;
+        let gfns: Vec<Gfn> = (first..first + CHUNK_PAGES).collect();
+        ForeignPages::map_batch(&self.xen, self.domid, &gfns, false).map_err(|error| {
+            if error.is_gone() {
+                MemoryError::Source {
+                    pa,
+                    source: error.source,
+                }
+            } else {
+                MemoryError::Absent { pa }
+            }
+        })
+    }
+}
+
+impl PhysicalMemory for LiveMemory {
+    fn read_phys(&self, pa: u64, buf: &mut [u8]) -> Result<(), MemoryError> {
+        let mut at = pa;
+        let mut rest = buf;
+        while !rest.is_empty() {
+            let offset = (at % PAGE_SIZE as u64) as usize;
+            let (part, after) = rest.split_at_mut(rest.len().min(PAGE_SIZE - offset));
+            self.read_in_page(at / PAGE_SIZE as u64, offset, part)?;
+            at = at
+                .checked_add(part.len() as u64)
+                .ok_or(MemoryError::Absent { pa })?;
+            rest = after;
+        }
+        Ok(())
+    }
+}
+
+/// Registers of every vCPU of the domain, in order; an offline vCPU has all
+/// zeros. Xen pauses the domain for each read, so this is for bring-up, not for
+/// the trap path (a trap carries the registers of its vCPU).
+///
+/// # Errors
+/// Where the domain does not exist.
+pub fn cpu_states(xen: &Xen, domid: DomId) -> Result<Vec<CpuState>, XenError> {
+    let vcpus = domain::info(xen, domid)?.map_or(0, |info| info.vcpus);
+    (0..vcpus)
+        .map(|vcpu| Ok(vcpu::registers(xen, domid, vcpu)?.map_or_else(CpuState::default, state_of)))
+        .collect()
+}
+
+fn state_of(registers: Registers) -> CpuState {
+    CpuState {
+        cr0: registers.cr0,
+        cr3: registers.cr3,
+        cr4: registers.cr4,
+        efer: registers.efer,
+        lstar: registers.lstar,
+        gs_base: registers.gs_base,
+        shadow_gs: registers.shadow_gs,
+        rip: registers.rip,
+        rsp: registers.rsp,
+        idt_base: registers.idt_base,
+        cpl: registers.cpl,
+    }
+}
