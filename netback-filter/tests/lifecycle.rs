@@ -12,12 +12,13 @@ mod support;
 use std::io::{BufRead, BufReader, ErrorKind};
 use std::net::SocketAddr;
 use std::process::{Child, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use aya::maps::{Array, Map, MapData};
 use netback_filter::{Action, Config, Datapath, Error, Opened, ScopeConfig, VifConfig};
+use support::wire::Wire;
 use support::*;
 
 const VIF_CONFIG: VifConfig = VifConfig {
@@ -156,26 +157,40 @@ fn a_vif_can_be_attached_before_it_is_up_and_is_forgotten_when_it_is_gone() {
 #[test]
 fn programs_are_exchanged_without_a_gap() {
     World::run(|world| {
-        let _listener = world.listen("peer", PEER4, 7001);
         drop(world.attach(ScopeConfig::closed(), vec![]));
-        let stop = AtomicBool::new(false);
-        let attempts = AtomicU32::new(0);
+        let (guest, peer) = (Wire::open(world, "guest"), Wire::open(world, "peer"));
+        let datagram = |from, to| {
+            let segment = frame::udp(from, to, (5000, 5001), b"payload");
+            frame::ip(from, to, frame::UDP, (0, 0), &segment)
+        };
+        let stop = Stop::default();
+        let sent = AtomicU32::new(0);
         thread::scope(|scope| {
-            let client = scope.spawn(|| {
-                while !stop.load(Ordering::Relaxed) {
-                    assert!(!connects(world, 7001), "a packet came past the filter");
-                    attempts.fetch_add(1, Ordering::Relaxed);
+            scope.spawn(|| {
+                let (out, back) = (datagram(GUEST4, PEER4), datagram(PEER4, GUEST4));
+                let (out, back) = (frame::from_guest(GUEST4, &out), frame::from_peer(GUEST4, &back));
+                while !stop.is_set() {
+                    guest.send(&out);
+                    peer.send(&back);
+                    sent.fetch_add(1, Ordering::Relaxed);
                 }
             });
+            let _running = stop.on_drop();
             for _ in 0..8 {
                 let mut datapath = world.open();
                 assert_eq!(datapath.opened(), Opened::Adopted);
                 datapath.attach(VIF, VIF_CONFIG).unwrap();
             }
-            stop.store(true, Ordering::Relaxed);
-            client.join().unwrap();
         });
-        assert!(attempts.load(Ordering::Relaxed) > 20);
+        let sent = u64::from(sent.load(Ordering::Relaxed));
+        assert!(sent > 1000, "{sent}");
+        let denied = world.open().stats().unwrap();
+        for stats in denied {
+            assert!(
+                stats.counters.denied >= sent,
+                "of {sent} datagrams, some came past: {stats:?}"
+            );
+        }
         assert_eq!(filters(world).matches("xmesh").count(), 2, "{}", filters(world));
     });
 }

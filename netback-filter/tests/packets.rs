@@ -81,7 +81,11 @@ fn a_known_flow_does_not_open_its_tuple_to_the_other_end() {
         let _datapath = world.attach(no_adoption(), vec![allow_tcp(1, 80)]);
         let ends = Ends::open(world);
         for (guest, peer) in FAMILIES {
-            assert!(ends.leaves(&frame::from_guest(guest, &tcp(guest, peer, (5000, 80), SYN))));
+            // To a station that is not there: the peer's own stack would answer with a RST and end the flow.
+            let syn = tcp(guest, peer, (5000, 80), SYN);
+            let nobody = [0x00, 0x16, 0x3e, 0, 0, 9];
+            let ethertype = frame::ethertype_of(guest);
+            assert!(ends.leaves(&frame::ethernet(GUEST_MAC, nobody, ethertype, &syn)));
             assert!(!ends.arrives(&frame::from_peer(guest, &tcp(peer, guest, (80, 5000), SYN))));
             assert!(ends.arrives(&frame::from_peer(guest, &tcp(peer, guest, (80, 5000), SYN | ACK))));
             assert!(ends.arrives(&frame::from_peer(guest, &tcp(peer, guest, (80, 5000), RST | ACK))));

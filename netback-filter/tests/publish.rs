@@ -11,7 +11,6 @@ mod support;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -209,19 +208,20 @@ fn an_exchange_under_load_is_atomic() {
         let mut datapath = world.attach(ScopeConfig::closed(), set(1).rules);
         let mut events = datapath.events().unwrap();
         let wire = Wire::open(world, "guest");
-        let stop = AtomicBool::new(false);
+        let stop = Stop::default();
         let mut seen: HashMap<u32, u32> = HashMap::new();
         let mut published = 0;
         thread::scope(|scope| {
             let sender = scope.spawn(|| {
                 let mut sent = 0_u32;
-                while !stop.load(Ordering::Relaxed) {
+                while !stop.is_set() {
                     // Each from a port of its own, so that each is decided anew.
                     wire.send(&datagram(GUEST4, PEER4, (1024 + (sent % 60_000) as u16, 53)));
                     sent += 1;
                 }
                 sent
             });
+            let running = stop.on_drop();
             for generation in 2..60 {
                 datapath
                     .publish(&set(1 + (generation - 1) % 2), generation)
@@ -234,7 +234,7 @@ fn an_exchange_under_load_is_atomic() {
                     *seen.entry(verdict.generation).or_default() += 1;
                 }
             }
-            stop.store(true, Ordering::Relaxed);
+            drop(running);
             assert!(sender.join().unwrap() > 1000);
         });
         assert!(
