@@ -367,6 +367,7 @@ fn decode_names(names: &[u8], count: usize, tokens: &Tokens<'_>) -> Option<(Stri
             kind: arena.as_bytes()[start],
         });
     }
+    arena.shrink_to_fit();
     Some((arena, decoded))
 }
 

@@ -52,6 +52,15 @@ pub enum KernelError {
         /// Length of the image in bytes.
         len: u64,
     },
+    /// The symbol table names functions only.
+    #[error(
+        "kallsyms of the kernel at {start:#x} has no data symbols (built without \
+         CONFIG_KALLSYMS_ALL): tasks and types cannot be found"
+    )]
+    NoDataSymbols {
+        /// First address of the image.
+        start: u64,
+    },
     /// Symbols were found, but under no rule do they agree with the page
     /// tables and registers.
     #[error("kallsyms of the kernel at {start:#x} agrees with no known way to store addresses")]
@@ -157,7 +166,11 @@ impl Kernel {
             let Some(found) = Kallsyms::find(&bytes) else {
                 continue;
             };
-            let Some(symbols) = prove(found, &region, &bytes, &image) else {
+            let Some(banner_at) = found.position("linux_banner") else {
+                failure = KernelError::NoDataSymbols { start };
+                continue;
+            };
+            let Some(symbols) = prove(found, banner_at, &region, &bytes, &image) else {
                 failure = KernelError::UnprovenSymbols { start };
                 continue;
             };
@@ -191,9 +204,14 @@ impl Kernel {
 /// from outside: the page tables' image starts at `_text`, and the banner is
 /// where `linux_banner` says. Whether LSTAR agrees too is told apart
 /// ([`Kernel::syscall_entry_intact`]): a hooked entry must not blind the engine.
-fn prove(found: Kallsyms<'_>, region: &Region, bytes: &[u8], image: &Image) -> Option<Symbols> {
+fn prove(
+    found: Kallsyms<'_>,
+    banner_at: usize,
+    region: &Region,
+    bytes: &[u8],
+    image: &Image,
+) -> Option<Symbols> {
     let text = found.position("_text").or_else(|| found.position("_stext"))?;
-    let banner_at = found.position("linux_banner")?;
     for candidate in found.candidates() {
         let address = |position| found.address(candidate, region.start, position);
         if address(text) != Some(image.start()) {

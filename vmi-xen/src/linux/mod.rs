@@ -11,6 +11,7 @@
 
 mod cgroup;
 mod net;
+mod owner;
 mod path;
 mod process;
 mod reader;
@@ -19,6 +20,7 @@ mod task;
 
 pub use cgroup::container_id;
 pub use net::InterfaceAddress;
+pub use owner::{Flow, SocketOwner};
 pub use process::Process;
 pub use socket::{Backlog, Protocol, Socket, SocketState};
 pub use task::{IdentityKey, TaskAddr};

@@ -2,8 +2,9 @@
 //! What the engine read, against what the guest told.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use vmi_xen::linux::{Linux, Process, Protocol, SocketState};
+use vmi_xen::linux::{Flow, Linux, Process, Protocol, SocketState};
 use vmi_xen::memory::PhysicalMemory;
 
 use crate::truth::{ProcessTruth, SocketRow, Truth};
@@ -130,7 +131,20 @@ fn sockets<M: PhysicalMemory>(linux: &Linux<M>, process: &Process, truth: &Proce
         })
         .collect();
     assert_eq!(seen, told, "{who}");
+    for (fd, socket) in found {
+        let flow = Flow {
+            protocol: socket.protocol,
+            netns: Some(socket.netns),
+            local: socket.local,
+            remote: socket.remote.unwrap_or(STRANGER),
+        };
+        let owner = linux.socket_owner(&flow).expect("sweep").expect("owner");
+        assert_eq!((owner.task, owner.fd), (process.task, fd), "{who} {flow:?}");
+    }
 }
+
+/// A peer that no socket of the workload is connected to.
+const STRANGER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(203, 0, 113, 9)), 9);
 
 fn number(state: SocketState) -> u8 {
     match state {
