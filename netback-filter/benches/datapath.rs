@@ -133,7 +133,14 @@ fn main() {
             rule: 9,
             generation: 1,
         };
-        datapath.flow_writer().set(&key, verdict).unwrap();
+
+        let begin = std::time::Instant::now();
+        let writer = datapath.flow_writer();
+        for _ in 0..REPEAT {
+            writer.set(&key, verdict).unwrap();
+        }
+        let set = begin.elapsed().as_nanos() / u128::from(REPEAT);
+        println!("FlowWriter::set: {set} ns");
 
         let ours = aya::programs::loaded_programs()
             .filter_map(Result::ok)

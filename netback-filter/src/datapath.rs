@@ -56,6 +56,23 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    fn check(&self) -> Result<(), Error> {
+        // The kernel would choose one, another with each attach.
+        if self.priority == 0 {
+            return Err(Error::Config {
+                what: "priority is 0: lower ones run first, from 1",
+            });
+        }
+        if !self.event_bytes.is_power_of_two() || self.event_bytes < 4096 {
+            return Err(Error::Config {
+                what: "event_bytes is not a power of two from 4096",
+            });
+        }
+        Ok(())
+    }
+}
+
 /// What [`Datapath::open`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opened {
@@ -97,11 +114,13 @@ pub struct Datapath {
 
 impl Datapath {
     /// Loads the programs, and makes the maps or takes over those that an earlier process left. Vifs that it had
-    /// attached get the programs of this build, without a gap; those that are gone are forgotten.
+    /// attached get the programs of this build, without a gap; those that are gone are forgotten. A vif that does not
+    /// take them is warned of and left as it is.
     ///
     /// # Errors
-    /// Without root, BPF file system, or a kernel of 5.8 or newer.
+    /// Without root, BPF file system, or a kernel of 5.8 or newer, and for sizes that cannot be.
     pub fn open(config: Config) -> Result<Self, Error> {
+        config.check()?;
         // Before 5.11 maps count as locked memory. Later kernels need no such limit, so a refusal is none here.
         if let Err(errno) = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY) {
             info!("cannot lift the limit of locked memory: {errno}");
@@ -141,11 +160,11 @@ impl Datapath {
             .map_err(|e| failed("control", e))?;
         datapath.prune()?;
         for vif in datapath.configured()? {
-            Link {
-                ifindex: vif.ifindex,
-                name: &vif.name,
+            // One vif's trouble must not keep the others without a daemon; attached() leaves it out.
+            if let Err(error) = Link::new(vif.ifindex, &vif.name).attach(&datapath.programs, config.priority)
+            {
+                warn!("{error}");
             }
-            .attach(&datapath.programs, config.priority)?;
         }
         Ok(datapath)
     }
@@ -159,7 +178,7 @@ impl Datapath {
     /// attached anew, without a gap.
     ///
     /// # Errors
-    /// When the scope has no settings yet, or the interface or kernel does not take the filters.
+    /// When the scope has no settings yet, or the interface or kernel does not take the filters; it is then as before.
     pub fn attach(&mut self, interface: &str, config: VifConfig) -> Result<(), Error> {
         let ifindex = ifindex(interface)?;
         if self.scopes.get(&config.scope, 0).is_err() {
@@ -169,15 +188,19 @@ impl Datapath {
             });
         }
         let room = self.capacity("vifs");
+        let earlier = self.vifs.get(&ifindex, 0).ok();
         // Before the filters: they pass what has no entry.
         self.vifs
             .insert(ifindex, config.raw(), 0)
             .map_err(|e| full_or_failed("vifs", room, e))?;
-        Link {
-            ifindex,
-            name: interface,
+        let attached = Link::new(ifindex, interface).attach(&self.programs, self.priority);
+        if attached.is_err() {
+            match earlier {
+                Some(raw) => self.vifs.insert(ifindex, raw, 0).map_err(|e| failed("vifs", e))?,
+                None => removed("vifs", self.vifs.remove(&ifindex))?,
+            }
         }
-        .attach(&self.programs, self.priority)
+        attached
     }
 
     /// Takes our filters off a vif. Returns whether there were any.
@@ -186,11 +209,7 @@ impl Datapath {
     /// When there is no such interface, or the kernel refuses.
     pub fn detach(&mut self, interface: &str) -> Result<bool, Error> {
         let ifindex = ifindex(interface)?;
-        let found = Link {
-            ifindex,
-            name: interface,
-        }
-        .detach()?;
+        let found = Link::new(ifindex, interface).detach()?;
         removed("vifs", self.vifs.remove(&ifindex))?;
         Ok(found)
     }
@@ -202,12 +221,7 @@ impl Datapath {
     pub fn attached(&self) -> Result<Vec<AttachedVif>, Error> {
         let mut list = Vec::new();
         for vif in self.configured()? {
-            match (Link {
-                ifindex: vif.ifindex,
-                name: &vif.name,
-            })
-            .is_attached()
-            {
+            match (Link::new(vif.ifindex, &vif.name)).is_attached() {
                 Ok(true) => list.push(vif),
                 Ok(false) => warn!("{}: our filters were removed by somebody else", vif.name),
                 Err(Error::NoInterface { .. }) => {}
@@ -261,7 +275,7 @@ impl Datapath {
     pub fn detach_all(self) -> Result<(), Error> {
         let mut first_error = None;
         for (ifindex, name) in link::interfaces()? {
-            match (Link { ifindex, name: &name }).detach() {
+            match Link::new(ifindex, &name).detach() {
                 Ok(_) | Err(Error::NoInterface { .. }) => {}
                 Err(error) => {
                     warn!("{error}");

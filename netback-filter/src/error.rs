@@ -10,6 +10,12 @@ use crate::rules::RuleError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// A setting that cannot be.
+    #[error("configuration of the datapath: {what}")]
+    Config {
+        /// Which, and what it may be.
+        what: &'static str,
+    },
     /// The pin directory is on another kind of file system.
     #[error("{path} is not on a BPF file system: mount one first (`mount -t bpf bpf /sys/fs/bpf`)")]
     NoBpfFs {

@@ -25,11 +25,15 @@ pub(crate) struct Programs {
 
 /// An interface in the network namespace of the calling thread.
 pub(crate) struct Link<'a> {
-    pub ifindex: u32,
-    pub name: &'a str,
+    ifindex: u32,
+    name: &'a str,
 }
 
-impl Link<'_> {
+impl<'a> Link<'a> {
+    pub(crate) fn new(ifindex: u32, name: &'a str) -> Self {
+        Self { ifindex, name }
+    }
+
     fn tc(&self, what: &'static str, source: io::Error) -> Error {
         if source.raw_os_error() == Some(libc::ENODEV) {
             return Error::NoInterface {

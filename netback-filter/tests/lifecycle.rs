@@ -258,6 +258,15 @@ fn errors_name_the_interface_and_the_remedy() {
         world.exec("dom0", "tc qdisc add dev vif2.0 ingress");
         let taken = datapath.attach("vif2.0", VIF_CONFIG).unwrap_err().to_string();
         assert!(taken.contains("vif2.0") && taken.contains("ingress"), "{taken}");
+        assert!(
+            datapath.attached().unwrap().is_empty(),
+            "nothing is left of the attempt"
+        );
+        let odd = Config {
+            event_bytes: 5000,
+            ..world.config()
+        };
+        assert!(matches!(Datapath::open(odd), Err(Error::Config { .. })));
         let elsewhere = tempfile::tempdir().unwrap();
         let config = Config {
             pin_dir: elsewhere.path().join("pins"),
