@@ -51,8 +51,17 @@ fn a_file_cut_anywhere() {
     }
 }
 
+/// A failing case is printed in full, so no file of seeds is kept.
+fn config(cases: u32) -> ProptestConfig {
+    ProptestConfig {
+        failure_persistence: None,
+        max_shrink_iters: 2_000,
+        ..ProptestConfig::with_cases(cases)
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(3_000))]
+    #![proptest_config(config(3_000))]
 
     #[test]
     fn any_text(text in "\\PC{0,200}") {

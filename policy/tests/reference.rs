@@ -150,8 +150,17 @@ fn got(ruleset: &Ruleset, decision: &Decision) -> Expected {
 const POLICIES: u32 = 2_000;
 const FLOWS: usize = 100;
 
+/// A failing case is printed in full, so no file of seeds is kept.
+fn config(cases: u32) -> ProptestConfig {
+    ProptestConfig {
+        failure_persistence: None,
+        max_shrink_iters: 2_000,
+        ..ProptestConfig::with_cases(cases)
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { max_shrink_iters: 2_000, ..ProptestConfig::with_cases(POLICIES) })]
+    #![proptest_config(config(POLICIES))]
 
     #[test]
     fn decisions_are_those_of_a_plain_reading(
@@ -168,7 +177,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(config(300))]
 
     #[test]
     fn what_holds_for_any_process_holds_for_each(
