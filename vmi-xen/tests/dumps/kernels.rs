@@ -136,6 +136,13 @@ impl Kernel {
         let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(|broken| broken.into_inner());
         let cache = cache_dir()?;
         let apt = Apt::new(&cache)?;
+        self.files_from(&cache, &apt).or_else(|error| {
+            apt.update().context(format!("{error:?}"))?;
+            self.files_from(&cache, &apt)
+        })
+    }
+
+    fn files_from(&self, cache: &Path, apt: &Apt) -> Result<(PathBuf, PathBuf)> {
         let image = apt.newest(&format!("linux-image-{}", self.series), "-cloud-amd64")?;
         let mut hasher = DefaultHasher::new();
         (&image, self.cpu, self.cmdline, self.vcpus, INIT, WORKLOAD).hash(&mut hasher);
@@ -143,10 +150,10 @@ impl Kernel {
         let memory = cache.join(format!("{name}.elf"));
         let truth = cache.join(format!("{name}.truth"));
         if !memory.exists() || !truth.exists() {
-            let work = tempfile::tempdir_in(&cache)?;
-            let (vmlinuz, modules) = kernel_files(&apt, &image)?;
+            let work = tempfile::tempdir_in(cache)?;
+            let (vmlinuz, modules) = kernel_files(apt, &image)?;
             let initramfs = work.path().join("initramfs");
-            fs::write(&initramfs, build_initramfs(&apt, &modules, work.path())?)?;
+            fs::write(&initramfs, build_initramfs(apt, &modules, work.path())?)?;
             Machine {
                 vmlinuz: &vmlinuz,
                 initramfs: &initramfs,

@@ -58,23 +58,29 @@ impl Apt {
         let apt = Self {
             dir: cache.join("apt"),
         };
-        let done = apt.dir.join("updated");
-        if !done.exists() {
-            fs::create_dir_all(apt.dir.join("lists/partial"))?;
-            fs::create_dir_all(apt.dir.join("archives/partial"))?;
-            let mirror = mirror()?;
-            let mut list = String::new();
-            for suite in SUITES {
-                list += &format!(
-                    "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] \
-                     {mirror} {suite} main\n"
-                );
-            }
-            fs::write(apt.dir.join("sources.list"), list)?;
-            run(apt.command("apt-get").arg("update"))?;
-            fs::write(&done, "")?;
+        if !apt.dir.join("updated").exists() {
+            apt.update()?;
         }
         Ok(apt)
+    }
+
+    /// Fetches the package indexes afresh: a mirror drops packages that newer
+    /// ones replace.
+    pub fn update(&self) -> Result<()> {
+        fs::create_dir_all(self.dir.join("lists/partial"))?;
+        fs::create_dir_all(self.dir.join("archives/partial"))?;
+        let mirror = mirror()?;
+        let mut list = String::new();
+        for suite in SUITES {
+            list += &format!(
+                "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] \
+                 {mirror} {suite} main\n"
+            );
+        }
+        fs::write(self.dir.join("sources.list"), list)?;
+        run(self.command("apt-get").arg("update"))?;
+        fs::write(self.dir.join("updated"), "")?;
+        Ok(())
     }
 
     fn command(&self, program: &str) -> Command {
@@ -86,6 +92,7 @@ impl Apt {
             format!("Dir::State::lists={dir}/lists"),
             format!("Dir::Cache={dir}"),
             "Acquire::Languages=none".to_owned(),
+            "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false".to_owned(),
             "APT::Sandbox::User=root".to_owned(),
         ] {
             command.args(["-o", &option]);
