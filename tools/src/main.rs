@@ -1,3 +1,33 @@
 // SPDX-License-Identifier: GPL-3.0-only
-//! xmesh: the xl-style tool of the mesh
-fn main() {}
+//! xmesh: the xl-style tool of the mesh.
+//!
+//! Thin: arguments in, one request to policyd, its answer as a table, a sentence or JSON. Nothing is decided
+//! here, but for `policy-check`, which needs no daemon.
+#![forbid(unsafe_code)]
+
+mod args;
+mod commands;
+mod error;
+mod output;
+mod render;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::Args;
+use error::ToolError;
+use output::Output;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let mut output = Output::new(args.json);
+    let result = commands::run(&args, &mut output).and_then(|()| output.finish());
+    match result {
+        Ok(()) | Err(ToolError::ReaderGone) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{}", render::multiline(&error.to_string()));
+            ExitCode::from(error.exit_status())
+        }
+    }
+}

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! The command line.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand};
+
+/// Kinds of event that the daemon knows, and `verdict` for the two that carry one.
+const KINDS: [&str; 11] = [
+    "fork", "exec", "exit", "listen", "connect", "refused", "sight", "domain", "policy", "lost", "verdict",
+];
+
+/// See and govern the connections of this host's domains.
+#[derive(Debug, Parser)]
+#[command(
+    name = "xmesh",
+    version,
+    arg_required_else_help = true,
+    after_help = "DOMAIN is a name or an id.\n\
+        Exit status: 0 done, 1 refused or failed, 2 usage, 3 policyd is not reachable."
+)]
+pub struct Args {
+    /// Answer in JSON; streams answer in a line of JSON each.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// The socket on which policyd listens.
+    #[arg(long, global = true, value_name = "PATH", default_value = policyd_api::SOCKET)]
+    pub socket: PathBuf,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// List domains and how much is seen of each.
+    List {
+        /// Also UUID, addresses, interfaces, probes, and why a domain is not seen in full.
+        #[arg(short, long)]
+        verbose: bool,
+    },
+    /// Tell about the daemon itself.
+    Info,
+    /// List the processes of a domain.
+    Ps {
+        /// Name or id.
+        domain: String,
+    },
+    /// List the sockets of a domain and who owns them.
+    Conns {
+        /// Name or id.
+        domain: String,
+    },
+    /// Tell what happened, a sentence a line.
+    #[command(after_help = "EXAMPLES\n  \
+        xmesh events -f --kind verdict\n  \
+        xmesh events --domain web1 --kind exec,exit\n  \
+        xmesh --json events -f | jq .kind")]
+    Events(Events),
+    /// List the flows at the interfaces of domains, with verdict and rule.
+    Flows {
+        /// Keep on, and tell of flows that come, go, or get another verdict.
+        #[arg(short, long)]
+        follow: bool,
+        /// Only this domain's.
+        #[arg(short, long)]
+        domain: Option<String>,
+    },
+    /// Put a policy set in force.
+    #[command(after_help = "EXAMPLES\n  xmesh policy-apply -n shop.yaml\n  xmesh policy-apply shop.yaml")]
+    PolicyApply {
+        /// The document; `-` is standard input.
+        file: PathBuf,
+        /// Validate and compile, here and in the daemon, but change nothing.
+        #[arg(short = 'n', long)]
+        dry_run: bool,
+    },
+    /// List the policy sets in force.
+    PolicyList,
+    /// Print a policy set as it was applied.
+    PolicyShow {
+        /// Name of the set.
+        name: String,
+    },
+    /// Take a policy set out of force.
+    PolicyDelete {
+        /// Name of the set.
+        name: String,
+    },
+    /// Validate documents without the daemon, each alone and all together.
+    PolicyCheck {
+        /// The documents; `-` is standard input.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Tell what would happen to a flow, and why.
+    #[command(after_help = "EXAMPLES\n  \
+        xmesh explain --from web1:/usr/bin/curl --to db1 --port 6379\n  \
+        xmesh explain --from 192.168.7.9 --to web1 --port 443 --protocol tcp")]
+    Explain(Explain),
+}
+
+/// Which events to tell.
+#[derive(Debug, ClapArgs)]
+pub struct Events {
+    /// Keep on, and tell of what comes.
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only this domain's.
+    #[arg(short, long)]
+    pub domain: Option<String>,
+    /// Only these kinds.
+    #[arg(short, long, value_delimiter = ',', value_parser = KINDS)]
+    pub kind: Vec<String>,
+}
+
+impl Events {
+    /// The kinds as the daemon wants them; `None` for all.
+    pub fn kinds(&self) -> Option<String> {
+        if self.kind.is_empty() {
+            return None;
+        }
+        let kinds = self.kind.iter().map(|kind| match kind.as_str() {
+            "verdict" => "connect,refused",
+            kind => kind,
+        });
+        Some(kinds.collect::<Vec<_>>().join(","))
+    }
+}
+
+/// The flow to explain.
+#[derive(Debug, ClapArgs)]
+pub struct Explain {
+    /// Who opens it: a domain, with a program if it matters, or an address outside.
+    #[arg(long, value_name = "DOMAIN[:EXE]|ADDRESS")]
+    pub from: String,
+    /// Who it is opened to.
+    #[arg(long, value_name = "DOMAIN|ADDRESS")]
+    pub to: String,
+    /// The port it is opened to.
+    #[arg(long, value_name = "N")]
+    pub port: u16,
+    /// tcp or udp.
+    #[arg(long, default_value = "tcp", value_parser = ["tcp", "udp"])]
+    pub protocol: String,
+    /// The effective user id of who opens it.
+    #[arg(long, value_name = "N")]
+    pub uid: Option<u32>,
+}
+
+impl Explain {
+    /// Splits `--from` into domain or address, and program.
+    pub fn source(&self) -> (&str, Option<&str>) {
+        // An IPv6 address has colons of its own.
+        if self.from.parse::<IpAddr>().is_ok() {
+            return (&self.from, None);
+        }
+        match self.from.split_once(':') {
+            Some((domain, exe)) => (domain, Some(exe).filter(|exe| !exe.is_empty())),
+            None => (&self.from, None),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(line: &str) -> Args {
+        Args::try_parse_from(line.split(' ')).unwrap()
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn global_options_stand_anywhere() {
+        assert!(parse("xmesh list --json").json);
+        assert!(parse("xmesh --json list -v").json);
+        let socket = parse("xmesh ps 3 --socket /tmp/s").socket;
+        assert_eq!(socket, PathBuf::from("/tmp/s"));
+    }
+
+    #[test]
+    fn kinds_are_checked_and_verdict_stands_for_two() {
+        let Command::Events(events) = parse("xmesh events --kind exec,verdict").command else {
+            panic!("not events");
+        };
+        assert_eq!(events.kinds().as_deref(), Some("exec,connect,refused"));
+        assert!(Args::try_parse_from(["xmesh", "events", "--kind", "exex"]).is_err());
+    }
+
+    #[test]
+    fn the_source_of_an_explanation() {
+        let source = |from: &str| {
+            let explain = Explain {
+                from: from.into(),
+                to: "db1".into(),
+                port: 1,
+                protocol: "tcp".into(),
+                uid: None,
+            };
+            let (who, exe) = explain.source();
+            (who.to_owned(), exe.map(str::to_owned))
+        };
+        assert_eq!(source("web1"), ("web1".into(), None));
+        assert_eq!(source("web1:"), ("web1".into(), None));
+        assert_eq!(source("3:/bin/a:b"), ("3".into(), Some("/bin/a:b".into())));
+        assert_eq!(source("2001:db8::1"), ("2001:db8::1".into(), None));
+    }
+}

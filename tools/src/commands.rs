@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! What each command asks of the daemon.
+
+mod domains;
+mod policies;
+mod watch;
+
+use policyd_api::Client;
+
+use crate::args::{Args, Command};
+use crate::error::ToolError;
+use crate::output::Output;
+
+/// Runs the command of the line.
+pub fn run(args: &Args, output: &mut Output) -> Result<(), ToolError> {
+    // The one command that wants no daemon.
+    if let Command::PolicyCheck { files } = &args.command {
+        return policies::check(files, output);
+    }
+    let client = Client::new(&args.socket)?;
+    match &args.command {
+        Command::List { verbose } => domains::list(&client, *verbose, output),
+        Command::Info => domains::info(&client, output),
+        Command::Ps { domain } => domains::processes(&client, domain, output),
+        Command::Conns { domain } => domains::connections(&client, domain, output),
+        Command::Events(events) => watch::events(&client, events, output),
+        Command::Flows { follow, domain } => watch::flows(&client, domain.as_deref(), *follow, output),
+        Command::PolicyApply { file, dry_run } => policies::apply(&client, file, *dry_run, output),
+        Command::PolicyList => policies::list(&client, output),
+        Command::PolicyShow { name } => policies::show(&client, name, output),
+        Command::PolicyDelete { name } => policies::delete(&client, name, output),
+        Command::PolicyCheck { files } => policies::check(files, output),
+        Command::Explain(flow) => policies::explain(&client, flow, output),
+    }
+}

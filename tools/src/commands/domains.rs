@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! `list`, `info`, `ps`, `conns`.
+
+use policyd_api::Client;
+
+use crate::error::ToolError;
+use crate::output::Output;
+use crate::render::domain;
+
+pub fn list(client: &Client, verbose: bool, output: &mut Output) -> Result<(), ToolError> {
+    let domains = client.domains()?;
+    output.answer(&domains, |domains| domain::list(domains, verbose))?;
+    if !verbose && let Some(remark) = domain::remark(&domains) {
+        // The table first, wherever both streams go.
+        output.finish()?;
+        eprintln!("{remark}");
+    }
+    Ok(())
+}
+
+pub fn info(client: &Client, output: &mut Output) -> Result<(), ToolError> {
+    output.answer(&client.status()?, domain::status)
+}
+
+pub fn processes(client: &Client, name: &str, output: &mut Output) -> Result<(), ToolError> {
+    let mut processes = client.processes(name)?;
+    processes.sort_by_key(|p| p.pid);
+    output.answer(&processes, |p| domain::processes(p))
+}
+
+pub fn connections(client: &Client, name: &str, output: &mut Output) -> Result<(), ToolError> {
+    let mut connections = client.connections(name)?;
+    // Listeners first, as what a domain offers is what is asked most.
+    connections.sort_by_key(|c| (c.remote.is_some(), c.protocol.clone(), c.local, c.remote));
+    output.answer(&connections, |c| domain::connections(c))
+}

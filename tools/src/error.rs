@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! What can end a command, and the exit status that says so to a script.
+
+use std::io;
+use std::path::PathBuf;
+
+use policyd_api::ClientError;
+
+/// Why a command ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum ToolError {
+    /// The daemon could not be reached, refused, or broke off.
+    #[error("xmesh: {0}")]
+    Client(#[from] ClientError),
+    /// A document is not valid. No `xmesh:` before it, so that editors find file, line and column.
+    #[error("{0}")]
+    Policy(#[from] policy::Problems),
+    /// A file could not be read.
+    #[error("xmesh: cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// What the arguments say together makes no sense.
+    #[error("xmesh: {0}")]
+    Usage(String),
+    /// Standard output takes no more: a full disk, a closed terminal.
+    #[error("xmesh: cannot write the answer: {0}")]
+    Write(io::Error),
+    /// Whoever read standard output has gone, as `head` does. Not an error.
+    #[error("the reader has gone")]
+    ReaderGone,
+}
+
+impl ToolError {
+    /// 1: refused or failed, 2: usage, 3: the daemon is not reachable.
+    pub fn exit_status(&self) -> u8 {
+        match self {
+            ToolError::Client(ClientError::Unreachable { .. }) => 3,
+            ToolError::Usage(_) => 2,
+            ToolError::ReaderGone => 0,
+            ToolError::Client(_) | ToolError::Policy(_) | ToolError::Read { .. } | ToolError::Write(_) => 1,
+        }
+    }
+}
+
+impl From<io::Error> for ToolError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => ToolError::ReaderGone,
+            _ => ToolError::Write(error),
+        }
+    }
+}

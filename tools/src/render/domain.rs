@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! Domains, their processes and their sockets.
+
+use policyd_api::{Connection, Domain, Process, Status};
+
+use super::table::{Align::Left, Align::Right, Table};
+use super::time::duration;
+use super::{or_dash, plain};
+
+/// `xmesh list`.
+pub fn list(domains: &[Domain], verbose: bool) -> String {
+    let mut table = Table::new(&[
+        ("Name", Left),
+        ("ID", Right),
+        ("Mode", Left),
+        ("Kernel", Left),
+        ("Procs", Right),
+        ("Conns", Right),
+        ("Flows", Right),
+        ("State", Left),
+    ]);
+    for d in domains {
+        table.row([
+            d.name.clone(),
+            d.id.to_string(),
+            d.mode.as_str().to_owned(),
+            or_dash(d.kernel.as_ref()),
+            d.processes.to_string(),
+            d.connections.to_string(),
+            d.flows.to_string(),
+            d.state.clone(),
+        ]);
+    }
+    if !verbose {
+        return table.render();
+    }
+    let mut lines = table.lines().into_iter();
+    let mut out: String = lines.next().map(|header| header + "\n").unwrap_or_default();
+    for (line, domain) in lines.zip(domains) {
+        out.push_str(&line);
+        out.push('\n');
+        for detail in details(domain) {
+            out.push_str(&format!("    {}\n", plain(&detail)));
+        }
+    }
+    out
+}
+
+fn details(d: &Domain) -> Vec<String> {
+    let mut details = vec![format!("uuid {}; vcpus {}; traps {}", d.uuid, d.vcpus, d.traps)];
+    if !d.addresses.is_empty() {
+        let addresses: Vec<String> = d.addresses.iter().map(ToString::to_string).collect();
+        details.push(format!("addresses {}", addresses.join(", ")));
+    }
+    details.extend(d.vifs.iter().map(|vif| {
+        let covered = if vif.covered { "covered" } else { "NOT covered" };
+        format!("{} {} {covered}", vif.name, or_dash(vif.mac.as_ref()))
+    }));
+    details.extend(
+        d.probes
+            .iter()
+            .map(|p| format!("probe {} {} hits {}", p.function, p.resume, p.hits)),
+    );
+    details.extend(d.problems.iter().map(|problem| format!("problem: {problem}")));
+    details
+}
+
+/// A remark for `xmesh list` without `-v`, when there is more to say.
+pub fn remark(domains: &[Domain]) -> Option<String> {
+    let names: Vec<String> = domains
+        .iter()
+        .filter(|d| !d.problems.is_empty())
+        .map(|d| plain(&d.name))
+        .collect();
+    (!names.is_empty()).then(|| {
+        format!(
+            "xmesh: not seen in full: {}; `xmesh list -v` says why",
+            names.join(", ")
+        )
+    })
+}
+
+/// `xmesh ps`.
+pub fn processes(processes: &[Process]) -> String {
+    let mut table = Table::new(&[
+        ("PID", Right),
+        ("PPID", Right),
+        ("UID", Right),
+        ("Container", Left),
+        ("Exe", Left),
+        ("Args", Left),
+    ]);
+    for p in processes {
+        // As in /proc: what is in brackets has no executable.
+        let mut exe = p.exe.clone().unwrap_or_else(|| format!("[{}]", p.comm));
+        if p.exe_deleted {
+            exe.push_str(" (deleted)");
+        }
+        table.row([
+            p.pid.to_string(),
+            p.ppid.to_string(),
+            p.euid.to_string(),
+            // The first twelve digits are what container tools show.
+            or_dash(
+                p.container
+                    .as_ref()
+                    .map(|c| c.chars().take(12).collect::<String>()),
+            ),
+            exe,
+            p.args.get(1..).unwrap_or_default().join(" "),
+        ]);
+    }
+    table.render()
+}
+
+/// `xmesh conns`.
+pub fn connections(connections: &[Connection]) -> String {
+    let mut table = Table::new(&[
+        ("Proto", Left),
+        ("Local", Left),
+        ("Remote", Left),
+        ("State", Left),
+        ("PID", Right),
+        ("UID", Right),
+        ("Exe", Left),
+    ]);
+    for c in connections {
+        table.row([
+            c.protocol.clone(),
+            c.local.to_string(),
+            or_dash(c.remote),
+            c.state.clone(),
+            or_dash(c.pid),
+            or_dash(c.uid),
+            or_dash(c.exe.as_ref()),
+        ]);
+    }
+    table.render()
+}
+
+/// `xmesh info`.
+pub fn status(status: &Status) -> String {
+    let facts = [
+        ("policyd", status.version.clone()),
+        ("pid", status.pid.to_string()),
+        ("guardian", or_dash(status.guardian)),
+        ("uptime", duration(status.uptime)),
+        ("generation", status.generation.to_string()),
+        ("xen", status.xen.clone()),
+        ("events_lost", status.events_lost.to_string()),
+    ];
+    facts
+        .into_iter()
+        .map(|(name, value)| format!("{name:<12} : {}\n", plain(&value)))
+        .collect()
+}

@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! Events as sentences: when, who, whom, what, verdict, why.
+
+use std::net::SocketAddr;
+
+use policyd_api::{Decision, Event, Party, Process, Verdict, What};
+
+use super::plain;
+use super::time::timestamp;
+
+/// One event in one line.
+pub fn sentence(event: &Event) -> String {
+    let domain = event.domain.as_deref().unwrap_or("?");
+    let said = match &event.what {
+        What::Fork { process } => {
+            format!("{} was forked by {}", who(domain, process), process.ppid)
+        }
+        What::Exec { process } => format!("{} runs: {}", who(domain, process), process.args.join(" ")),
+        What::Exit { process, code } => format!("{} {}", who(domain, process), ending(*code)),
+        What::Listen { process, local } => format!("{} listens on {local}", who(domain, process)),
+        What::Connect {
+            process,
+            remote,
+            to,
+            decision,
+            ..
+        } => format!(
+            "{} → {}, {}",
+            who(domain, process),
+            whom(to, remote),
+            verdict(decision)
+        ),
+        What::Refused {
+            direction,
+            protocol,
+            local,
+            remote,
+            who,
+            decision,
+        } => {
+            let inside = match who {
+                Some(party) => whom(party, local),
+                None => format!("{domain} {local}"),
+            };
+            let (from, to) = match direction.as_str() {
+                "in" => (remote.to_string(), inside),
+                _ => (inside, remote.to_string()),
+            };
+            format!("{from} → {to} {protocol}, {} at the vif", verdict(decision))
+        }
+        What::Sight { mode, message } => format!("{domain} is seen by {}: {message}", mode.as_str()),
+        What::Domain { change } => match event.domid {
+            Some(id) => format!("{domain} ({id}) was {change}"),
+            None => format!("{domain} was {change}"),
+        },
+        What::Policy { generation, change } => {
+            format!("policy: {change}, generation {generation} is in force")
+        }
+        What::Lost { count, place } => format!("{count} events were lost at {place}"),
+    };
+    format!("{} {}", timestamp(event.time_ns), plain(&said))
+}
+
+/// `domain(pid exe uid N)`.
+fn who(domain: &str, process: &Process) -> String {
+    let exe = process.exe.as_deref().unwrap_or(&process.comm);
+    format!("{domain}({} {exe} uid {})", process.pid, process.euid)
+}
+
+/// `domain(pid exe uid N) address:port`, with what is known of it; the address alone for a peer outside.
+pub fn whom(party: &Party, at: &SocketAddr) -> String {
+    let known = [
+        party.pid.map(|pid| pid.to_string()),
+        party.exe.clone(),
+        party.uid.map(|uid| format!("uid {uid}")),
+    ];
+    let known: Vec<String> = known.into_iter().flatten().collect();
+    match (&party.domain, known.is_empty()) {
+        (Some(domain), true) => format!("{domain} {at}"),
+        (Some(domain), false) => format!("{domain}({}) {at}", known.join(" ")),
+        (None, _) => at.to_string(),
+    }
+}
+
+/// `allowed by shop/client-may-cache`.
+fn verdict(decision: &Decision) -> String {
+    let word = match decision.verdict {
+        Verdict::Allow => "allowed",
+        Verdict::Deny => "denied",
+    };
+    format!("{word} by {}", decision.rule)
+}
+
+/// An exit status of wait(2) in words.
+fn ending(code: u32) -> String {
+    match (code & 0x7f, code >> 8 & 0xff) {
+        (0, status) => format!("exited with status {status}"),
+        (signal, _) if code & 0x80 != 0 => format!("was killed by signal {signal} and left a core"),
+        (signal, _) => format!("was killed by signal {signal}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use policyd_api::Mode;
+
+    fn process(exe: Option<&str>) -> Process {
+        Process {
+            pid: 412,
+            ppid: 1,
+            uid: 1000,
+            euid: 1000,
+            gid: 1000,
+            loginuid: None,
+            comm: "curl".into(),
+            exe: exe.map(str::to_owned),
+            exe_deleted: false,
+            args: vec!["curl".into(), "-s".into(), "db1".into()],
+            container: None,
+            netns: 1,
+            start_time_ns: 0,
+            parents: Vec::new(),
+        }
+    }
+
+    fn decision(verdict: Verdict) -> Decision {
+        Decision {
+            verdict,
+            rule: "shop/r".into(),
+            generation: 4,
+        }
+    }
+
+    fn said(what: What) -> String {
+        let event = Event {
+            seq: 1,
+            time_ns: 1_500_000_000,
+            domain: Some("web1".into()),
+            domid: Some(3),
+            what,
+        };
+        let line = sentence(&event);
+        line.strip_prefix("1970-01-01T00:00:01.500Z ").unwrap().to_owned()
+    }
+
+    fn at(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn processes() {
+        let curl = || process(Some("/usr/bin/curl"));
+        assert_eq!(
+            said(What::Exec { process: curl() }),
+            "web1(412 /usr/bin/curl uid 1000) runs: curl -s db1"
+        );
+        assert_eq!(
+            said(What::Fork {
+                process: process(None)
+            }),
+            "web1(412 curl uid 1000) was forked by 1"
+        );
+        let exit = |code| {
+            said(What::Exit {
+                process: curl(),
+                code,
+            })
+        };
+        assert_eq!(exit(0), "web1(412 /usr/bin/curl uid 1000) exited with status 0");
+        assert_eq!(
+            exit(7 << 8),
+            "web1(412 /usr/bin/curl uid 1000) exited with status 7"
+        );
+        assert_eq!(exit(9), "web1(412 /usr/bin/curl uid 1000) was killed by signal 9");
+        assert_eq!(
+            exit(0x8b),
+            "web1(412 /usr/bin/curl uid 1000) was killed by signal 11 and left a core"
+        );
+    }
+
+    #[test]
+    fn connections() {
+        let to = Party {
+            domain: Some("db1".into()),
+            exe: Some("/usr/bin/redis-server".into()),
+            pid: Some(88),
+            uid: Some(110),
+            services: Vec::new(),
+            id: String::new(),
+        };
+        let outside = Party {
+            domain: None,
+            exe: None,
+            pid: None,
+            uid: None,
+            ..to.clone()
+        };
+        let connect = |to: &Party, verdict| {
+            said(What::Connect {
+                process: process(Some("/usr/bin/curl")),
+                local: at("10.0.0.1:4000"),
+                remote: at("10.0.0.2:6379"),
+                to: Box::new(to.clone()),
+                decision: decision(verdict),
+            })
+        };
+        assert_eq!(
+            connect(&to, Verdict::Allow),
+            "web1(412 /usr/bin/curl uid 1000) → db1(88 /usr/bin/redis-server uid 110) 10.0.0.2:6379, allowed by shop/r"
+        );
+        assert_eq!(
+            connect(&outside, Verdict::Deny),
+            "web1(412 /usr/bin/curl uid 1000) → 10.0.0.2:6379, denied by shop/r"
+        );
+        let refused = |direction: &str, who| {
+            said(What::Refused {
+                direction: direction.into(),
+                protocol: "udp".into(),
+                local: at("10.0.0.1:53"),
+                remote: at("[2001:db8::1]:9"),
+                who,
+                decision: decision(Verdict::Deny),
+            })
+        };
+        assert_eq!(
+            refused("out", None),
+            "web1 10.0.0.1:53 → [2001:db8::1]:9 udp, denied by shop/r at the vif"
+        );
+        assert_eq!(
+            refused("in", Some(Box::new(to))),
+            "[2001:db8::1]:9 → db1(88 /usr/bin/redis-server uid 110) 10.0.0.1:53 udp, denied by shop/r at the vif"
+        );
+    }
+
+    #[test]
+    fn the_rest() {
+        assert_eq!(
+            said(What::Sight {
+                mode: Mode::Lookup,
+                message: "no altp2m".into()
+            }),
+            "web1 is seen by lookup: no altp2m"
+        );
+        assert_eq!(
+            said(What::Domain {
+                change: "created".into()
+            }),
+            "web1 (3) was created"
+        );
+        assert_eq!(
+            said(What::Policy {
+                generation: 5,
+                change: "apply shop".into()
+            }),
+            "policy: apply shop, generation 5 is in force"
+        );
+        assert_eq!(
+            said(What::Lost {
+                count: 3,
+                place: "the log".into()
+            }),
+            "3 events were lost at the log"
+        );
+    }
+
+    #[test]
+    fn a_sentence_is_one_line_whatever_a_guest_writes() {
+        let mut hostile = process(Some("/tmp/\x1b[2J\n"));
+        hostile.args = vec!["a\r\nb".into()];
+        let line = said(What::Exec { process: hostile });
+        assert!(!line.contains(['\n', '\r', '\x1b']), "{line}");
+    }
+}

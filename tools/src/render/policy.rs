@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! Policy sets and explanations.
+
+use policyd_api::{Applied, Explained, Party, PolicySummary, Verdict};
+
+use super::table::{Align::Left, Align::Right, Table};
+use super::time::timestamp;
+use super::{multiline, plain};
+
+/// `xmesh policy-list`.
+pub fn list(policies: &[PolicySummary]) -> String {
+    let mut table = Table::new(&[
+        ("Name", Left),
+        ("Services", Right),
+        ("Rules", Right),
+        ("Generation", Right),
+        ("Applied", Left),
+        ("By", Right),
+        ("Description", Left),
+    ]);
+    for p in policies {
+        // To the second: nobody tells two policies apart by less.
+        let applied = timestamp(p.applied_ns);
+        table.row([
+            p.name.clone(),
+            p.services.to_string(),
+            p.rules.to_string(),
+            p.generation.to_string(),
+            format!("{}Z", applied.split('.').next().unwrap_or_default()),
+            p.by_uid.to_string(),
+            p.description.clone().unwrap_or_default(),
+        ]);
+    }
+    table.render()
+}
+
+/// What a change did: `done` says it, as "applied".
+pub fn applied(applied: &Applied, done: &str) -> String {
+    let name = plain(&applied.name);
+    let flows = match applied.flows_changed {
+        1 => "1 live flow".to_owned(),
+        n => format!("{n} live flows"),
+    };
+    if applied.dry_run {
+        format!(
+            "{name} is valid and would change {flows}; generation {} stays in force\n",
+            applied.generation
+        )
+    } else {
+        format!(
+            "{name} {done}; generation {} in force, {flows} changed\n",
+            applied.generation
+        )
+    }
+}
+
+/// `xmesh explain`.
+pub fn explained(explained: &Explained) -> String {
+    let verdict = match explained.decision.verdict {
+        Verdict::Allow => "allow",
+        Verdict::Deny => "deny",
+    };
+    let mut out = format!(
+        "{verdict} by {}, generation {}\nfrom  {}\nto    {}\n",
+        plain(&explained.decision.rule),
+        explained.decision.generation,
+        party(&explained.from),
+        party(&explained.to)
+    );
+    for line in &explained.why {
+        out.push_str(&format!("  {}\n", multiline(line).replace('\n', "\n  ")));
+    }
+    out
+}
+
+fn party(party: &Party) -> String {
+    let services = match party.services.as_slice() {
+        [] => "no service".to_owned(),
+        some => some.join(", "),
+    };
+    plain(&format!("{} ({services})", party.id))
+}

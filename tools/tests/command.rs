@@ -1,0 +1,514 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! The built command against a daemon that gives fixed answers on a real socket.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use policyd_api::{
+    Applied, Decision, Domain, ErrorBody, Event, Explained, Flow, Mode, Party, PolicyDocument, PolicySummary,
+    Probe, Process, Verdict, Vif, What,
+};
+use tempfile::TempDir;
+
+/// A daemon with fixed answers, and what it was asked.
+struct Daemon {
+    folder: TempDir,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+type Answer = (u16, String);
+
+impl Daemon {
+    fn start(answer: impl Fn(&str) -> Answer + Send + 'static) -> Daemon {
+        let folder = TempDir::new().unwrap();
+        let listener = UnixListener::bind(folder.path().join("api.sock")).unwrap();
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let log = asked.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                serve(stream.unwrap(), &answer, &log);
+            }
+        });
+        Daemon { folder, asked }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("api.sock")
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        xmesh(&self.socket(), args)
+    }
+
+    fn asked(&self) -> Vec<String> {
+        self.asked.lock().unwrap().clone()
+    }
+}
+
+/// Reads one request, notes `METHOD path body`, answers and closes.
+fn serve(mut stream: UnixStream, answer: &impl Fn(&str) -> Answer, log: &Mutex<Vec<String>>) {
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    let mut line = String::new();
+    reader.read_line(&mut line).unwrap();
+    let target = line.trim_end().trim_end_matches(" HTTP/1.1").to_owned();
+    let mut length = 0;
+    loop {
+        let mut header = String::new();
+        reader.read_line(&mut header).unwrap();
+        if header.trim().is_empty() {
+            break;
+        }
+        if let Some(value) = header.to_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse().unwrap();
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).unwrap();
+    let body = String::from_utf8(body).unwrap();
+    log.lock()
+        .unwrap()
+        .push(format!("{target} {body}").trim_end().to_owned());
+    let (status, body) = answer(&target);
+    let head = format!(
+        "HTTP/1.1 {status} X\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+        body.len()
+    );
+    // A tool whose own reader has gone does not read to the end.
+    let _ = stream
+        .write_all(head.as_bytes())
+        .and_then(|()| stream.write_all(body.as_bytes()));
+}
+
+fn xmesh(socket: &Path, args: &[&str]) -> Output {
+    command(socket, args).output().unwrap()
+}
+
+fn command(socket: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xmesh"));
+    command.arg("--socket").arg(socket).args(args);
+    command
+}
+
+fn json(value: &impl serde::Serialize) -> Answer {
+    (200, serde_json::to_string(value).unwrap())
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+fn domain(name: &str, id: u16, mode: Mode) -> Domain {
+    Domain {
+        id,
+        name: name.into(),
+        uuid: "0f3a1c52-77aa-4b1e-9d10-ffee00112233".into(),
+        state: "running".into(),
+        mode,
+        problems: Vec::new(),
+        kernel: Some("6.1.0-18-amd64".into()),
+        vcpus: 2,
+        processes: 87,
+        connections: 12,
+        flows: 4,
+        vifs: vec![Vif {
+            name: format!("vif{id}.0"),
+            mac: Some("00:16:3e:00:00:01".into()),
+            covered: true,
+        }],
+        addresses: vec!["10.0.0.1".parse().unwrap()],
+        probes: vec![Probe {
+            function: "tcp_connect".into(),
+            resume: "skip".into(),
+            hits: 9,
+        }],
+        traps: 1234,
+    }
+}
+
+#[test]
+fn list_is_a_table_of_eighty_columns() {
+    let mut late = domain("db1", 12, Mode::Vm);
+    late.kernel = None;
+    late.problems = vec!["no altp2m; set altp2m=\"external\" in its config".into()];
+    let daemon = Daemon::start(move |_| json(&vec![domain("web1", 3, Mode::Altp2m), late.clone()]));
+    let output = daemon.run(&["list"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(
+        out(&output),
+        "Name  ID  Mode    Kernel          Procs  Conns  Flows  State\n\
+         web1   3  altp2m  6.1.0-18-amd64     87     12      4  running\n\
+         db1   12  vm      -                  87     12      4  running\n"
+    );
+    assert_eq!(
+        err(&output),
+        "xmesh: not seen in full: db1; `xmesh list -v` says why\n"
+    );
+    assert!(out(&output).lines().all(|line| line.chars().count() <= 80));
+
+    let verbose = daemon.run(&["list", "-v"]);
+    assert!(out(&verbose).contains(
+        "running\n    uuid 0f3a1c52-77aa-4b1e-9d10-ffee00112233; vcpus 2; traps 1234\n    addresses 10.0.0.1\n    \
+         vif12.0 00:16:3e:00:00:01 covered\n    probe tcp_connect skip hits 9\n    \
+         problem: no altp2m; set altp2m=\"external\" in its config\n"
+    ));
+    assert_eq!(err(&verbose), "");
+    let parsed: Vec<Domain> = serde_json::from_slice(&daemon.run(&["--json", "list"]).stdout).unwrap();
+    assert_eq!(parsed[1].id, 12);
+    assert_eq!(daemon.asked()[0], "GET /v1/domains");
+}
+
+fn process(pid: u32) -> Process {
+    Process {
+        pid,
+        ppid: 1,
+        uid: 1000,
+        euid: 0,
+        gid: 0,
+        loginuid: None,
+        comm: "sh".into(),
+        exe: Some("/bin/sh".into()),
+        exe_deleted: true,
+        args: vec!["sh".into(), "-c".into(), "\x1b[2Jx".into()],
+        container: Some("3f1c00000000ffff".into()),
+        netns: 1,
+        start_time_ns: 5,
+        parents: Vec::new(),
+    }
+}
+
+#[test]
+fn ps_shows_guests_words_without_their_control_characters() {
+    let daemon = Daemon::start(|_| {
+        let kernel = Process {
+            exe: None,
+            exe_deleted: false,
+            args: Vec::new(),
+            container: None,
+            comm: "kthreadd".into(),
+            ..process(2)
+        };
+        json(&vec![process(412), kernel])
+    });
+    assert_eq!(
+        out(&daemon.run(&["ps", "my web"])),
+        "PID  PPID  UID  Container     Exe                Args\n  \
+           2     1    0  -             [kthreadd]         -\n\
+         412     1    0  3f1c00000000  /bin/sh (deleted)  -c \\u{1b}[2Jx\n"
+    );
+    assert_eq!(daemon.asked(), ["GET /v1/domains/my%20web/processes"]);
+}
+
+fn event(seq: u64) -> String {
+    let event = Event {
+        seq,
+        time_ns: seq * 1_000_000_000,
+        domain: Some("web1".into()),
+        domid: Some(3),
+        what: What::Domain {
+            change: "created".into(),
+        },
+    };
+    serde_json::to_string(&event).unwrap() + "\n"
+}
+
+#[test]
+fn events_are_sentences_or_lines_of_json() {
+    let daemon = Daemon::start(|_| (200, event(1) + &event(2)));
+    assert_eq!(
+        out(&daemon.run(&["events", "-f", "--domain", "3", "--kind", "exec,verdict"])),
+        "1970-01-01T00:00:01.000Z web1 (3) was created\n1970-01-01T00:00:02.000Z web1 (3) was created\n"
+    );
+    let lines = out(&daemon.run(&["events", "--json"]));
+    assert_eq!(lines, event(1) + &event(2));
+    assert_eq!(
+        daemon.asked(),
+        [
+            "GET /v1/events?follow=true&domain=3&kind=exec,connect,refused",
+            "GET /v1/events?follow=false"
+        ]
+    );
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let daemon = Daemon::start(|_| (200, (0..20_000).map(event).collect()));
+    let mut child = command(&daemon.socket(), &["events"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = String::new();
+    BufReader::new(child.stdout.take().unwrap())
+        .read_line(&mut first)
+        .unwrap();
+    assert!(first.contains("web1"));
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), err(&output).as_str()), (Some(0), ""));
+}
+
+#[test]
+fn a_full_disk_is_an_error() {
+    let daemon = Daemon::start(|_| json(&vec![domain("web1", 3, Mode::Off)]));
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = command(&daemon.socket(), &["list"])
+        .stdout(full)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        err(&output).starts_with("xmesh: cannot write the answer: "),
+        "{}",
+        err(&output)
+    );
+}
+
+fn party(domain: Option<&str>) -> Party {
+    Party {
+        domain: domain.map(str::to_owned),
+        exe: Some("/usr/bin/curl".into()),
+        pid: Some(4),
+        uid: Some(1000),
+        services: vec!["shop/client".into()],
+        id: "spiffe://xmesh/vm/web1/exe/usr/bin/curl".into(),
+    }
+}
+
+#[test]
+fn flows_are_a_table() {
+    let daemon = Daemon::start(|_| {
+        json(&vec![Flow {
+            domain: "web1".into(),
+            protocol: "tcp".into(),
+            local: "10.0.0.1:4000".parse().unwrap(),
+            remote: "10.0.0.2:6379".parse().unwrap(),
+            outgoing: true,
+            who: Some(party(Some("web1"))),
+            decision: Decision {
+                verdict: Verdict::Deny,
+                rule: "default of db1".into(),
+                generation: 4,
+            },
+            packets_out: 1,
+            bytes_out: 60,
+            packets_in: 0,
+            bytes_in: 0,
+            age_ms: 61_000,
+            idle_ms: 3,
+            state: "new".into(),
+        }])
+    });
+    assert_eq!(
+        out(&daemon.run(&["flows", "-d", "web1"])),
+        "Domain  Proto  Local          Dir  Remote         State  Out  In    Age  Verdict  Rule            Exe\n\
+         web1    tcp    10.0.0.1:4000  →    10.0.0.2:6379  new     60   0  1m01s  deny     default of db1  /usr/bin/curl\n"
+    );
+    assert_eq!(daemon.asked(), ["GET /v1/flows?domain=web1"]);
+}
+
+fn write(daemon: &Daemon, name: &str, text: &str) -> String {
+    let path = daemon.folder.path().join(name);
+    std::fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_policy_is_applied_after_its_own_problems_are_told() {
+    let daemon = Daemon::start(|target| {
+        if target.starts_with("DELETE") {
+            let error = "no policy set is named `shop`; `xmesh policy-list` names them".into();
+            return (404, serde_json::to_string(&ErrorBody { error }).unwrap());
+        }
+        json(&Applied {
+            name: "shop".into(),
+            generation: 5,
+            flows_changed: 1,
+            dry_run: false,
+        })
+    });
+    let bad = write(
+        &daemon,
+        "bad.yaml",
+        "policy: shop\nruels: []\ndefault: { a: b }\n",
+    );
+    let output = daemon.run(&["policy-apply", &bad]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        err(&output),
+        format!(
+            "{bad}:2:1: unknown field `ruels` in a policy; did you mean `rules`?\n\
+             {bad}:3:15: `b` is not an action; write allow, deny or audit\n"
+        )
+    );
+    assert!(daemon.asked().is_empty(), "a bad document was sent");
+
+    let good = write(&daemon, "good.yaml", "policy: shop\n");
+    let output = daemon.run(&["policy-apply", &good]);
+    assert_eq!(
+        out(&output),
+        "shop applied; generation 5 in force, 1 live flow changed\n"
+    );
+    let sent = &daemon.asked()[0];
+    assert!(
+        sent.starts_with("POST /v1/policies ") && sent.contains("\"dry_run\":false"),
+        "{sent}"
+    );
+    assert!(sent.contains("policy: shop\\n"), "{sent}");
+
+    let output = daemon.run(&["policy-delete", "shop"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        err(&output),
+        "xmesh: no policy set is named `shop`; `xmesh policy-list` names them\n"
+    );
+}
+
+#[test]
+fn policy_sets_are_listed_and_shown() {
+    let summary = PolicySummary {
+        name: "shop".into(),
+        description: None,
+        services: 2,
+        rules: 3,
+        generation: 5,
+        applied_ns: 1_500_000_000,
+        by_uid: 0,
+    };
+    let daemon = Daemon::start(move |target| match target {
+        "GET /v1/policies" => json(&vec![summary.clone()]),
+        _ => json(&PolicyDocument {
+            summary: summary.clone(),
+            text: "policy: shop\t# mine".into(),
+        }),
+    });
+    assert_eq!(
+        out(&daemon.run(&["policy-list"])),
+        "Name  Services  Rules  Generation  Applied               By  Description\n\
+         shop         2      3           5  1970-01-01T00:00:01Z   0  -\n"
+    );
+    assert_eq!(
+        out(&daemon.run(&["policy-show", "shop"])),
+        "policy: shop\t# mine\n"
+    );
+}
+
+#[test]
+fn policy_check_needs_no_daemon() {
+    let daemon = Daemon::start(|_| (500, String::new()));
+    let none = Path::new("/nonexistent/socket");
+    let good = write(&daemon, "good.yaml", "policy: shop\nservices: { a: { vm: b } }\n");
+    let twin = write(&daemon, "twin.yaml", "policy: shop\n");
+    let bad = write(&daemon, "bad.yaml", "policy: [\n");
+    let output = xmesh(none, &["policy-check", &good]);
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    assert_eq!(
+        out(&output),
+        format!("{good}: policy shop, 1 services, 0 rules, valid\n")
+    );
+    let output = xmesh(none, &["policy-check", &good, &twin]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(err(&output).starts_with(&format!("{twin}:1:9: a second policy set named `shop`;")));
+    let output = xmesh(none, &["policy-check", &bad, "/nonexistent.yaml", &good]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        err(&output).starts_with(&format!("{bad}:1:9: not valid YAML")),
+        "{}",
+        err(&output)
+    );
+    assert!(err(&output).contains("xmesh: cannot read /nonexistent.yaml: "));
+    assert!(out(&output).contains("valid"));
+
+    let binary = daemon.folder.path().join("binary.yaml");
+    std::fs::write(&binary, b"policy: shop\n# \xff\n").unwrap();
+    let output = xmesh(none, &["policy-check", binary.to_str().unwrap()]);
+    assert!(
+        err(&output).contains("binary.yaml:2:3: a byte that is not UTF-8; save"),
+        "{}",
+        err(&output)
+    );
+}
+
+#[test]
+fn an_explanation_is_asked_and_told() {
+    let daemon = Daemon::start(|_| {
+        json(&Explained {
+            decision: Decision {
+                verdict: Verdict::Deny,
+                rule: "default of db1".into(),
+                generation: 4,
+            },
+            from: party(Some("web1")),
+            to: Party {
+                services: Vec::new(),
+                id: "spiffe://xmesh/vm/db1".into(),
+                ..party(Some("db1"))
+            },
+            why: vec!["all but matches: shop/r".into()],
+        })
+    });
+    let asked = [
+        "explain",
+        "--from",
+        "web1:/usr/bin/curl",
+        "--to",
+        "db1",
+        "--port",
+        "6379",
+        "--uid",
+        "33",
+    ];
+    assert_eq!(
+        out(&daemon.run(&asked)),
+        "deny by default of db1, generation 4\n\
+         from  spiffe://xmesh/vm/web1/exe/usr/bin/curl (shop/client)\n\
+         to    spiffe://xmesh/vm/db1 (no service)\n  \
+           all but matches: shop/r\n"
+    );
+    let sent = daemon.asked()[0].clone();
+    assert!(
+        sent.contains("\"from\":\"web1\",\"exe\":\"/usr/bin/curl\",\"uid\":33"),
+        "{sent}"
+    );
+    let output = daemon.run(&["explain", "--from", "web1:curl", "--to", "db1", "--port", "1"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        err(&output).contains("--from web1:/usr/bin/curl"),
+        "{}",
+        err(&output)
+    );
+}
+
+#[test]
+fn exit_status_tells_usage_from_an_absent_daemon() {
+    let none = Path::new("/nonexistent/api.sock");
+    let output = xmesh(none, &["list"]);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(
+        err(&output).contains("cannot reach policyd at /nonexistent/api.sock")
+            && err(&output).contains("start it with"),
+        "{}",
+        err(&output)
+    );
+    for wrong in [
+        &["lst"] as &[&str],
+        &["ps"],
+        &["events", "--kind", "x"],
+        &["explain", "--port", "70000"],
+        &[],
+    ] {
+        assert_eq!(xmesh(none, wrong).status.code(), Some(2), "{wrong:?}");
+    }
+    assert_eq!(xmesh(none, &["--help"]).status.code(), Some(0));
+    let daemon = Daemon::start(|_| (200, "no json".into()));
+    let output = daemon.run(&["list"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(err(&output).contains("different versions"), "{}", err(&output));
+}
