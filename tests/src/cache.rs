@@ -22,9 +22,10 @@ pub fn folder() -> PathBuf {
 /// place once whole. Two processes that want the same thing do not make it twice.
 pub(crate) fn entry(name: &str, inputs: &[&[u8]], make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     let parent = folder();
-    let place = parent.join(format!("{name}-{:016x}", digest(inputs)));
+    let stem = format!("{name}-{:016x}", digest(inputs));
+    let place = parent.join(&stem);
     fs::create_dir_all(&parent).at(&parent)?;
-    let lock_path = place.with_extension("lock");
+    let lock_path = parent.join(format!("{stem}.lock"));
     let lock = File::create(&lock_path).at(&lock_path)?;
     let _lock = Flock::lock(lock, FlockArg::LockExclusive)
         .map_err(|(_, errno)| io::Error::from(errno))
@@ -32,7 +33,7 @@ pub(crate) fn entry(name: &str, inputs: &[&[u8]], make: impl FnOnce(&Path) -> Re
     if place.is_dir() {
         return Ok(place);
     }
-    let partial = place.with_extension("partial");
+    let partial = parent.join(format!("{stem}.partial"));
     if partial.exists() {
         fs::remove_dir_all(&partial).at(&partial)?;
     }

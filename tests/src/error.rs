@@ -43,9 +43,6 @@ pub enum RigError {
     /// There is no such rig.
     #[error("no rig {0:?} is up; start it with `cargo xtask rig up --name {0}`")]
     NoRig(String),
-    /// A rig of that name is there already.
-    #[error("rig {0:?} is up already; use it, or end it with `cargo xtask rig down --name {0}`")]
-    Exists(String),
     /// A name that cannot be used.
     #[error("{0:?} is no name for a rig or a domain: use letters, digits, '-' and '_'")]
     Name(String),

@@ -14,6 +14,7 @@
 pub mod agent;
 mod backend;
 mod cache;
+mod chroot;
 mod command;
 mod domain;
 mod error;

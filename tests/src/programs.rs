@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! Builds what runs inside the rig.
 
+use crate::chroot;
 use crate::command::run;
 use crate::error::Result;
 use crate::progress::Progress;
+use crate::setup;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -19,6 +21,38 @@ pub fn workspace() -> &'static Path {
 pub(crate) fn target_folder() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| workspace().join("target"), |folder| workspace().join(folder))
+}
+
+/// Builds policyd and xmesh for dom0; gives their paths. They link to libxenctrl of the very Xen they
+/// talk to, so they are built on dom0's own release: here if this is one, else in a root made for it.
+pub fn build(progress: &Progress) -> Result<Vec<PathBuf>> {
+    const CARGO: &[&str] = &[
+        "build",
+        "--quiet",
+        "--release",
+        "--package",
+        "policyd",
+        "--package",
+        "xmesh",
+    ];
+    let target = if chroot::is_host_release() {
+        setup::ensure(setup::PROGRAMS, progress)?;
+        progress.say("building policyd and xmesh");
+        let target = target_folder();
+        run(Command::new("cargo")
+            .args(CARGO)
+            .current_dir(workspace())
+            .env("CARGO_TARGET_DIR", &target))?;
+        target
+    } else {
+        let target = target_folder().join("rig-dom0");
+        chroot::cargo(CARGO, workspace(), &target, progress)?;
+        target
+    };
+    Ok(["policyd", "xmesh"]
+        .iter()
+        .map(|name| target.join("release").join(name))
+        .collect())
 }
 
 /// Builds the agent, linked statically: it runs in dom0 and domUs of any release.

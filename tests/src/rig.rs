@@ -149,14 +149,15 @@ impl Drop for Job {
 }
 
 impl Rig {
-    /// Brings a rig up: installs what is missing, makes what is not in the cache, starts the machine,
+    /// Brings a rig up, unless one of that name is up: installs what is missing, makes what is not in the cache, starts the machine,
     /// and waits until dom0 and both domUs take commands.
     pub fn up(config: &RigConfig) -> Result<Rig> {
         check_name(&config.name)?;
-        if State::read(&config.name).is_ok() {
-            return Err(RigError::Exists(config.name.clone()));
-        }
         let progress = Progress::new(config.quiet);
+        if let Ok(rig) = Rig::attach(&config.name) {
+            progress.say(format!("rig {} is up already ({})", rig.name(), rig.backend()));
+            return Ok(rig);
+        }
         let emulator = Emulator::ready(config.backend, &progress)?;
         progress.say(format!("back end: {}", emulator.backend()));
         let (rig, mut child) = Rig::start(config, &emulator, &progress)?;

@@ -89,6 +89,16 @@ pub(crate) struct Mirrors {
 }
 
 impl Mirrors {
+    /// The lines of a sources.list for a release and its updates.
+    pub(crate) fn sources(&self, suite: &str) -> [String; 3] {
+        let Mirrors { archive, security } = self;
+        [
+            format!("deb {archive} {suite} main"),
+            format!("deb {archive} {suite}-updates main"),
+            format!("deb {security} {suite}-security main"),
+        ]
+    }
+
     /// As the machine's own package sources say; Debian's usual addresses where they do not.
     pub(crate) fn of_this_machine() -> Mirrors {
         let format = "$(ORIGIN)|$(LABEL)|$(REPO_URI)";

@@ -68,8 +68,8 @@ fn build(place: &Path) -> Result<()> {
 
     run(Command::new("./configure").args(CONFIGURE).current_dir(&source))?;
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
-    run(Command::new("nice")
-        .args(["make", "-j", &jobs.to_string()])
+    run(Command::new("make")
+        .args(["-j", &jobs.to_string()])
         .current_dir(&source))?;
     let program = place.join("bochs");
     fs::copy(source.join("bochs"), &program).at(&program)?;

@@ -8,4 +8,4 @@ mod root;
 
 pub(crate) use boot::boot_iso;
 pub(crate) use initramfs::{dom0_initramfs, domu_initramfs};
-pub(crate) use root::{dom0_root, domu_root};
+pub(crate) use root::{SUITE, dom0_root, domu_root};

@@ -11,7 +11,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const SUITE: &str = "bookworm";
+/// Debian's release with the rig's Xen, 4.17.
+pub(crate) const SUITE: &str = "bookworm";
 const HOOK: &str = include_str!("../../guest/root-hook");
 /// A multiple of this is a disk that every BIOS can address: 16 heads of 63 sectors.
 const CYLINDER: u64 = 16 * 63 * 512;
@@ -119,14 +120,8 @@ fn make(place: &Path, include: &str, options: &[&str], kernel: [&str; 3]) -> Res
     let [package, modules, extra] = kernel;
     let tree = place.join("tree");
     let mirrors = Mirrors::of_this_machine();
-    run(Command::new("nice")
-        .args([
-            "mmdebstrap",
-            "--mode=root",
-            "--variant=minbase",
-            "--format=directory",
-            include,
-        ])
+    run(Command::new("mmdebstrap")
+        .args(["--mode=root", "--variant=minbase", "--format=directory", include])
         .arg("--aptopt=Apt::Install-Recommends \"false\"")
         .args(options)
         .arg(format!(
@@ -136,9 +131,7 @@ fn make(place: &Path, include: &str, options: &[&str], kernel: [&str; 3]) -> Res
         ))
         .arg(SUITE)
         .arg(&tree)
-        .arg(format!("deb {} {SUITE} main", mirrors.archive))
-        .arg(format!("deb {} {SUITE}-updates main", mirrors.archive))
-        .arg(format!("deb {} {SUITE}-security main", mirrors.security)))?;
+        .args(mirrors.sources(SUITE)))?;
 
     let used = run(Command::new("du").args(["-s", "-B1"]).arg(&tree))?;
     let used: u64 = used
