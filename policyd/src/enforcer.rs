@@ -11,7 +11,7 @@ mod policies;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -27,7 +27,7 @@ use crate::daemon::DaemonError;
 use crate::events::EventLog;
 use crate::gate::Fact;
 use crate::inventory::Inventory;
-use crate::registry::Registry;
+use crate::registry::lock;
 use crate::tables;
 use crate::world::{Listeners, Vm, World};
 
@@ -74,6 +74,8 @@ pub enum Order {
         scope: u32,
         /// Name and UUID.
         vm: VmId,
+        /// Told once its defaults hold, so that its vifs can be covered.
+        ready: Sender<()>,
     },
     /// A guest is gone.
     GuestDown {
@@ -109,10 +111,9 @@ pub enum Order {
 
 /// The enforcer's state.
 pub struct Enforcer {
-    datapath: Arc<Datapath>,
+    datapath: Arc<Mutex<Datapath>>,
     flows: FlowWriter,
     world: Arc<ArcSwap<World>>,
-    registry: Arc<Registry>,
     log: Arc<EventLog>,
     owners: Arc<Owners>,
     policies: Policies,
@@ -130,17 +131,16 @@ impl Enforcer {
     /// When the tables cannot be published: nothing could be enforced then.
     pub fn new(
         policies: Policies,
-        datapath: Arc<Datapath>,
+        datapath: Arc<Mutex<Datapath>>,
         world: Arc<ArcSwap<World>>,
-        registry: Arc<Registry>,
-        log: Arc<EventLog>,
+            log: Arc<EventLog>,
         owners: Arc<Owners>,
     ) -> Result<Enforcer, DaemonError> {
+        let flows = lock(&datapath).flow_writer();
         let mut enforcer = Enforcer {
-            flows: datapath.flow_writer(),
+            flows,
             datapath,
             world,
-            registry,
             log,
             owners,
             policies,
@@ -197,7 +197,7 @@ impl Enforcer {
         let world = Arc::new(World::new(rules, self.guests.values().cloned().collect()));
         let tables = tables::compile(&world)?;
         if self.published.as_ref() != Some(&tables) {
-            tables.publish(&self.datapath)?;
+            tables.publish(&mut lock(&self.datapath), self.published.as_ref())?;
             self.published = Some(tables);
         }
         let before = self.world.swap(Arc::clone(&world));

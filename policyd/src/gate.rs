@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use crossbeam_channel::Sender;
-use netback_filter::{Action, FlowKey, FlowWriter, Refuse, Verdict};
-use policy::{Decision, Flow, Protocol};
+use netback_filter::{Action, Direction, FlowKey, FlowWriter, Refuse, Verdict};
+use policy::{Decider, Decision, Flow, Protocol, RuleId, Side};
 use vmi_xen::linux::Socket;
 use vmi_xen::observe::{Observer, Subject};
 
@@ -91,7 +91,7 @@ impl Observer for Gate {
         let Some(remote) = socket.remote else { return };
         let world = self.world.load();
         let decision = decide_tcp(&world, self.scope, who, socket.local, remote);
-        let written = write_verdict(&world, &self.flows, self.scope, socket.local, remote, &decision);
+        let written = write_verdict(&world, &self.flows, Write::New, self.scope, socket.local, remote, &decision);
         if !written {
             self.stats.writes_failed.fetch_add(1, Ordering::Relaxed);
         }
@@ -123,7 +123,7 @@ pub fn decide_tcp(
     local: SocketAddr,
     remote: SocketAddr,
 ) -> Decision {
-    world.rules.decide(&Flow {
+    world.decide(&Flow {
         protocol: Protocol::TCP,
         source: world.source(scope, local.ip(), Some(who)),
         destination: world.destination(Protocol::TCP, remote.ip(), remote.port()),
@@ -131,36 +131,109 @@ pub fn decide_tcp(
     })
 }
 
-/// Puts the verdict on a flow that guest `scope` opens into the flow map: for its own vif, and, when it may pass
-/// to a guest of this host, for that guest's vif. Returns whether the map took all of it.
+/// Which of the two writes of [`FlowWriter`] a verdict takes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Write {
+    /// The flow is about to begin.
+    New,
+    /// The flow is under way; its counts go on.
+    Revise,
+}
+
+/// Puts the verdict on a flow that guest `scope` opens into the flow map: for its own vif, and when the other end is a guest
+/// of this host, for that guest's vif. Returns whether the map took all of it.
 pub fn write_verdict(
     world: &World,
     flows: &FlowWriter,
+    write: Write,
     scope: u32,
     local: SocketAddr,
     remote: SocketAddr,
     decision: &Decision,
 ) -> bool {
-    let verdict = datapath_verdict(decision);
+    let put = |key: &FlowKey, verdict: Verdict| match write {
+        Write::New => flows.set(key, verdict),
+        Write::Revise => flows.revise(key, verdict),
+    };
+    let protocol = netback_filter::Protocol::TCP;
     let mut written = true;
     // The destination first: by the time the source's packet may leave, its way in is open.
     if let Some(peer) = world.vm_at(remote.ip()).filter(|vm| vm.scope != scope) {
-        let key = FlowKey::tcp(peer.scope, remote, local);
-        written &= flows.set_incoming(&key, verdict).is_ok();
+        let key = FlowKey { scope: peer.scope, protocol, local: remote, remote: local };
+        written &= put(&key, datapath_verdict(decision, Direction::ToGuest)).is_ok();
     }
-    written & flows.set_outgoing(&FlowKey::tcp(scope, local, remote), verdict).is_ok()
+    let key = FlowKey { scope, protocol, local, remote };
+    written & put(&key, datapath_verdict(decision, Direction::FromGuest)).is_ok()
 }
 
 /// The decision as the datapath takes it.
-pub fn datapath_verdict(decision: &Decision) -> Verdict {
+pub fn datapath_verdict(decision: &Decision, origin: Direction) -> Verdict {
     Verdict {
-        action: match (decision.verdict, decision.refuse) {
-            (policy::Verdict::Allow, _) => Action::Allow,
-            (policy::Verdict::Deny, policy::Refuse::Rst) => Action::Deny(Refuse::Rst),
-            (policy::Verdict::Deny, policy::Refuse::Drop) => Action::Deny(Refuse::Drop),
-        },
-        rule: decision.rule.id(),
+        action: action(decision),
+        origin,
+        rule: rule_number(decision),
         // The datapath keeps 32 bits: enough for a change a second for a century.
         generation: u32::try_from(decision.generation).unwrap_or(u32::MAX),
+    }
+}
+
+/// What the datapath does by a decision.
+pub fn action(decision: &Decision) -> Action {
+    match (decision.verdict, decision.refuse) {
+        (policy::Verdict::Allow, _) => Action::Allow,
+        (policy::Verdict::Deny, policy::Refuse::Rst) => Action::Deny(Refuse::Reset),
+        (policy::Verdict::Deny, policy::Refuse::Drop) => Action::Deny(Refuse::Drop),
+    }
+}
+
+/// Numbers of what decides without being a rule. The datapath has 0 for a scope's default; rules count up from 1.
+const DEFAULT_FROM: u32 = u32::MAX - 1;
+const DEFAULT_TO: u32 = u32::MAX - 2;
+const NOTHING: u32 = u32::MAX - 3;
+
+/// What decided, as the datapath's rule number.
+pub fn rule_number(decision: &Decision) -> u32 {
+    match decision.by {
+        Decider::Rule(RuleId(n)) => n.saturating_add(1),
+        Decider::Default(Side::Source) => DEFAULT_FROM,
+        Decider::Default(Side::Destination) => DEFAULT_TO,
+        Decider::Nothing => NOTHING,
+    }
+}
+
+/// The other way round.
+pub fn decider(number: u32) -> Decider {
+    match number {
+        DEFAULT_FROM => Decider::Default(Side::Source),
+        DEFAULT_TO => Decider::Default(Side::Destination),
+        0 | NOTHING => Decider::Nothing,
+        n => Decider::Rule(RuleId(n - 1)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deciders_come_back_from_their_numbers() {
+        let by = [
+            Decider::Rule(RuleId(0)),
+            Decider::Rule(RuleId(99_999)),
+            Decider::Default(Side::Source),
+            Decider::Default(Side::Destination),
+            Decider::Nothing,
+        ];
+        for by in by {
+            let decision = Decision {
+                verdict: policy::Verdict::Deny,
+                refuse: policy::Refuse::Rst,
+                audit: false,
+                by,
+                generation: 1,
+            };
+            assert_ne!(rule_number(&decision), 0);
+            assert_eq!(decider(rule_number(&decision)), by);
+        }
     }
 }

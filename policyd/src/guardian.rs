@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use vmi_xen::altp2m;
-use xen_bindings::Xen;
+use vmi_xen::altp2m::{self, EngineError, Undone, UndoRecord};
+use xen_bindings::{DomId, Xen};
 
 /// How long the guardian tries to free a guest before it gives up, loudly.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -36,14 +36,14 @@ pub fn run(undo_dir: &Path) -> std::process::ExitCode {
 /// Frees every guest that has an undo record in `undo_dir`, trying again until `patience` is over. Also run by a
 /// daemon that starts, for the case that daemon and guardian died together. Returns whether all are free.
 pub fn free_all(undo_dir: &Path, patience: Duration) -> bool {
-    let records = match altp2m::undo_records(undo_dir) {
-        Ok(records) => records,
+    let domains = match UndoRecord::domains(undo_dir) {
+        Ok(domains) => domains,
         Err(e) => {
-            log::error!("cannot read the undo records in {}: {e}", undo_dir.display());
+            log::error!("cannot read the undo records: {e}");
             return false;
         }
     };
-    if records.is_empty() {
+    if domains.is_empty() {
         return true;
     }
     let xen = match Xen::open() {
@@ -55,29 +55,37 @@ pub fn free_all(undo_dir: &Path, patience: Duration) -> bool {
     };
     let deadline = Instant::now() + patience;
     let mut all_free = true;
-    for record in records {
-        all_free &= free_one(&xen, &record, deadline);
+    for domid in domains {
+        all_free &= free_one(&xen, undo_dir, domid, deadline);
     }
     all_free
 }
 
-fn free_one(xen: &Xen, record: &Path, deadline: Instant) -> bool {
+fn free_one(xen: &Xen, undo_dir: &Path, domid: DomId, deadline: Instant) -> bool {
     loop {
-        match altp2m::undo(xen, record) {
-            Ok(report) => {
-                log::warn!("{}: {report}", record.display());
+        match try_free(xen, undo_dir, domid) {
+            Ok(Undone::Freed) => {
+                log::warn!("domain {domid}: probes taken out, the guest runs on");
                 return true;
             }
+            Ok(Undone::Nothing | Undone::Gone) => return true,
             Err(e) if Instant::now() >= deadline => {
-                log::error!("{}: {e}; the guest may need `xl destroy`", record.display());
+                log::error!("domain {domid}: {e}; the guest may need `xl destroy {domid}`");
                 return false;
             }
             Err(e) => {
-                log::warn!("{}: {e}; trying again", record.display());
+                log::warn!("domain {domid}: {e}; trying again");
                 std::thread::sleep(Duration::from_millis(200));
             }
         }
     }
+}
+
+fn try_free(xen: &Xen, undo_dir: &Path, domid: DomId) -> Result<Undone, EngineError> {
+    let mut record = UndoRecord::open(undo_dir, domid)?;
+    let undone = altp2m::undo(xen, &mut record)?;
+    record.delete()?;
+    Ok(undone)
 }
 
 /// A session of its own, no reaction to the daemon's signals, and last in line for the OOM killer.
@@ -102,7 +110,7 @@ pub fn spare_from_oom() {
 /// The daemon's side: keeps one guardian alive.
 pub struct Supervisor {
     shared: Arc<Shared>,
-    thread: Option<std::thread::JoinHandle<()>>,
+    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
 
 struct Shared {
@@ -127,7 +135,7 @@ impl Supervisor {
             let shared = Arc::clone(&shared);
             move || shared.keep_alive(child)
         })?;
-        Ok(Supervisor { shared, thread: Some(thread) })
+        Ok(Supervisor { shared, thread: Mutex::new(Some(thread)) })
     }
 
     /// The guardian's process id, 0 while there is none.
@@ -136,10 +144,11 @@ impl Supervisor {
     }
 
     /// Lets the guardian go, once all guests are free.
-    pub fn stop(mut self) {
+    pub fn stop(&self) {
         self.shared.stopping.store(true, Ordering::SeqCst);
         self.shared.lifeline.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = self.thread.take() {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
             let _ = thread.join();
         }
     }

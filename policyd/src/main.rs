@@ -19,6 +19,7 @@ mod present;
 mod registry;
 mod store;
 mod tables;
+mod vif_events;
 mod watcher;
 mod world;
 

@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use policy::{Endpoint, Ruleset};
+use policy::{Decider, Endpoint, Protocol, Side};
 use policyd_api as api;
-use vmi_xen::linux::Socket;
+use vmi_xen::linux::{self, Socket, SocketState};
 use vmi_xen::observe::Subject;
 
 use crate::world::World;
@@ -37,10 +37,14 @@ pub fn process(subject: &Subject) -> api::Process {
 /// A socket and its owner.
 pub fn connection(socket: &Socket, owner: Option<&Subject>) -> api::Connection {
     api::Connection {
-        protocol: socket.protocol.to_string(),
+        protocol: match socket.protocol {
+            linux::Protocol::Tcp => "tcp",
+            linux::Protocol::Udp => "udp",
+        }
+        .into(),
         local: socket.local,
         remote: socket.remote,
-        state: socket.state.to_string(),
+        state: state(socket).into(),
         pid: owner.map(|s| s.process.tgid),
         uid: owner.map(|s| s.process.uid),
         exe: owner.and_then(|s| s.process.exe.as_deref().map(str::to_owned)),
@@ -48,27 +52,62 @@ pub fn connection(socket: &Socket, owner: Option<&Subject>) -> api::Connection {
     }
 }
 
-/// One end of a flow, with the process that owns it if that is known.
-pub fn party(world: &World, end: &Endpoint<'_>, subject: Option<&Arc<Subject>>) -> api::Party {
-    let identity = world.rules.identity(end);
+/// The state in the words of ss(8).
+fn state(socket: &Socket) -> &'static str {
+    match socket.state {
+        SocketState::Established => "ESTAB",
+        SocketState::SynSent => "SYN-SENT",
+        SocketState::SynReceived | SocketState::NewSynReceived => "SYN-RECV",
+        SocketState::FinWait1 => "FIN-WAIT-1",
+        SocketState::FinWait2 => "FIN-WAIT-2",
+        SocketState::TimeWait => "TIME-WAIT",
+        SocketState::Close | SocketState::BoundInactive => "UNCONN",
+        SocketState::CloseWait => "CLOSE-WAIT",
+        SocketState::LastAck => "LAST-ACK",
+        SocketState::Listen => "LISTEN",
+        SocketState::Closing => "CLOSING",
+    }
+}
+
+/// One end of a flow, with the process that owns it if that is known. `listens`: what it serves on, for a destination.
+pub fn party(
+    world: &World,
+    end: &Endpoint<'_>,
+    listens: Option<(Protocol, u16)>,
+    subject: Option<&Arc<Subject>>,
+) -> api::Party {
+    let identity = world.rules.identity(end, listens);
     api::Party {
         domain: end.vm.map(|vm| vm.name.clone()),
         exe: subject.and_then(|s| s.process.exe.as_deref().map(str::to_owned)),
         pid: subject.map(|s| s.process.tgid),
         uid: subject.map(|s| s.process.uid),
-        services: identity.services().map(|s| s.to_string()).collect(),
-        id: identity.to_string(),
+        services: identity.services.iter().map(|s| s.to_string()).collect(),
+        id: identity.id,
     }
 }
 
-/// A decision, with its rule by name.
-pub fn decision(rules: &Ruleset, decision: &policy::Decision) -> api::Decision {
+/// A decision on a flow of guest `scope`, with its rule by name.
+pub fn decision(world: &World, scope: u32, decision: &policy::Decision) -> api::Decision {
+    let by_default = |side: &str| match world.vm(scope) {
+        Some(vm) => format!("default ({side} {})", vm.id.name),
+        None => format!("default ({side})"),
+    };
     api::Decision {
         verdict: match decision.verdict {
             policy::Verdict::Allow => api::Verdict::Allow,
             policy::Verdict::Deny => api::Verdict::Deny,
         },
-        rule: rules.rule_name(&decision.rule).to_string(),
+        rule: match decision.by {
+            Decider::Rule(id) => match world.rules.rule_name(id) {
+                Some(name) => name.to_string(),
+                None => format!("rule {}", id.0),
+            },
+            Decider::Default(Side::Source) => by_default("from"),
+            Decider::Default(Side::Destination) => "default (to)".into(),
+            Decider::Nothing if decision.verdict == policy::Verdict::Deny => "process unknown".into(),
+            Decider::Nothing => "no rule".into(),
+        },
         generation: decision.generation,
     }
 }

@@ -7,8 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use policy::VmId;
-use policyd_api::{Mode, Vif};
-use vmi_xen::altp2m::ProbeReport;
+use policyd_api::{Mode, Probe, Vif};
 use vmi_xen::session::{Inspector, Waker};
 
 use crate::gate::GateStats;
@@ -40,6 +39,10 @@ pub struct DomainEntry {
 pub struct Sight {
     /// Degree of sight.
     pub mode: Mode,
+    /// `running`, `paused`, …
+    pub state: String,
+    /// Number of vCPUs.
+    pub vcpus: u32,
     /// Release of its kernel.
     pub kernel: Option<String>,
     /// Why sight is not better, with the remedy.
@@ -49,7 +52,7 @@ pub struct Sight {
     /// Its vifs.
     pub vifs: Vec<Vif>,
     /// Its probes.
-    pub probes: Vec<ProbeReport>,
+    pub probes: Vec<Probe>,
     /// Events handled.
     pub traps: u64,
 }
@@ -62,6 +65,8 @@ impl DomainEntry {
             vm,
             sight: Mutex::new(Sight {
                 mode: Mode::Off,
+                state: "running".into(),
+                vcpus: 0,
                 kernel: None,
                 problems: Vec::new(),
                 addresses: Vec::new(),

@@ -6,20 +6,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use netback_filter::{Datapath, VifConfig};
+use crossbeam_channel::bounded;
+use netback_filter::{Datapath, Error as DatapathError, VifConfig};
 use policy::VmId;
 use policyd_api::{Mode, Vif, What};
-use xen_bindings::store::Store as Xenstore;
-use xen_bindings::{DomId, DomainInfo, Xen};
+use xen_bindings::Xen;
+use xen_bindings::domain::{self as xen_domain, DomainInfo};
+use xen_bindings::store::{Store as Xenstore, Vif as Backend};
 
 use crate::domain::{self, Context};
 use crate::enforcer::Order;
-use crate::registry::DomainEntry;
+use crate::registry::{DomainEntry, lock};
 
 /// Without any message the watcher looks this often all the same.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -29,7 +31,7 @@ pub struct Watcher {
     context: Arc<Context>,
     xen: Xen,
     xenstore: Xenstore,
-    datapath: Arc<Datapath>,
+    datapath: Arc<Mutex<Datapath>>,
     threads: BTreeMap<u16, JoinHandle<()>>,
     /// vifs the datapath could not be attached to, so that each is logged once.
     refused: BTreeSet<String>,
@@ -37,7 +39,7 @@ pub struct Watcher {
 
 impl Watcher {
     /// A watcher that has not looked yet.
-    pub fn new(context: Arc<Context>, xen: Xen, xenstore: Xenstore, datapath: Arc<Datapath>) -> Watcher {
+    pub fn new(context: Arc<Context>, xen: Xen, xenstore: Xenstore, datapath: Arc<Mutex<Datapath>>) -> Watcher {
         Watcher { context, xen, xenstore, datapath, threads: BTreeMap::new(), refused: BTreeSet::new() }
     }
 
@@ -64,36 +66,45 @@ impl Watcher {
 
     /// Looks once.
     fn reconcile(&mut self) {
-        let present = match self.xen.domains() {
+        let present = match xen_domain::list(&self.xen) {
             Ok(domains) => domains,
             Err(e) => {
                 log::error!("cannot list the domains: {e}");
                 return;
             }
         };
-        let ids: BTreeSet<u16> = present.iter().filter(|d| !d.dying).map(|d| d.id.0).collect();
+        let ids: BTreeSet<u16> = present.iter().filter(|d| !d.dying).filter_map(number).collect();
+        if lock(&self.datapath).prune().is_err() {
+            log::debug!("vifs that are gone could not be forgotten; trying again with the next look");
+        }
         for gone in self.context.registry.all().iter().filter(|e| !ids.contains(&e.id)) {
             self.forget(gone);
         }
-        for info in present.iter().filter(|d| !d.dying && d.id.0 != 0) {
-            let entry = match self.context.registry.by_id(info.id.0) {
+        for info in present.iter().filter(|d| !d.dying) {
+            let Some(id) = number(info).filter(|id| *id != 0) else { continue };
+            let entry = match self.context.registry.by_id(id) {
                 Some(entry) => entry,
-                None => match self.welcome(info) {
+                None => match self.welcome(id, info) {
                     Some(entry) => entry,
                     None => continue,
                 },
             };
+            entry.sight().state = state(info).into();
             self.cover(&entry);
         }
     }
 
     /// A domain that is new. None while the toolstack has not named it yet.
-    fn welcome(&mut self, info: &DomainInfo) -> Option<Arc<DomainEntry>> {
-        let name = self.xenstore.domain_name(info.id).ok().flatten()?;
-        let entry = Arc::new(DomainEntry::new(info.id.0, VmId { name, uuid: info.uuid }));
+    fn welcome(&mut self, id: u16, info: &DomainInfo) -> Option<Arc<DomainEntry>> {
+        let name = self.xenstore.domain_name(info.domid).ok().flatten()?;
+        let entry = Arc::new(DomainEntry::new(id, VmId { name, uuid: info.uuid }));
         self.context.registry.insert(Arc::clone(&entry));
         self.context.say(&entry, What::Domain { change: "created".into() });
-        self.context.order(Order::GuestUp { scope: entry.scope(), vm: entry.vm.clone() });
+        entry.sight().vcpus = info.vcpus;
+        let (ready, is_ready) = bounded(1);
+        self.context.order(Order::GuestUp { scope: entry.scope(), vm: entry.vm.clone(), ready });
+        // Its defaults must hold before a vif is covered. A vif that has to wait longer is covered with the next look.
+        let _ = is_ready.recv_timeout(PERIOD);
         // The vifs before sight: from here on the defaults hold, whatever the guest does while its kernel is read.
         self.cover(&entry);
         let context = Arc::clone(&self.context);
@@ -123,42 +134,95 @@ impl Watcher {
 
     /// Attaches the datapath to vifs of the domain that do not have it, and takes its addresses from xenstore.
     fn cover(&mut self, entry: &Arc<DomainEntry>) {
-        let mut vifs = Vec::new();
-        let mut configured: Vec<IpAddr> = Vec::new();
-        for backend in self.xenstore.vifs(DomId(entry.id)).unwrap_or_default() {
-            let covered = match self.datapath.attach(&backend.name, VifConfig { scope: entry.scope() }) {
-                Ok(()) => {
-                    self.refused.remove(&backend.name);
-                    true
-                }
-                // The link appears a moment after the xenstore node.
-                Err(e) if e.is_no_such_interface() => false,
-                Err(e) => {
-                    if self.refused.insert(backend.name.clone()) {
-                        log::error!("{}: {}: {e}", entry.vm.name, backend.name);
-                    }
-                    false
-                }
-            };
-            configured.extend(backend.addresses);
-            vifs.push(Vif { name: backend.name, mac: backend.mac, covered });
+        let backends = self.xenstore.vifs_of(u32::from(entry.id)).unwrap_or_default();
+        let configured: Vec<IpAddr> =
+            backends.iter().flat_map(|b| &b.ip).filter_map(|ip| address(ip)).collect();
+        let vifs: Vec<Vif> = backends
+            .into_iter()
+            .map(|backend| Vif {
+                covered: self.attach(entry, &backend),
+                name: backend.name,
+                mac: backend.mac,
+            })
+            .collect();
+        let mut sight = entry.sight();
+        if !vifs.is_empty() && sight.mode == Mode::Off {
+            sight.mode = Mode::Vm;
         }
-        let changed = {
-            let mut sight = entry.sight();
-            if !vifs.is_empty() && sight.mode == Mode::Off {
-                sight.mode = Mode::Vm;
+        sight.vifs = vifs;
+        let news: Vec<IpAddr> =
+            configured.into_iter().filter(|a| !sight.addresses.contains(a)).collect();
+        sight.addresses.extend(&news);
+        drop(sight);
+        if !news.is_empty() {
+            self.context.order(Order::Addresses { scope: entry.scope(), addresses: news });
+        }
+    }
+
+    /// Puts the datapath on one vif, unless it is there. Returns whether it is there now.
+    fn attach(&mut self, entry: &DomainEntry, backend: &Backend) -> bool {
+        let config = VifConfig { scope: entry.scope(), mac: backend.mac.as_deref().and_then(mac) };
+        let before = entry.sight().vifs.iter().any(|v| v.name == backend.name && v.covered);
+        if before && std::fs::exists(format!("/sys/class/net/{}", backend.name)).unwrap_or(false) {
+            return true;
+        }
+        match lock(&self.datapath).attach(&backend.name, config) {
+            Ok(()) => {
+                log::info!("{}: {} is covered", entry.vm.name, backend.name);
+                self.refused.remove(&backend.name);
+                true
             }
-            sight.vifs = vifs;
-            !configured.iter().all(|a| sight.addresses.contains(a))
-        };
-        if changed {
-            self.context.order(Order::Addresses { scope: entry.scope(), addresses: configured.clone() });
-            let mut sight = entry.sight();
-            for address in configured {
-                if !sight.addresses.contains(&address) {
-                    sight.addresses.push(address);
+            // The link appears a moment after the xenstore node, and goes a moment before it.
+            Err(DatapathError::NoInterface { .. }) => false,
+            Err(e) => {
+                if self.refused.insert(backend.name.clone()) {
+                    log::error!("{}: {}: {e}", entry.vm.name, backend.name);
                 }
+                false
             }
         }
+    }
+}
+
+/// Domain ids of guests have 15 bits; what does not fit is no guest.
+fn number(info: &DomainInfo) -> Option<u16> {
+    u16::try_from(info.domid).ok()
+}
+
+fn state(info: &DomainInfo) -> &'static str {
+    match info {
+        DomainInfo { dying: true, .. } => "dying",
+        DomainInfo { shutdown: Some(_), .. } => "shutdown",
+        DomainInfo { paused: true, .. } => "paused",
+        _ => "running",
+    }
+}
+
+/// An address of the vif's `ip=`, which may carry a prefix length.
+fn address(text: &str) -> Option<IpAddr> {
+    text.split('/').next()?.parse().ok()
+}
+
+fn mac(text: &str) -> Option<[u8; 6]> {
+    let mut bytes = text.split(':').map(|b| u8::from_str_radix(b, 16).ok());
+    let mut mac = [0; 6];
+    for byte in &mut mac {
+        *byte = bytes.next()??;
+    }
+    bytes.next().is_none().then_some(mac)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn macs_and_addresses_of_xenstore() {
+        assert_eq!(mac("00:16:3e:00:00:0b"), Some([0, 0x16, 0x3e, 0, 0, 0xb]));
+        assert_eq!(mac("00:16:3e:00:00"), None);
+        assert_eq!(mac("00:16:3e:00:00:0b:0c"), None);
+        assert_eq!(mac("zz:16:3e:00:00:0b"), None);
+        assert_eq!(address("10.0.0.11/24"), "10.0.0.11".parse().ok());
+        assert_eq!(address("nonsense"), None);
     }
 }

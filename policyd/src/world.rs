@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use policy::{Endpoint, Owner, Protocol, Ruleset, VmId};
+use policy::{Decision, Endpoint, Flow, Owner, Protocol, Refuse, Ruleset, Verdict, VmId};
 use vmi_xen::observe::Subject;
 
 /// One state of policy and guests.
@@ -110,6 +110,19 @@ impl World {
             }
         }
         World { rules, vms, by_address, by_scope }
+    }
+
+    /// Decides a flow. Where it depends on a process that is not known, the answer is deny: an unknown process may be the
+    /// one a rule denies. No allocation, no lock.
+    pub fn decide(&self, flow: &Flow<'_>) -> Decision {
+        if let Some(decision) = self.rules.decide_for_any_process(flow) {
+            return decision;
+        }
+        let decision = self.rules.decide(flow);
+        match decision.verdict {
+            Verdict::Deny => decision,
+            Verdict::Allow => Decision { verdict: Verdict::Deny, refuse: Refuse::Rst, audit: false, ..decision },
+        }
     }
 
     /// All guests.

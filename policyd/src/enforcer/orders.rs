@@ -9,7 +9,7 @@ use policyd_api::{Applied, What};
 use vmi_xen::observe::Subject;
 
 use super::{Enforcer, Order};
-use crate::gate::{Fact, decide_tcp, write_verdict};
+use crate::gate::{Fact, Write, decide_tcp, write_verdict};
 use crate::inventory::Inventory;
 use crate::present;
 use crate::registry::lock;
@@ -30,7 +30,10 @@ impl Enforcer {
             Order::Show { name, reply } => {
                 let _ = reply.send(self.policies.show(&name));
             }
-            Order::GuestUp { scope, vm } => self.guest_up(scope, vm),
+            Order::GuestUp { scope, vm, ready } => {
+                self.guest_up(scope, vm);
+                let _ = ready.send(());
+            }
             Order::GuestDown { scope } => self.guest_down(scope),
             Order::Addresses { scope, addresses } => self.add_addresses(scope, &addresses),
             Order::Inventory { scope, inventory } => self.take_inventory(scope, inventory),
@@ -61,18 +64,19 @@ impl Enforcer {
                 // since put in force.
                 let now = decide_tcp(&world, scope, &who, local, remote);
                 if (now.verdict, now.generation) != (decision.verdict, decision.generation) {
-                    write_verdict(&world, &self.flows, scope, local, remote, &now);
+                    write_verdict(&world, &self.flows, Write::Revise, scope, local, remote, &now);
                     decision = now;
                 }
                 lock(&self.owners.map).insert((scope, local, remote), Arc::clone(&who));
                 let to = present::party(
                     &world,
                     &world.destination(Protocol::TCP, remote.ip(), remote.port()),
+                    Some((Protocol::TCP, remote.port())),
                     world
                         .vm_at(remote.ip())
                         .and_then(|vm| vm.listeners.owner_of(Protocol::TCP, remote.ip(), remote.port())),
                 );
-                let decision = present::decision(&world.rules, &decision);
+                let decision = present::decision(&world, scope, &decision);
                 self.say(
                     scope,
                     What::Connect {
@@ -109,7 +113,7 @@ impl Enforcer {
     fn guest_down(&mut self, scope: u32) {
         self.guests.remove(&scope);
         lock(&self.owners.map).retain(|(s, _, _), _| *s != scope);
-        if let Err(e) = self.datapath.remove_scope(scope) {
+        if let Err(e) = lock(&self.datapath).remove_scope(scope) {
             log::warn!("flows of domain {scope} stay in the map until they age out: {e}");
         }
         self.dirty = true;
@@ -142,7 +146,7 @@ impl Enforcer {
         let world = self.world.load_full();
         for c in inventory.connections.iter().filter(|c| inventory.is_outgoing(c)) {
             let decision = decide_tcp(&world, scope, &c.subject, c.local, c.remote);
-            write_verdict(&world, &self.flows, scope, c.local, c.remote, &decision);
+            write_verdict(&world, &self.flows, Write::Revise, scope, c.local, c.remote, &decision);
             lock(&self.owners.map).insert((scope, c.local, c.remote), Arc::clone(&c.subject));
         }
     }

@@ -1,0 +1,493 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! The daemon: what starts in which order, what the API can ask, and how all of it ends.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use crossbeam_channel::{Receiver, Sender, bounded};
+use netback_filter::{DecidedBy, Direction, FlowRecord};
+use netback_filter::{Config as DatapathConfig, Datapath};
+use policy::{Decision, Endpoint, Flow, Owner, Protocol, Refuse, Ruleset, Verdict};
+use policyd_api as api;
+use tokio::sync::watch;
+use vmi_xen::observe::Subject;
+use xen_bindings::Xen;
+use xen_bindings::store::Store as Xenstore;
+use xen_bindings::version::Version;
+
+use crate::args::Options;
+use crate::domain::Context;
+use crate::enforcer::{Enforcer, Order, Owners, Policies};
+use crate::events::EventLog;
+use crate::gate::decider;
+use crate::guardian::{self, Supervisor};
+use crate::lock::InstanceLock;
+use crate::present;
+use crate::registry::{DomainEntry, Registry, lock};
+use crate::store::{Store, StoreError};
+use crate::watcher::Watcher;
+use crate::world::{World, policy_process};
+use crate::{api as server, vif_events};
+
+/// Events kept for readers that come late.
+const EVENT_LOG: usize = 16 << 10;
+/// Facts under way from all domains' threads to the enforcer.
+const FACTS: usize = 64 << 10;
+/// Orders under way to the enforcer.
+const ORDERS: usize = 1024;
+/// How long a caller of the API waits for the enforcer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What the daemon answers when it cannot do what is asked.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// No such domain.
+    #[error("there is no domain {0}; `xmesh list` shows them")]
+    NoSuchDomain(String),
+    /// No such policy set.
+    #[error("there is no policy {0}; `xmesh policy-list` shows them")]
+    NoSuchPolicy(String),
+    /// The input is wrong; every line says where and what to do.
+    #[error("{0}")]
+    Invalid(String),
+    /// Not now.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The daemon's own trouble.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl From<StoreError> for DaemonError {
+    fn from(e: StoreError) -> DaemonError {
+        DaemonError::Internal(e.to_string())
+    }
+}
+
+impl From<netback_filter::Error> for DaemonError {
+    fn from(e: netback_filter::Error) -> DaemonError {
+        DaemonError::Internal(format!("the vifs: {e}"))
+    }
+}
+
+/// All that the API needs.
+pub struct Daemon {
+    /// The event log.
+    pub events: Arc<EventLog>,
+    registry: Arc<Registry>,
+    world: Arc<ArcSwap<World>>,
+    owners: Arc<Owners>,
+    datapath: Arc<Mutex<Datapath>>,
+    orders: Sender<Order>,
+    supervisor: Arc<Supervisor>,
+    stopping: watch::Receiver<bool>,
+    started: Instant,
+    xen: String,
+}
+
+/// Runs the daemon until SIGTERM or SIGINT.
+///
+/// # Errors
+/// Whatever keeps it from starting, as a sentence for the log.
+pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
+    let run_dir = &options.run_dir;
+    std::fs::create_dir_all(run_dir).map_err(|e| format!("cannot make {}: {e}", run_dir.display()))?;
+    let _lock = InstanceLock::take(&run_dir.join("lock"))?;
+    let datapath_config = DatapathConfig { pin_dir: options.pin_dir.clone(), ..DatapathConfig::default() };
+    if options.detach {
+        Datapath::open(datapath_config)?.detach_all()?;
+        return Ok(());
+    }
+    let undo_dir = run_dir.join("undo");
+    std::fs::create_dir_all(&undo_dir).map_err(|e| format!("cannot make {}: {e}", undo_dir.display()))?;
+    // If daemon and guardian died together, guests may still be held.
+    guardian::free_all(&undo_dir, Duration::from_secs(5));
+
+    let xen = Xen::open()?;
+    let version = Version::query(&xen)?;
+    if !version.altp2m_requested() {
+        log::warn!("Xen was booted without altp2m=1: no traps; add it to Xen's command line in GRUB and reboot");
+    }
+    let (policies, problems) = Policies::load(Store::open(&options.store)?)?;
+    for problem in &problems {
+        log::error!("{problem}");
+    }
+    let datapath = Datapath::open(datapath_config)?;
+    log::info!("datapath: {:?}", datapath.opened());
+    let vif_events = datapath.events()?;
+    let datapath = Arc::new(Mutex::new(datapath));
+
+    guardian::spare_from_oom();
+    let supervisor = Arc::new(Supervisor::start(&undo_dir)?);
+    let events = Arc::new(EventLog::new(EVENT_LOG));
+    let registry = Arc::new(Registry::default());
+    let owners = Arc::new(Owners::default());
+    let world = Arc::new(ArcSwap::from_pointee(World::new(Arc::new(Ruleset::empty(0)), Vec::new())));
+    let (orders, orders_in) = bounded(ORDERS);
+    let (facts, facts_in) = bounded(FACTS);
+    let enforcer = Enforcer::new(
+        policies,
+        Arc::clone(&datapath),
+        Arc::clone(&world),
+        Arc::clone(&events),
+        Arc::clone(&owners),
+    )?;
+    let enforcer = spawn("enforcer", move || enforcer.run(&orders_in, &facts_in))?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let vifs = spawn("vif-events", {
+        let (orders, stop) = (orders.clone(), Arc::clone(&stop));
+        move || vif_events::forward(vif_events, &orders, &stop)
+    })?;
+    let context = Arc::new(Context {
+        registry: Arc::clone(&registry),
+        world: Arc::clone(&world),
+        flows: lock(&datapath).flow_writer(),
+        orders: orders.clone(),
+        facts,
+        undo_dir: undo_dir.clone(),
+    });
+    let watcher = Watcher::new(context, xen, Xenstore::open()?, Arc::clone(&datapath));
+    let watcher = spawn("watcher", {
+        let stop = Arc::clone(&stop);
+        move || watcher.run(&stop)
+    })?;
+
+    let (stop_api, stopping) = watch::channel(false);
+    let daemon = Arc::new(Daemon {
+        events,
+        registry,
+        world,
+        owners,
+        datapath,
+        orders: orders.clone(),
+        supervisor: Arc::clone(&supervisor),
+        stopping,
+        started: Instant::now(),
+        xen: format!("{}.{}{}", version.major, version.minor, version.extra),
+    });
+    serve(&options.socket, Arc::clone(&daemon), stop_api)?;
+
+    log::info!("stopping: freeing the guests; the last verdicts stay in force at the vifs");
+    stop.store(true, Ordering::SeqCst);
+    let _ = watcher.join();
+    let _ = vifs.join();
+    let _ = orders.send(Order::Stop);
+    let _ = enforcer.join();
+    // Takes the records of guests that were freed, and frees any that a thread of ours could not.
+    guardian::free_all(&undo_dir, Duration::from_secs(10));
+    supervisor.stop();
+    let _ = std::fs::remove_file(&options.socket);
+    Ok(())
+}
+
+/// Serves the API until a signal asks the daemon to end.
+fn serve(
+    socket: &Path,
+    daemon: Arc<Daemon>,
+    stop_api: watch::Sender<bool>,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .max_blocking_threads(8)
+        .thread_name("api")
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let listener = server::bind(socket)?;
+        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        log::info!("serving {}", socket.display());
+        let stop = async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = tokio::signal::ctrl_c() => {}
+            }
+            stop_api.send_replace(true);
+        };
+        server::serve(listener, daemon, stop).await?;
+        Ok::<(), Box<dyn std::error::Error>>(())
+    })?;
+    // A reader that does not go away must not hold the guests.
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    Ok(())
+}
+
+fn spawn<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> std::io::Result<std::thread::JoinHandle<T>> {
+    std::thread::Builder::new().name(name.into()).spawn(work)
+}
+
+impl Daemon {
+    /// Becomes true when the daemon is about to end.
+    pub fn stopping(&self) -> watch::Receiver<bool> {
+        self.stopping.clone()
+    }
+
+    /// Name of a domain given by name or id.
+    pub fn domain_name(&self, name_or_id: &str) -> Option<String> {
+        self.registry.find(name_or_id).map(|d| d.vm.name.clone())
+    }
+
+    /// `GET /v1/status`.
+    pub fn status(&self) -> api::Status {
+        let guardian = self.supervisor.pid();
+        api::Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            guardian: (guardian != 0).then_some(guardian),
+            uptime: self.started.elapsed().as_secs(),
+            generation: self.world.load().rules.generation(),
+            xen: self.xen.clone(),
+            events_lost: self.events.missed(),
+        }
+    }
+
+    /// `GET /v1/domains`.
+    pub fn domains(&self) -> Result<Vec<api::Domain>, DaemonError> {
+        let flows = self.records(None)?;
+        Ok(self.registry.all().iter().map(|entry| self.domain(entry, &flows)).collect())
+    }
+
+    fn domain(&self, entry: &DomainEntry, flows: &[FlowRecord]) -> api::Domain {
+        let (processes, connections) = match &*lock(&entry.inspector) {
+            Some(inspector) => (
+                inspector.processes().map_or(0, |p| p.len()),
+                inspector.sockets().map_or(0, |s| s.iter().filter(|(s, _)| s.remote.is_some()).count()),
+            ),
+            None => (0, 0),
+        };
+        let sight = entry.sight().clone();
+        let mut problems = sight.problems;
+        let lost = entry.gate.facts_lost.load(Ordering::Relaxed);
+        if lost > 0 {
+            problems.push(format!("{lost} events were lost: more came than could be logged; verdicts were not affected"));
+        }
+        let failed = entry.gate.writes_failed.load(Ordering::Relaxed);
+        if failed > 0 {
+            problems.push(format!("{failed} verdicts did not fit the flow map; those flows were decided by VM"));
+        }
+        api::Domain {
+            id: entry.id,
+            name: entry.vm.name.clone(),
+            uuid: entry.vm.uuid_text(),
+            state: sight.state,
+            mode: sight.mode,
+            problems,
+            kernel: sight.kernel,
+            vcpus: sight.vcpus,
+            processes,
+            connections,
+            flows: flows.iter().filter(|f| f.key.scope == entry.scope() && !f.ended).count(),
+            vifs: sight.vifs,
+            addresses: sight.addresses,
+            probes: sight.probes,
+            traps: sight.traps,
+        }
+    }
+
+    fn find(&self, domain: &str) -> Result<Arc<DomainEntry>, DaemonError> {
+        self.registry.find(domain).ok_or_else(|| DaemonError::NoSuchDomain(domain.to_owned()))
+    }
+
+    /// `GET /v1/domains/{domain}/processes`: read from the guest now, kernel threads left out.
+    pub fn processes(&self, domain: &str) -> Result<Vec<api::Process>, DaemonError> {
+        let entry = self.find(domain)?;
+        let inspector = lock(&entry.inspector);
+        let inspector = inspector.as_ref().ok_or_else(|| unseen(&entry))?;
+        let all = inspector.processes().map_err(|e| unreadable(&entry, &e))?;
+        Ok(all.iter().filter(|s| !s.process.kthread).map(|s| present::process(s)).collect())
+    }
+
+    /// `GET /v1/domains/{domain}/connections`: read from the guest now.
+    pub fn connections(&self, domain: &str) -> Result<Vec<api::Connection>, DaemonError> {
+        let entry = self.find(domain)?;
+        let inspector = lock(&entry.inspector);
+        let inspector = inspector.as_ref().ok_or_else(|| unseen(&entry))?;
+        let all = inspector.sockets().map_err(|e| unreadable(&entry, &e))?;
+        Ok(all.iter().map(|(socket, who)| present::connection(socket, Some(who))).collect())
+    }
+
+    fn records(&self, scope: Option<u32>) -> Result<Vec<FlowRecord>, DaemonError> {
+        Ok(lock(&self.datapath).flows(scope).collect::<Result<Vec<_>, _>>()?)
+    }
+
+    /// `GET /v1/flows`.
+    pub fn flows(&self, domain: Option<&str>) -> Result<Vec<api::Flow>, DaemonError> {
+        let scope = domain.map(|d| self.find(d)).transpose()?.map(|d| d.scope());
+        let world = self.world.load();
+        let now = monotonic_ns();
+        let mut flows: Vec<api::Flow> =
+            self.records(scope)?.iter().map(|record| self.flow(&world, record, now)).collect();
+        flows.sort_by_key(|f| f.idle_ms);
+        Ok(flows)
+    }
+
+    fn flow(&self, world: &World, record: &FlowRecord, now: u64) -> api::Flow {
+        let key = &record.key;
+        let outgoing = record.verdict.origin == Direction::FromGuest;
+        let protocol = Protocol(key.protocol.0);
+        let who: Option<Arc<Subject>> = if outgoing {
+            self.owners.of(key.scope, key.local, key.remote)
+        } else {
+            let vm = world.vm(key.scope);
+            vm.and_then(|vm| vm.listeners.owner_of(protocol, key.local.ip(), key.local.port())).cloned()
+        };
+        let end = world.source(key.scope, key.local.ip(), who.as_deref());
+        let listens = (!outgoing).then(|| (protocol, key.local.port()));
+        let allowed = record.verdict.action == netback_filter::Action::Allow;
+        let decision = Decision {
+            verdict: if allowed { Verdict::Allow } else { Verdict::Deny },
+            refuse: Refuse::Rst,
+            audit: false,
+            by: decider(record.verdict.rule),
+            generation: u64::from(record.verdict.generation),
+        };
+        let ms = |since: u64| if since == 0 { 0 } else { now.saturating_sub(since) / 1_000_000 };
+        api::Flow {
+            domain: world.vm(key.scope).map_or_else(|| key.scope.to_string(), |vm| vm.id.name.clone()),
+            protocol: key.protocol.to_string(),
+            local: key.local,
+            remote: key.remote,
+            outgoing,
+            who: who.as_ref().map(|who| present::party(world, &end, listens, Some(who))),
+            decision: present::decision(world, key.scope, &decision),
+            packets_out: record.packets[0],
+            bytes_out: record.bytes[0],
+            packets_in: record.packets[1],
+            bytes_in: record.bytes[1],
+            age_ms: ms(record.first_ns),
+            idle_ms: ms(record.last_ns),
+            state: match (record.decided_by, record.established, record.ended) {
+                _ if protocol != Protocol::TCP => "-",
+                _ if !allowed => "refused",
+                (_, _, true) => "closed",
+                (_, true, false) => "established",
+                (DecidedBy::Userspace, false, false) if record.first_ns == 0 => "decided",
+                _ => "new",
+            }
+            .into(),
+        }
+    }
+
+    fn ask<T>(&self, order: impl FnOnce(Sender<T>) -> Order) -> Result<T, DaemonError> {
+        let (reply, answer): (Sender<T>, Receiver<T>) = bounded(1);
+        let gone = || DaemonError::Unavailable("policyd is stopping; nothing was changed".into());
+        self.orders.send_timeout(order(reply), PATIENCE).map_err(|_| gone())?;
+        answer.recv().map_err(|_| gone())
+    }
+
+    /// `GET /v1/policies`.
+    pub fn policies(&self) -> Result<Vec<api::PolicySummary>, DaemonError> {
+        self.ask(|reply| Order::List { reply })
+    }
+
+    /// `GET /v1/policies/{name}`.
+    pub fn policy(&self, name: &str) -> Result<api::PolicyDocument, DaemonError> {
+        self.ask(|reply| Order::Show { name: name.to_owned(), reply })?
+    }
+
+    /// `POST /v1/policies`.
+    pub fn apply(&self, request: api::ApplyRequest, uid: u32) -> Result<api::Applied, DaemonError> {
+        self.ask(|reply| Order::Apply { request, uid, reply })?
+    }
+
+    /// `DELETE /v1/policies/{name}`.
+    pub fn delete(&self, name: &str, uid: u32) -> Result<api::Applied, DaemonError> {
+        self.ask(|reply| Order::Delete { name: name.to_owned(), uid, reply })?
+    }
+
+    /// `POST /v1/explain`.
+    pub fn explain(&self, request: &api::ExplainRequest) -> Result<api::Explained, DaemonError> {
+        let protocol: Protocol = request.protocol.parse().map_err(|e| DaemonError::Invalid(format!("{e}")))?;
+        let world = self.world.load();
+        let from = self.place(&world, &request.from)?;
+        let to = self.place(&world, &request.to)?;
+        let mut source = Endpoint { vm: from.vm, owner: Owner::Unknown, address: from.address };
+        let mut who: Option<Arc<Subject>> = None;
+        if let (Some(exe), Some(_)) = (&request.exe, from.vm) {
+            who = self.running(&request.from, exe, request.uid);
+            source.owner = Owner::Process(match &who {
+                Some(subject) => policy_process(subject),
+                None => policy::Process { exe: Some(exe), uid: request.uid.unwrap_or(0), ..Default::default() },
+            });
+        }
+        let destination = match to.vm {
+            Some(_) => world.destination(protocol, to.address, request.port),
+            None => Endpoint::world(to.address),
+        };
+        let listener = world
+            .vm_at(to.address)
+            .and_then(|vm| vm.listeners.owner_of(protocol, to.address, request.port));
+        let flow = Flow { protocol, source, destination, port: request.port };
+        let decision = world.decide(&flow);
+        let explanation = world.rules.explain(&flow);
+        let mut why: Vec<String> = explanation.to_string().lines().map(str::to_owned).collect();
+        if decision.verdict != explanation.decision.verdict {
+            why.push("denied all the same: it depends on a process that is not known".into());
+        }
+        let scope = from.scope.or(to.scope).unwrap_or(u32::MAX);
+        Ok(api::Explained {
+            decision: present::decision(&world, scope, &decision),
+            from: present::party(&world, &source, None, who.as_ref()),
+            to: present::party(&world, &destination, Some((protocol, request.port)), listener),
+            why,
+        })
+    }
+
+    /// A process of the domain that runs `exe` (as `uid`, if given).
+    fn running(&self, domain: &str, exe: &str, uid: Option<u32>) -> Option<Arc<Subject>> {
+        let entry = self.registry.find(domain)?;
+        let inspector = lock(&entry.inspector);
+        let all = inspector.as_ref()?.processes().ok()?;
+        all.into_iter()
+            .find(|s| s.process.exe.as_deref() == Some(exe) && uid.is_none_or(|uid| uid == s.process.euid))
+    }
+
+    /// A domain by name or id, or an address.
+    fn place<'w>(&self, world: &'w World, text: &str) -> Result<Place<'w>, DaemonError> {
+        let by_address = |address: IpAddr| {
+            let vm = world.vm_at(address);
+            Place { vm: vm.map(|vm| &vm.id), scope: vm.map(|vm| vm.scope), address }
+        };
+        if let Ok(address) = text.parse::<IpAddr>() {
+            return Ok(by_address(address.to_canonical()));
+        }
+        let entry = self.find(text)?;
+        let vm = world.vm(entry.scope()).ok_or_else(|| DaemonError::NoSuchDomain(text.to_owned()))?;
+        let address = vm.addresses.first().copied().ok_or_else(|| {
+            DaemonError::Unavailable(format!(
+                "no address of {text} is known yet; name an address, or give its vif an `ip=` in the domain's xl.cfg"
+            ))
+        })?;
+        Ok(Place { vm: Some(&vm.id), scope: Some(vm.scope), address })
+    }
+}
+
+/// An end of a flow that somebody asks about.
+struct Place<'w> {
+    vm: Option<&'w policy::VmId>,
+    scope: Option<u32>,
+    address: IpAddr,
+}
+
+fn unseen(entry: &DomainEntry) -> DaemonError {
+    let problems = entry.sight().problems.join("; ");
+    let why = if problems.is_empty() { "its kernel is being read".to_owned() } else { problems };
+    DaemonError::Unavailable(format!("nothing is seen inside {}: {why}", entry.vm.name))
+}
+
+fn unreadable(entry: &DomainEntry, e: &dyn std::error::Error) -> DaemonError {
+    DaemonError::Unavailable(format!("{} could not be read: {e}; try again", entry.vm.name))
+}
+
+/// CLOCK_MONOTONIC in nanoseconds: the clock of the datapath.
+fn monotonic_ns() -> u64 {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map_or(0, |t| {
+        u64::try_from(t.tv_sec()).unwrap_or(0) * 1_000_000_000 + u64::try_from(t.tv_nsec()).unwrap_or(0)
+    })
+}

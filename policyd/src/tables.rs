@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! Policy as tables for the vifs: what holds for packets whose process nobody saw.
+//!
+//! The datapath knows classes of addresses, protocols and ports. For each guest, direction, class and protocol this asks the
+//! policy; ports are cut into the intervals between which no rule can tell a difference. What depends on a process is
+//! denied: the process that may be allowed has a verdict of its own, written when it connected.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use netback_filter::{Datapath, Direction, Peer, PeerMatch, Rule, RuleSet, ScopeConfig};
+use policy::{Block, Decision, Endpoint, Flow, PortRange, Protocol, Verdict};
+
+use crate::daemon::DaemonError;
+use crate::gate::{action, rule_number};
+use crate::world::{Vm, World};
+
+/// Rules the vif tables may hold in one generation. A range of ports that some rule treats apart costs one for each port.
+const MAX_RULES: usize = 100_000;
+/// An IP protocol that no rule names (RFC 3692: for experiments), asked to learn of "any other".
+const OTHER: Protocol = Protocol(253);
+/// Protocols asked for by themselves.
+const APART: [Protocol; 5] =
+    [Protocol::TCP, Protocol::UDP, Protocol::SCTP, Protocol::ICMP, Protocol::ICMPV6];
+
+/// All that is published to the datapath for one World.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tables {
+    rules: RuleSet,
+    scopes: BTreeMap<u32, ScopeConfig>,
+    generation: u32,
+}
+
+/// A set of remote addresses that policy cannot tell apart.
+struct Class {
+    number: u32,
+    blocks: Vec<Block>,
+    /// One address of it.
+    example: IpAddr,
+}
+
+/// Compiles the tables.
+///
+/// # Errors
+/// [`DaemonError::Invalid`] when they would be too large, with the remedy.
+pub fn compile(world: &World) -> Result<Tables, DaemonError> {
+    let classes = classes(world);
+    let mut rules = Vec::new();
+    for vm in world.vms() {
+        for direction in Direction::BOTH {
+            for class in &classes {
+                rules_of(world, vm, direction, class, &mut rules)?;
+            }
+        }
+    }
+    let peers = classes
+        .iter()
+        .flat_map(|class| {
+            class.blocks.iter().map(|block| Peer {
+                address: block.address(),
+                prefix_bits: block.length(),
+                class: class.number,
+            })
+        })
+        .collect();
+    let scopes = world.vms().iter().map(|vm| (vm.scope, scope(world, vm))).collect();
+    Ok(Tables {
+        rules: RuleSet { peers, rules },
+        scopes,
+        generation: u32::try_from(world.rules.generation()).unwrap_or(u32::MAX),
+    })
+}
+
+impl Tables {
+    /// Puts the tables in force. `before`: what is in force, so that a scope that stays as it is is not set again (that
+    /// would start its time of adoption anew).
+    pub fn publish(&self, datapath: &mut Datapath, before: Option<&Tables>) -> Result<(), DaemonError> {
+        for (scope, config) in &self.scopes {
+            if before.and_then(|b| b.scopes.get(scope)) != Some(config) {
+                datapath.set_scope(*scope, *config)?;
+            }
+        }
+        datapath.publish(&self.rules, self.generation)?;
+        Ok(())
+    }
+}
+
+/// What holds for a guest beside the rules.
+fn scope(world: &World, vm: &Vm) -> ScopeConfig {
+    match world.rules.default_of(&vm.id).map(|d| d.action) {
+        Some(policy::Action::Deny { .. }) => ScopeConfig::closed(),
+        _ => ScopeConfig::open(),
+    }
+}
+
+/// Address classes: one for each guest with an address, one for each block that policy mentions, and all the rest of each family.
+fn classes(world: &World) -> Vec<Class> {
+    let all: [Block; 2] = [
+        Block::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
+        Block::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0),
+    ];
+    let guests: Vec<Vec<Block>> = world
+        .vms()
+        .iter()
+        .map(|vm| {
+            let mine = vm.addresses.iter().filter(|a| world.vm_at(**a).is_some_and(|o| o.scope == vm.scope));
+            mine.map(|a| Block::from(*a)).collect()
+        })
+        .collect();
+    let taken: BTreeSet<Block> = guests.iter().flatten().copied().collect();
+    let mut blocks: BTreeSet<Block> = world.rules.address_blocks();
+    blocks.extend(all);
+    blocks.retain(|b| !taken.contains(b));
+    let every: BTreeSet<Block> = blocks.union(&taken).copied().collect();
+
+    let mut classes = Vec::new();
+    // A guest whose addresses lie in different blocks is a class for each address: rules may tell them apart.
+    let of_guests = guests.into_iter().flatten().map(|b| (vec![b], b.address()));
+    let of_blocks = blocks.iter().filter_map(|b| Some((vec![*b], example(*b, &every)?)));
+    for ((blocks, example), number) in of_guests.chain(of_blocks).zip(1u32..) {
+        classes.push(Class { number, blocks, example });
+    }
+    classes
+}
+
+/// An address of `block` that lies in none of the smaller blocks inside it; none if they cover it all (or all that is tried).
+fn example(block: Block, all: &BTreeSet<Block>) -> Option<IpAddr> {
+    let inner: Vec<&Block> =
+        all.iter().filter(|b| b.length() > block.length() && block.contains(b.address())).collect();
+    let mut candidate = block.address();
+    // Each step leaves one inner block behind, so there are at most as many steps as blocks.
+    for _ in 0..=inner.len() {
+        match inner.iter().filter(|b| b.contains(candidate)).map(|b| b.last()).max() {
+            None => return Some(candidate),
+            Some(last) => candidate = next(last).filter(|a| block.contains(*a))?,
+        }
+    }
+    None
+}
+
+fn next(address: IpAddr) -> Option<IpAddr> {
+    match address {
+        IpAddr::V4(a) => a.to_bits().checked_add(1).map(|n| IpAddr::V4(n.into())),
+        IpAddr::V6(a) => a.to_bits().checked_add(1).map(|n| IpAddr::V6(n.into())),
+    }
+}
+
+/// The rules of one guest, direction and class.
+fn rules_of(
+    world: &World,
+    vm: &Vm,
+    direction: Direction,
+    class: &Class,
+    out: &mut Vec<Rule>,
+) -> Result<(), DaemonError> {
+    let ask = |protocol: Protocol, port: u16| {
+        let own = Endpoint::guest(&vm.id, own_address(vm, class.example));
+        let flow = match direction {
+            Direction::FromGuest => Flow {
+                protocol,
+                source: own,
+                destination: world.destination(protocol, class.example, port),
+                port,
+            },
+            Direction::ToGuest => Flow {
+                protocol,
+                source: match world.vm_at(class.example) {
+                    Some(peer) => Endpoint::guest(&peer.id, class.example),
+                    None => Endpoint::world(class.example),
+                },
+                destination: vm.destination(protocol, own.address, port),
+                port,
+            },
+        };
+        world.decide(&flow)
+    };
+    let rule = |protocol: Option<Protocol>, port: Option<u16>, decision: &Decision| Rule {
+        id: rule_number(decision).max(1),
+        scope: vm.scope,
+        direction,
+        peer: PeerMatch::Class(class.number),
+        protocol: protocol.map(|p| netback_filter::Protocol(p.0)),
+        port,
+        action: action(decision),
+    };
+    let other = ask(OTHER, 0);
+    out.push(rule(None, None, &other));
+    let listening = match direction {
+        Direction::FromGuest => world.vm_at(class.example),
+        Direction::ToGuest => Some(vm),
+    };
+    for protocol in APART {
+        let intervals: Vec<(PortRange, Decision)> = if protocol.has_ports() {
+            intervals(world, listening, protocol).map(|range| (range, ask(protocol, range.first()))).collect()
+        } else {
+            Vec::new()
+        };
+        // Most ports have one and the same verdict; it becomes the protocol's, the others are exceptions.
+        let base = intervals
+            .iter()
+            .max_by_key(|(range, _)| range.last() - range.first())
+            .map_or_else(|| ask(protocol, 0), |(_, decision)| *decision);
+        if !same(&base, &other) {
+            out.push(rule(Some(protocol), None, &base));
+        }
+        for (range, decision) in intervals.iter().filter(|(_, d)| !same(d, &base)) {
+            for port in range.first()..=range.last() {
+                out.push(rule(Some(protocol), Some(port), decision));
+            }
+            if out.len() > MAX_RULES {
+                return Err(DaemonError::Invalid(format!(
+                    "this needs more than {MAX_RULES} entries in the vif tables, at ports {range} of {protocol} and {}; \
+                     use fewer or narrower port ranges, or a default of deny with rules that allow",
+                    vm.id.name
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The guest's own address of the family of `peer`; policy may ask for it.
+fn own_address(vm: &Vm, peer: IpAddr) -> IpAddr {
+    vm.addresses.iter().find(|a| a.is_ipv4() == peer.is_ipv4()).copied().unwrap_or(match peer {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    })
+}
+
+/// Ports 1 to 65535, cut wherever a rule or a listener may make a difference.
+fn intervals(
+    world: &World,
+    listening: Option<&Vm>,
+    protocol: Protocol,
+) -> impl Iterator<Item = PortRange> + use<> {
+    let mut starts = BTreeSet::from([1u16]);
+    let mut cut = |first: u16, last: u16| {
+        starts.insert(first.max(1));
+        starts.extend(last.checked_add(1));
+    };
+    for (of, range) in world.rules.ports() {
+        if of.is_none_or(|of| of == protocol) {
+            cut(range.first(), range.last());
+        }
+    }
+    for (of, port) in listening.into_iter().flat_map(|vm| vm.listeners.ports()) {
+        if of == protocol {
+            cut(port, port);
+        }
+    }
+    let starts: Vec<u16> = starts.into_iter().collect();
+    let ends: Vec<u16> = starts.iter().skip(1).map(|s| s - 1).chain([u16::MAX]).collect();
+    starts.into_iter().zip(ends).filter_map(|(first, last)| PortRange::new(first, last))
+}
+
+/// Whether two decisions come to the same at a vif, name of the rule included.
+fn same(a: &Decision, b: &Decision) -> bool {
+    action(a) == action(b) && (a.verdict == Verdict::Allow || a.by == b.by)
+}
+

@@ -1,0 +1,351 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! One domain: attach → bring-up → observe → detach.
+//!
+//! [`Session`] traps and belongs to one thread. [`Inspector`] only reads, and may run beside it: whoever asks for all processes
+//! does not hold up the trap path.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use xen_bindings::{DomId, Xen, XenError, domain};
+
+use crate::altp2m::{Armed, Engine, EngineError, ProbeId, RecordError, UndoRecord};
+use crate::kernel::{Kernel, KernelError};
+use crate::linux::{InterfaceAddress, Linux, LinuxError, Socket};
+use crate::live::{self, LiveMemory};
+use crate::observe::{Observer, Point, Registers, Subject, Watch};
+
+pub use crate::altp2m::Waker;
+
+/// Longest wait on the ring before the domain is looked at.
+const WAIT: Duration = Duration::from_millis(500);
+/// How often the status is told.
+const STATUS_PERIOD: Duration = Duration::from_secs(1);
+
+/// Why a domain cannot be watched.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The domain is gone or is going.
+    #[error("domain {0} is gone")]
+    Gone(DomId),
+    /// Not a guest with hardware virtualisation.
+    #[error("a PV guest cannot be watched from outside: make it a PVH guest (type=\"pvh\" in its xl.cfg)")]
+    NotHvm,
+    /// The kernel was not recognised: it is still booting, or it is none we know.
+    #[error("its kernel is not understood (yet): {0}")]
+    Kernel(#[from] KernelError),
+    /// Traps cannot be had.
+    #[error("no traps: {0}")]
+    Engine(#[from] EngineError),
+    /// The undo record cannot be had; without it nothing is done to a guest.
+    #[error("no traps: {0}")]
+    Record(#[from] RecordError),
+    /// A hypercall failed.
+    #[error(transparent)]
+    Xen(#[from] XenError),
+    /// No probe at all could be armed.
+    #[error("no probe could be armed: {0}")]
+    NoProbe(String),
+}
+
+impl SessionError {
+    /// Whether trying again is pointless while domain and host stay as they are.
+    pub fn is_permanent(&self) -> bool {
+        match self {
+            SessionError::NotHvm | SessionError::NoProbe(_) => true,
+            SessionError::Engine(e) => matches!(
+                e,
+                EngineError::NotHvm(_) | EngineError::ModeFixed { .. } | EngineError::Unsupported { .. }
+            ),
+            SessionError::Gone(_)
+            | SessionError::Kernel(_)
+            | SessionError::Record(_)
+            | SessionError::Xen(_) => false,
+        }
+    }
+}
+
+/// How a session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// It was asked to.
+    Stopped,
+    /// The domain was destroyed, or has shut down.
+    Gone,
+    /// The guest runs another kernel than the one that was probed (kexec).
+    KernelChanged,
+}
+
+/// What a session has done so far.
+#[derive(Debug, Clone, Default)]
+pub struct Status {
+    /// Events taken from the ring.
+    pub traps: u64,
+    /// Its probes.
+    pub probes: Vec<ProbeStatus>,
+    /// What is not seen, a sentence each.
+    pub uncovered: Vec<String>,
+    /// Traps at which guest memory made no sense; nothing was told of them.
+    pub unreadable: u64,
+}
+
+/// One probe.
+#[derive(Debug, Clone)]
+pub struct ProbeStatus {
+    /// Kernel function.
+    pub function: &'static str,
+    /// How its traps are resumed, or why it is not armed.
+    pub resume: String,
+    /// Times it fired.
+    pub hits: u64,
+}
+
+/// Brings up a reader of a domain: finds its kernel, knowing nothing of it.
+fn reader(xen: &Xen, domid: DomId) -> Result<Linux<LiveMemory>, SessionError> {
+    let info = domain::info(xen, domid)?
+        .filter(|info| !info.dying && info.shutdown.is_none())
+        .ok_or(SessionError::Gone(domid))?;
+    if !info.hvm {
+        return Err(SessionError::NotHvm);
+    }
+    let memory = LiveMemory::new(xen, domid);
+    let cpus = live::cpu_states(xen, domid)?;
+    let kernel = Kernel::find(&memory, &cpus)?;
+    Ok(Linux::new(memory, kernel))
+}
+
+/// Reads a guest on demand.
+pub struct Inspector {
+    linux: Linux<LiveMemory>,
+    vcpus: u32,
+}
+
+impl Inspector {
+    /// Finds the kernel of a domain.
+    ///
+    /// # Errors
+    /// [`SessionError`] says what is in the way.
+    pub fn open(domid: DomId) -> Result<Inspector, SessionError> {
+        let xen = Xen::open()?;
+        let linux = reader(&xen, domid)?;
+        let vcpus = domain::info(&xen, domid)?.map_or(0, |info| info.vcpus);
+        Ok(Inspector { linux, vcpus })
+    }
+
+    /// Release of the guest's kernel, as `uname -r` prints it.
+    pub fn release(&self) -> &str {
+        &self.linux.kernel().release
+    }
+
+    /// Number of vCPUs, online or not.
+    pub fn vcpus(&self) -> u32 {
+        self.vcpus
+    }
+
+    /// Every process there is now, kernel threads included.
+    ///
+    /// # Errors
+    /// When the task list cannot be walked; single processes that cannot be read are left out.
+    pub fn processes(&self) -> Result<Vec<Arc<Subject>>, LinuxError> {
+        self.fresh();
+        let mut watch = Watch::default();
+        let leaders = self.linux.leaders()?;
+        Ok(leaders
+            .into_iter()
+            .filter_map(|task| watch.subject(&self.linux, task).ok())
+            .collect())
+    }
+
+    /// Every TCP and UDP socket that a process holds open, once, with the first process that holds it.
+    ///
+    /// # Errors
+    /// As [`Inspector::processes`].
+    pub fn sockets(&self) -> Result<Vec<(Socket, Arc<Subject>)>, LinuxError> {
+        self.fresh();
+        let mut watch = Watch::default();
+        let mut found: HashMap<u64, (Socket, Arc<Subject>)> = HashMap::new();
+        for task in self.linux.leaders()? {
+            // A process that ends while it is read has no sockets to tell of.
+            let Ok(sockets) = self.linux.sockets_of(task) else {
+                continue;
+            };
+            for (_, socket) in sockets {
+                if let Ok(subject) = watch.subject(&self.linux, task) {
+                    found.entry(socket.sk).or_insert((socket, subject));
+                }
+            }
+        }
+        let mut all: Vec<_> = found.into_values().collect();
+        all.sort_by_key(|(socket, who)| (who.process.tgid, socket.local));
+        Ok(all)
+    }
+
+    /// Addresses of the guest's interfaces, in all its network namespaces.
+    ///
+    /// # Errors
+    /// When the list of namespaces cannot be walked.
+    pub fn addresses(&self) -> Result<Vec<InterfaceAddress>, LinuxError> {
+        self.fresh();
+        self.linux.addresses()
+    }
+
+    fn fresh(&self) {
+        self.linux.memory().invalidate();
+        self.linux.refresh();
+    }
+}
+
+/// A domain with probes in it. Dropping it frees the guest.
+pub struct Session<O> {
+    engine: Engine,
+    linux: Linux<LiveMemory>,
+    watch: Watch,
+    observer: O,
+    xen: Xen,
+    domid: DomId,
+    probes: Vec<Probe>,
+    unreadable: u64,
+}
+
+/// A probe, armed or not.
+struct Probe {
+    point: Point,
+    armed: Result<Armed, String>,
+    hits: u64,
+}
+
+impl<O: Observer> Session<O> {
+    /// Finds the kernel and arms every probe there is a place for.
+    ///
+    /// # Errors
+    /// [`SessionError`]; the guest is then as it was.
+    pub fn attach(domid: DomId, undo_dir: &Path, observer: O) -> Result<Session<O>, SessionError> {
+        // A connection of its own: calls of other threads must not hold up this domain's traps.
+        let xen = Xen::open()?;
+        let linux = reader(&xen, domid)?;
+        let record = UndoRecord::open(undo_dir, domid)?;
+        let mut engine = Engine::attach(&xen, domid, record)?;
+        let probes: Vec<Probe> = Point::ALL
+            .into_iter()
+            .map(|point| Probe {
+                point,
+                armed: arm(&mut engine, &linux, point),
+                hits: 0,
+            })
+            .collect();
+        if probes.iter().all(|p| p.armed.is_err()) {
+            let why = probes.into_iter().find_map(|p| p.armed.err()).unwrap_or_default();
+            return Err(SessionError::NoProbe(why));
+        }
+        Ok(Session {
+            engine,
+            linux,
+            watch: Watch::default(),
+            observer,
+            xen,
+            domid,
+            probes,
+            unreadable: 0,
+        })
+    }
+
+    /// Wakes [`Session::run`] from another thread.
+    pub fn waker(&self) -> Waker {
+        self.engine.waker()
+    }
+
+    /// What was done so far.
+    pub fn status(&self) -> Status {
+        Status {
+            traps: self.engine.stats().traps,
+            probes: self
+                .probes
+                .iter()
+                .map(|p| ProbeStatus {
+                    function: p.point.function(),
+                    resume: match &p.armed {
+                        Ok(Armed { one_exit: true, .. }) => "skip".into(),
+                        Ok(_) => "step".into(),
+                        Err(why) => format!("not armed: {why}"),
+                    },
+                    hits: p.hits,
+                })
+                .collect(),
+            uncovered: self
+                .probes
+                .iter()
+                .filter_map(|p| Some((p.point, p.armed.as_ref().err()?)))
+                .map(|(point, why)| format!("{}: {why}; {}", point.function(), point.covers()))
+                .collect(),
+            unreadable: self.unreadable,
+        }
+    }
+
+    /// Serves traps until the domain ends or `stop` says so. `report` is called about once a second, between traps.
+    ///
+    /// # Errors
+    /// When the ring fails; the guest is freed when the session is dropped.
+    pub fn run(
+        &mut self,
+        stop: &mut dyn FnMut() -> bool,
+        report: &mut dyn FnMut(&Status),
+    ) -> Result<End, SessionError> {
+        let mut next_report = Instant::now() + STATUS_PERIOD;
+        loop {
+            if stop() {
+                return Ok(End::Stopped);
+            }
+            let Session {
+                engine,
+                linux,
+                watch,
+                observer,
+                probes,
+                unreadable,
+                ..
+            } = self;
+            engine.poll(WAIT, &mut |id, trap| {
+                let Some(probe) = probes.iter_mut().find(|p| self::id(p.point) == id) else {
+                    return;
+                };
+                probe.hits += 1;
+                let registers = Registers {
+                    gs_base: trap.regs.gs_base,
+                    rdi: trap.regs.rdi,
+                };
+                if watch.fire(linux, probe.point, registers, observer).is_err() {
+                    *unreadable += 1;
+                }
+            })?;
+            if Instant::now() >= next_report {
+                next_report = Instant::now() + STATUS_PERIOD;
+                report(&self.status());
+                self.engine.audit()?;
+                match domain::info(&self.xen, self.domid)? {
+                    Some(info) if !info.dying && info.shutdown.is_none() => {}
+                    _ => return Ok(End::Gone),
+                }
+            }
+        }
+    }
+}
+
+fn arm(engine: &mut Engine, linux: &Linux<LiveMemory>, point: Point) -> Result<Armed, String> {
+    let function = point.function();
+    let kernel = linux.kernel();
+    let va = kernel
+        .symbols
+        .address(function)
+        .ok_or_else(|| format!("this kernel has no function {function}"))?;
+    let pa = kernel
+        .space
+        .translate(linux.memory(), va)
+        .map_err(|e| e.to_string())?;
+    engine.arm(id(point), va, pa).map_err(|e| e.to_string())
+}
+
+fn id(point: Point) -> ProbeId {
+    ProbeId(point as u32)
+}
