@@ -427,6 +427,7 @@ fn check(documents: &[&Document]) -> Result<(), Problems> {
     Problems::or(problems)
 }
 
+/// `services` are sorted by name, as they come out of a document.
 fn ends(peers: &[Peer], services: &[Service]) -> Box<[End]> {
     peers
         .iter()
@@ -436,10 +437,13 @@ fn ends(peers: &[Peer], services: &[Service]) -> Box<[End]> {
                 Peer::World => End::World,
                 Peer::Unattributed => End::Unattributed,
                 // A document's own services hold every name its rules use, so nothing is left out here.
-                Peer::Service(name) => End::Selector {
-                    service: Some(name.as_str().into()),
-                    selector: services.iter().find(|s| *s.name == **name)?.selector.clone(),
-                },
+                Peer::Service(name) => {
+                    let at = services.binary_search_by(|s| (*s.name).cmp(name)).ok()?;
+                    End::Selector {
+                        service: Some(name.as_str().into()),
+                        selector: services.get(at)?.selector.clone(),
+                    }
+                }
                 Peer::Inline(selector) => End::Selector {
                     service: None,
                     selector: Arc::new((**selector).clone()),
