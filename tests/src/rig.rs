@@ -176,6 +176,12 @@ impl Rig {
         })
     }
 
+    /// The rig that a test is to use: the one `cargo xtask test` names in `XMESH_RIG_NAME`, else
+    /// `default`.
+    pub fn for_test() -> Result<Rig> {
+        Rig::attach(std::env::var("XMESH_RIG_NAME").as_deref().unwrap_or("default"))
+    }
+
     /// All rigs that are up.
     pub fn all() -> Vec<Rig> {
         State::all().into_iter().map(|state| Rig { state }).collect()
@@ -436,6 +442,11 @@ impl Rig {
     pub fn domains(&self) -> Result<Vec<Domain>> {
         let table = self.check("dom0", &["xl", "list"])?;
         Ok(table.lines().skip(1).filter_map(parse_domain).collect())
+    }
+
+    /// A domain by name, if it is there.
+    pub fn domain(&self, name: &str) -> Result<Option<Domain>> {
+        Ok(self.domains()?.into_iter().find(|domain| domain.name == name))
     }
 
     /// Creates a domU; it boots while this returns. See [`Rig::wait_for`].

@@ -79,7 +79,7 @@ pub fn wait_for_sight(rig: &Rig, domains: &[&str]) -> anyhow::Result<()> {
                 list.as_array()
                     .is_some_and(|all| all.iter().any(|d| d["name"] == **name && d["mode"] == "altp2m"))
             };
-            Ok(domains.iter().all(|name| seen(name)))
+            Ok(domains.iter().all(seen))
         },
     )
 }
