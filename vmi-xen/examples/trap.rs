@@ -53,7 +53,7 @@ fn options(mut args: impl Iterator<Item = String>) -> anyhow::Result<Options> {
     let mut options = Options {
         domid: args.next().context("which domain?")?.parse()?,
         functions: Vec::new(),
-        seconds: u64::MAX / 2,
+        seconds: 1_000_000,
         quiet: false,
         audit: false,
         panic_at: 0,

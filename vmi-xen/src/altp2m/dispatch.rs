@@ -90,7 +90,8 @@ impl Engine {
     ///
     /// [`Waker::wake`]: super::Waker::wake
     pub fn poll(&mut self, timeout: Duration, handler: &mut Handler<'_>) -> Result<usize, EngineError> {
-        let deadline = Instant::now() + timeout;
+        // A timeout beyond what the clock can hold is none.
+        let deadline = Instant::now().checked_add(timeout);
         loop {
             let served = self.serve_all(handler)?;
             if served > 0 {
@@ -106,7 +107,7 @@ impl Engine {
                 return Err(EngineError::Gone(self.domid));
             };
             let rest = deadline
-                .saturating_duration_since(Instant::now())
+                .map_or(ALIVE_EVERY, |at| at.saturating_duration_since(Instant::now()))
                 .min(ALIVE_EVERY);
             match sleep(channel, &self.waker, rest).map_err(EngineError::Wait)? {
                 // Before looking at the ring: what comes after notifies again.
@@ -114,7 +115,7 @@ impl Engine {
                 Woken::Waker => return Ok(0),
                 Woken::Timeout => {
                     self.check_alive()?;
-                    if Instant::now() >= deadline {
+                    if deadline.is_some_and(|at| Instant::now() >= at) {
                         return self.serve_all(handler);
                     }
                 }

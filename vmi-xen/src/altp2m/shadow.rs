@@ -9,6 +9,8 @@ use super::{
     insn::{self, INT3},
 };
 
+type Page = [u8; PAGE_SIZE];
+
 /// One probe within its page.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Probe {
@@ -20,6 +22,46 @@ pub(super) struct Probe {
     pub nop: Option<u8>,
     /// First bytes of the instruction, to notice that the guest changed it.
     code: [u8; insn::LONGEST],
+}
+
+/// The probes of one page: pure bookkeeping over the page's bytes.
+#[derive(Default)]
+struct Probes(Vec<Probe>);
+
+impl Probes {
+    /// Adds a probe on the instruction at `offset` of `page`.
+    fn add(&mut self, id: ProbeId, offset: usize, page: &Page) -> Probe {
+        let probe = Probe {
+            id,
+            offset,
+            nop: nop_at(page, offset),
+            code: code_at(page, offset),
+        };
+        self.0.push(probe);
+        probe
+    }
+
+    /// Learns what the guest's page looks like now. Returns for how many probes
+    /// the instruction is another one.
+    fn follow(&mut self, page: &Page) -> u64 {
+        let mut changed = 0;
+        for probe in &mut self.0 {
+            let (code, nop) = (code_at(page, probe.offset), nop_at(page, probe.offset));
+            // Later bytes may belong to what follows a shorter instruction, so
+            // only another opcode or another way to resume counts.
+            changed += u64::from(nop != probe.nop || code[0] != probe.code[0]);
+            probe.code = code;
+            probe.nop = nop;
+        }
+        changed
+    }
+
+    /// Puts the int3s into a copy of the guest's page.
+    fn overlay(&self, page: &mut Page) {
+        for probe in &self.0 {
+            page[probe.offset] = INT3;
+        }
+    }
 }
 
 /// What a refresh found.
@@ -37,7 +79,7 @@ pub(super) struct Shadow {
     pub slot: u32,
     original: ForeignPages,
     copy: ForeignPages,
-    probes: Vec<Probe>,
+    probes: Probes,
 }
 
 impl Shadow {
@@ -47,25 +89,23 @@ impl Shadow {
             slot,
             original: ForeignPages::map_one(xen, domid, gfn, false)?,
             copy: ForeignPages::map_one(xen, domid, copy, true)?,
-            probes: Vec::new(),
+            probes: Probes::default(),
         };
-        let mut page = [0; PAGE_SIZE];
-        shadow.original.read(0, &mut page)?;
-        shadow.copy.write(0, &page)?;
+        shadow.copy.write(0, &shadow.original_page()?)?;
         Ok(shadow)
     }
 
     /// The probe at a byte of the page.
     pub(super) fn probe_at(&self, offset: usize) -> Option<&Probe> {
-        self.probes.iter().find(|probe| probe.offset == offset)
+        self.probes.0.iter().find(|probe| probe.offset == offset)
     }
 
     pub(super) fn has(&self, id: ProbeId) -> bool {
-        self.probes.iter().any(|probe| probe.id == id)
+        self.probes.0.iter().any(|probe| probe.id == id)
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.probes.is_empty()
+        self.probes.0.is_empty()
     }
 
     /// Whether the guest's own page has an int3 at `offset`.
@@ -77,30 +117,21 @@ impl Shadow {
 
     /// Puts a probe at `offset`; the guest meets it from now on.
     pub(super) fn put(&mut self, id: ProbeId, offset: usize) -> Result<Probe, XenError> {
-        let mut page = [0; PAGE_SIZE];
-        self.original.read(0, &mut page)?;
-        let code = code_at(&page, offset);
-        let probe = Probe {
-            id,
-            offset,
-            nop: nop_at(&page, offset),
-            code,
-        };
+        let page = self.original_page()?;
         self.copy.write(offset, &[INT3])?;
-        self.probes.push(probe);
-        Ok(probe)
+        Ok(self.probes.add(id, offset, &page))
     }
 
     /// Takes a probe away; returns whether it was here.
     pub(super) fn take(&mut self, id: ProbeId) -> Result<bool, XenError> {
-        let Some(index) = self.probes.iter().position(|probe| probe.id == id) else {
+        let Some(index) = self.probes.0.iter().position(|probe| probe.id == id) else {
             return Ok(false);
         };
-        let offset = self.probes[index].offset;
+        let offset = self.probes.0[index].offset;
         let mut byte = [0];
         self.original.read(offset, &mut byte)?;
         self.copy.write(offset, &byte)?;
-        self.probes.swap_remove(index);
+        self.probes.0.swap_remove(index);
         Ok(true)
     }
 
@@ -109,37 +140,33 @@ impl Shadow {
     /// may run on the page meanwhile: they see what they would have seen of the
     /// guest's own write.
     pub(super) fn refresh(&mut self) -> Result<Refreshed, XenError> {
-        let mut wanted = [0; PAGE_SIZE];
-        self.original.read(0, &mut wanted)?;
-        let mut found = Refreshed::default();
-        for probe in &mut self.probes {
-            let code = code_at(&wanted, probe.offset);
-            if code != probe.code {
-                // The bytes may belong to what follows a shorter instruction;
-                // only a change of how to resume is worth telling of.
-                let nop = nop_at(&wanted, probe.offset);
-                found.instructions += u64::from(nop != probe.nop || code[0] != probe.code[0]);
-                probe.code = code;
-                probe.nop = nop;
-            }
-        }
-        for probe in &self.probes {
-            wanted[probe.offset] = INT3;
-        }
+        let mut wanted = self.original_page()?;
+        let instructions = self.probes.follow(&wanted);
+        self.probes.overlay(&mut wanted);
         let mut shown = [0; PAGE_SIZE];
         self.copy.read(0, &mut shown)?;
-        for (offset, byte) in wanted.iter().enumerate() {
-            if *byte != shown[offset] {
-                self.copy.write(offset, &[*byte])?;
-                found.changed = true;
+        let mut changed = false;
+        for (offset, (wanted, shown)) in wanted.iter().zip(&shown).enumerate() {
+            if wanted != shown {
+                self.copy.write(offset, &[*wanted])?;
+                changed = true;
             }
         }
-        Ok(found)
+        Ok(Refreshed {
+            changed,
+            instructions,
+        })
+    }
+
+    fn original_page(&self) -> Result<Page, XenError> {
+        let mut page = [0; PAGE_SIZE];
+        self.original.read(0, &mut page)?;
+        Ok(page)
     }
 }
 
 /// The bytes at `offset`, padded with zeros at the end of the page.
-fn code_at(page: &[u8; PAGE_SIZE], offset: usize) -> [u8; insn::LONGEST] {
+fn code_at(page: &Page, offset: usize) -> [u8; insn::LONGEST] {
     let mut code = [0; insn::LONGEST];
     let rest = page.get(offset..).unwrap_or_default();
     let length = rest.len().min(code.len());
@@ -148,6 +175,56 @@ fn code_at(page: &[u8; PAGE_SIZE], offset: usize) -> [u8; insn::LONGEST] {
 }
 
 /// The NOP at `offset`, if a whole one is there.
-fn nop_at(page: &[u8; PAGE_SIZE], offset: usize) -> Option<u8> {
+fn nop_at(page: &Page, offset: usize) -> Option<u8> {
     insn::nop_length(page.get(offset..)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOP5: [u8; 5] = [0x0f, 0x1f, 0x44, 0x00, 0x00];
+
+    fn page_with(offset: usize, code: &[u8]) -> Page {
+        let mut page = [0x55; PAGE_SIZE];
+        page[offset..offset + code.len()].copy_from_slice(code);
+        page
+    }
+
+    #[test]
+    fn an_ftrace_site_that_becomes_a_call_and_back_stays_probed() {
+        let idle = page_with(0x100, &NOP5);
+        let mut probes = Probes::default();
+        assert_eq!(probes.add(ProbeId(1), 0x100, &idle).nop, Some(5));
+
+        // The kernel pokes an int3 first, then the tail, then the head.
+        let mut page = page_with(0x100, &[INT3, 0x1f, 0x44, 0x00, 0x00]);
+        assert_eq!(probes.follow(&page), 1);
+        assert_eq!(probes.0[0].nop, None);
+        page = page_with(0x100, &[0xe8, 1, 2, 3, 4]);
+        assert_eq!(probes.follow(&page), 1);
+        probes.overlay(&mut page);
+        assert_eq!(page[0x100..0x105], [INT3, 1, 2, 3, 4]);
+
+        assert_eq!(probes.follow(&idle), 1);
+        assert_eq!(probes.0[0].nop, Some(5));
+    }
+
+    #[test]
+    fn a_change_elsewhere_on_the_page_is_no_change_of_the_probe() {
+        let mut page = page_with(0x100, &NOP5);
+        let mut probes = Probes::default();
+        probes.add(ProbeId(1), 0x100, &page);
+        page[0x105..0x120].fill(0x90);
+        page[0xfff] = 0;
+        assert_eq!(probes.follow(&page), 0);
+    }
+
+    #[test]
+    fn an_instruction_cut_by_the_end_of_the_page_is_not_a_nop() {
+        let page = page_with(PAGE_SIZE - 3, &NOP5[..3]);
+        let mut probes = Probes::default();
+        assert_eq!(probes.add(ProbeId(1), PAGE_SIZE - 3, &page).nop, None);
+        assert_eq!(probes.follow(&page), 0);
+    }
 }

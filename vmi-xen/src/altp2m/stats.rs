@@ -16,7 +16,8 @@ pub struct Stats {
     pub stepped: u64,
     /// Breakpoints that were the guest's own, given back to it.
     pub foreign: u64,
-    /// Breakpoints of probes that were disarmed before they were served.
+    /// Breakpoints that were gone when they were served: of a disarmed probe, or
+    /// of the guest while it patched its text. The vCPU goes on with what is there.
     pub stale: u64,
     /// Writes by the guest to a probed page that were carried out.
     pub writes: u64,
