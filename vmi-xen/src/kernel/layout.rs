@@ -169,6 +169,8 @@ offsets! {
     ArgsOffsets {
         arg_start: u64 = "mm_struct.arg_start",
         arg_end: u64 = "mm_struct.arg_end",
+        env_start: u64 = "mm_struct.env_start",
+        env_end: u64 = "mm_struct.env_end",
         pgd: u64 = "mm_struct.pgd",
     }
 }

@@ -9,6 +9,7 @@
 //! Lists are walked while the guest changes them, so a walk that derails ends
 //! early with what it has.
 
+mod args;
 mod cgroup;
 mod net;
 mod owner;

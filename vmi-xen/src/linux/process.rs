@@ -4,11 +4,8 @@
 use std::sync::Arc;
 
 use super::{Linux, LinuxError, TaskAddr, group};
-use crate::memory::{AddressSpace, PhysicalMemory};
+use crate::memory::PhysicalMemory;
 
-/// Arguments longer than this are cut. The kernel itself showed a page of them
-/// for most of its life; policies and people need less.
-const MAX_ARGS: usize = 32 << 10;
 /// PF_KTHREAD of the kernel's sched.h, in all versions.
 const PF_KTHREAD: u32 = 0x0020_0000;
 /// "Not set" of loginuid, and what is told where it is not known.
@@ -40,8 +37,9 @@ pub struct Process {
     /// not that namespace's own root: the process did chroot, and `exe` is
     /// relative to this.
     pub chroot: Option<Arc<str>>,
-    /// Arguments, from the process's own memory: cut at 32 KiB, short where
-    /// pages are swapped out, and open to change by the process.
+    /// Arguments as /proc/PID/cmdline has them, less empty ones at the end. Read
+    /// from the process's own memory: cut at 32 KiB, short where pages are
+    /// swapped out, and open to change by the process.
     pub args: Vec<String>,
     /// Real user ID.
     pub uid: u32,
@@ -180,24 +178,6 @@ impl<M: PhysicalMemory> Linux<M> {
         })
     }
 
-    fn args(&self, mm: u64) -> Vec<String> {
-        self.raw_args(mm).map(|raw| split_args(&raw)).unwrap_or_default()
-    }
-
-    fn raw_args(&self, mm: u64) -> Result<Vec<u8>, LinuxError> {
-        let offsets = group(&self.kernel.layout.args)?;
-        let start = self.u64(mm.wrapping_add(offsets.arg_start))?;
-        let end = self.u64(mm.wrapping_add(offsets.arg_end))?;
-        let pgd = self.u64(mm.wrapping_add(offsets.pgd))?;
-        let root = self.space().translate(&self.mem, pgd)?;
-        let space = AddressSpace::new(root, self.space().levels());
-        let len = end.saturating_sub(start).min(MAX_ARGS as u64) as usize;
-        let mut raw = vec![0; len];
-        let got = space.read_prefix(&self.mem, start, &mut raw);
-        raw.truncate(got);
-        Ok(raw)
-    }
-
     /// Inode numbers of the network and the mount namespace.
     fn namespaces(&self, task: TaskAddr) -> (u32, u32) {
         let Ok(offsets) = &self.kernel.layout.namespace else {
@@ -241,29 +221,4 @@ struct Exe {
     path: Option<Arc<str>>,
     deleted: bool,
     chroot: Option<Arc<str>>,
-}
-
-/// Arguments lie one after the other, each ended by a NUL.
-fn split_args(raw: &[u8]) -> Vec<String> {
-    if raw.is_empty() {
-        return Vec::new();
-    }
-    raw.strip_suffix(b"\0")
-        .unwrap_or(raw)
-        .split(|&byte| byte == 0)
-        .map(|arg| String::from_utf8_lossy(arg).into_owned())
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::split_args;
-
-    #[test]
-    fn empty_arguments_count() {
-        assert_eq!(split_args(b"a\0\0b c\0\0"), ["a", "", "b c", ""]);
-        assert_eq!(split_args(b"cut"), ["cut"]);
-        assert_eq!(split_args(b"\0"), [""]);
-        assert!(split_args(b"").is_empty());
-    }
 }

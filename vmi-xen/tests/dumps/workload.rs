@@ -35,6 +35,21 @@ fn connect(addresses: &[String]) {
     drop(peers);
 }
 
+/// What setproctitle(3) does: writes a title over the arguments, into the
+/// environment that follows them.
+fn retitle() {
+    let stat = std::fs::read_to_string("/proc/self/stat").expect("stat");
+    let (_, fields) = stat.rsplit_once(')').expect("stat");
+    // Field 48 is arg_start; the first behind the name is field 3.
+    let arg_start = fields.split_whitespace().nth(48 - 3).expect("arg_start");
+    let at: u64 = arg_start.parse().expect("arg_start");
+    let memory = std::fs::File::options().write(true).open("/proc/self/mem");
+    let title = b"workload: retitled, longer than its arguments\0";
+    let memory = memory.expect("own memory");
+    let written = std::os::unix::fs::FileExt::write_at(&memory, title, at);
+    assert_eq!(written.expect("own memory"), title.len());
+}
+
 /// One of each other kind, all in one process.
 fn all() {
     let unbound = UdpSocket::bind("0.0.0.0:5301").expect("bind UDP");
@@ -62,6 +77,7 @@ fn all() {
         .map(|_| std::fs::File::open("/workload").expect("open"))
         .collect();
     let last = UdpSocket::bind("127.0.0.1:5305").expect("bind UDP");
+    retitle();
     forever();
     drop((unbound, connected, six, listener, client, server, waiting, many, last));
 }
