@@ -63,7 +63,8 @@
 //!   host), `unattributed` (no socket in the guest owns it).
 //! - A selector matches when every condition it writes holds; of a list one value is enough. `vm` is a name,
 //!   a pattern or a UUID; `address` a block; `exe` and `container` patterns (`container: none` is outside of
-//!   any); `arg` matches any one argument; `uid` is effective. `port` and `protocol` are what a server
+//!   any); `arg` matches any one argument; `uid` is effective. `exe` is the file that
+//!   runs, after symbolic links (`/bin/sh` may be `/usr/bin/dash`). `port` and `protocol` are what a server
 //!   listens on: they hold for `to` and are not asked of `from`.
 //! - Patterns: see [`pattern`].
 //! - Deny beats audit beats allow; without any of them the defaults of both VMs decide: see

@@ -212,4 +212,43 @@ mod tests {
         assert_eq!(source("3:/bin/a:b"), ("3".into(), Some("/bin/a:b".into())));
         assert_eq!(source("2001:db8::1"), ("2001:db8::1".into(), None));
     }
+
+    /// A manual that leaves out a command or an option is worse than none.
+    #[test]
+    fn the_manual_names_every_command_and_option() {
+        let manual = include_str!("../man/xmesh.1");
+        let command = Args::command();
+        let mut long: Vec<String> = command
+            .get_arguments()
+            .filter_map(|a| a.get_long())
+            .map(str::to_owned)
+            .collect();
+        for sub in command.get_subcommands() {
+            assert!(
+                manual.contains(&format!("Cm {}", sub.get_name())),
+                "{}",
+                sub.get_name()
+            );
+            long.extend(
+                sub.get_arguments()
+                    .filter_map(|a| a.get_long())
+                    .map(str::to_owned),
+            );
+        }
+        for option in long.iter().filter(|o| !matches!(o.as_str(), "help" | "version")) {
+            assert!(manual.contains(&format!("-{option}")), "--{option}");
+        }
+        for kind in KINDS {
+            assert!(manual.contains(kind), "{kind}");
+        }
+    }
+
+    #[test]
+    fn the_example_in_the_manual_is_valid() {
+        let manual = include_str!("../man/xmesh-policy.5");
+        let (_, after) = manual.split_once(".Bd -literal\n").unwrap();
+        let (example, _) = after.split_once(".Ed\n").unwrap();
+        let document = policy::Document::parse("xmesh-policy.5", example).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(document.rules().len(), 2);
+    }
 }

@@ -37,7 +37,9 @@ pub fn flows(
     output: &mut Output,
 ) -> Result<(), ToolError> {
     if !follow {
-        return output.answer(&client.flows(domain)?, |flows| flow::table(flows));
+        let mut flows = client.flows(domain)?;
+        flows.sort_by_cached_key(key);
+        return output.answer(&flows, |flows| flow::table(flows));
     }
     let mut before = HashMap::new();
     loop {
