@@ -40,13 +40,18 @@ struct Caller {
 impl Connected<IncomingStream<'_, UnixListener>> for Caller {
     fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Caller {
         // A peer whose credentials cannot be read is nobody, not root.
-        Caller { uid: stream.io().peer_cred().map_or(u32::MAX, |c| c.uid()) }
+        Caller {
+            uid: stream.io().peer_cred().map_or(u32::MAX, |c| c.uid()),
+        }
     }
 }
 
 /// Binds the socket, mode 0600. A left-over socket file is replaced: the instance lock proves that nobody serves it.
 pub fn bind(path: &Path) -> Result<UnixListener, ServeError> {
-    let error = |source| ServeError { path: path.to_path_buf(), source };
+    let error = |source| ServeError {
+        path: path.to_path_buf(),
+        source,
+    };
     match std::fs::remove_file(path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(error(e)),
         _ => {}
@@ -74,7 +79,10 @@ pub async fn serve(
         .route("/v1/flows", get(handlers::flows))
         .route("/v1/events", get(stream::events))
         .route("/v1/policies", get(handlers::policies).post(handlers::apply))
-        .route("/v1/policies/{name}", get(handlers::policy).delete(handlers::delete))
+        .route(
+            "/v1/policies/{name}",
+            get(handlers::policy).delete(handlers::delete),
+        )
         .route("/v1/explain", post(handlers::explain))
         .fallback(handlers::not_found)
         .layer(DefaultBodyLimit::max(MAX_BODY))

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender, bounded};
-use netback_filter::{DecidedBy, Direction, FlowRecord};
 use netback_filter::{Config as DatapathConfig, Datapath};
+use netback_filter::{DecidedBy, Direction, FlowRecord};
 use policy::{Decision, Endpoint, Flow, Owner, Protocol, Refuse, Ruleset, Verdict};
 use policyd_api as api;
 use tokio::sync::watch;
@@ -97,7 +97,10 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let run_dir = &options.run_dir;
     std::fs::create_dir_all(run_dir).map_err(|e| format!("cannot make {}: {e}", run_dir.display()))?;
     let _lock = InstanceLock::take(&run_dir.join("lock"))?;
-    let datapath_config = DatapathConfig { pin_dir: options.pin_dir.clone(), ..DatapathConfig::default() };
+    let datapath_config = DatapathConfig {
+        pin_dir: options.pin_dir.clone(),
+        ..DatapathConfig::default()
+    };
     if options.detach {
         Datapath::open(datapath_config)?.detach_all()?;
         return Ok(());
@@ -110,7 +113,9 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let xen = Xen::open()?;
     let version = Version::query(&xen)?;
     if !version.altp2m_requested() {
-        log::warn!("Xen was booted without altp2m=1: no traps; add it to Xen's command line in GRUB and reboot");
+        log::warn!(
+            "Xen was booted without altp2m=1: no traps; add it to Xen's command line in GRUB and reboot"
+        );
     }
     let (policies, problems) = Policies::load(Store::open(&options.store)?)?;
     for problem in &problems {
@@ -126,7 +131,10 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let events = Arc::new(EventLog::new(EVENT_LOG));
     let registry = Arc::new(Registry::default());
     let owners = Arc::new(Owners::default());
-    let world = Arc::new(ArcSwap::from_pointee(World::new(Arc::new(Ruleset::empty(0)), Vec::new())));
+    let world = Arc::new(ArcSwap::from_pointee(World::new(
+        Arc::new(Ruleset::empty(0)),
+        Vec::new(),
+    )));
     let (orders, orders_in) = bounded(ORDERS);
     let (facts, facts_in) = bounded(FACTS);
     let enforcer = Enforcer::new(
@@ -250,14 +258,21 @@ impl Daemon {
     /// `GET /v1/domains`.
     pub fn domains(&self) -> Result<Vec<api::Domain>, DaemonError> {
         let flows = self.records(None)?;
-        Ok(self.registry.all().iter().map(|entry| self.domain(entry, &flows)).collect())
+        Ok(self
+            .registry
+            .all()
+            .iter()
+            .map(|entry| self.domain(entry, &flows))
+            .collect())
     }
 
     fn domain(&self, entry: &DomainEntry, flows: &[FlowRecord]) -> api::Domain {
         let (processes, connections) = match &*lock(&entry.inspector) {
             Some(inspector) => (
                 inspector.processes().map_or(0, |p| p.len()),
-                inspector.sockets().map_or(0, |s| s.iter().filter(|(s, _)| s.remote.is_some()).count()),
+                inspector
+                    .sockets()
+                    .map_or(0, |s| s.iter().filter(|(s, _)| s.remote.is_some()).count()),
             ),
             None => (0, 0),
         };
@@ -265,11 +280,15 @@ impl Daemon {
         let mut problems = sight.problems;
         let lost = entry.gate.facts_lost.load(Ordering::Relaxed);
         if lost > 0 {
-            problems.push(format!("{lost} events were lost: more came than could be logged; verdicts were not affected"));
+            problems.push(format!(
+                "{lost} events were lost: more came than could be logged; verdicts were not affected"
+            ));
         }
         let failed = entry.gate.writes_failed.load(Ordering::Relaxed);
         if failed > 0 {
-            problems.push(format!("{failed} verdicts did not fit the flow map; those flows were decided by VM"));
+            problems.push(format!(
+                "{failed} verdicts did not fit the flow map; those flows were decided by VM"
+            ));
         }
         api::Domain {
             id: entry.id,
@@ -282,7 +301,10 @@ impl Daemon {
             vcpus: sight.vcpus,
             processes,
             connections,
-            flows: flows.iter().filter(|f| f.key.scope == entry.scope() && !f.ended).count(),
+            flows: flows
+                .iter()
+                .filter(|f| f.key.scope == entry.scope() && !f.ended)
+                .count(),
             vifs: sight.vifs,
             addresses: sight.addresses,
             probes: sight.probes,
@@ -291,7 +313,9 @@ impl Daemon {
     }
 
     fn find(&self, domain: &str) -> Result<Arc<DomainEntry>, DaemonError> {
-        self.registry.find(domain).ok_or_else(|| DaemonError::NoSuchDomain(domain.to_owned()))
+        self.registry
+            .find(domain)
+            .ok_or_else(|| DaemonError::NoSuchDomain(domain.to_owned()))
     }
 
     /// `GET /v1/domains/{domain}/processes`: read from the guest now, kernel threads left out.
@@ -300,7 +324,11 @@ impl Daemon {
         let inspector = lock(&entry.inspector);
         let inspector = inspector.as_ref().ok_or_else(|| unseen(&entry))?;
         let all = inspector.processes().map_err(|e| unreadable(&entry, &e))?;
-        Ok(all.iter().filter(|s| !s.process.kthread).map(|s| present::process(s)).collect())
+        Ok(all
+            .iter()
+            .filter(|s| !s.process.kthread)
+            .map(|s| present::process(s))
+            .collect())
     }
 
     /// `GET /v1/domains/{domain}/connections`: read from the guest now.
@@ -309,7 +337,10 @@ impl Daemon {
         let inspector = lock(&entry.inspector);
         let inspector = inspector.as_ref().ok_or_else(|| unseen(&entry))?;
         let all = inspector.sockets().map_err(|e| unreadable(&entry, &e))?;
-        Ok(all.iter().map(|(socket, who)| present::connection(socket, Some(who))).collect())
+        Ok(all
+            .iter()
+            .map(|(socket, who)| present::connection(socket, Some(who)))
+            .collect())
     }
 
     fn records(&self, scope: Option<u32>) -> Result<Vec<FlowRecord>, DaemonError> {
@@ -321,8 +352,11 @@ impl Daemon {
         let scope = domain.map(|d| self.find(d)).transpose()?.map(|d| d.scope());
         let world = self.world.load();
         let now = monotonic_ns();
-        let mut flows: Vec<api::Flow> =
-            self.records(scope)?.iter().map(|record| self.flow(&world, record, now)).collect();
+        let mut flows: Vec<api::Flow> = self
+            .records(scope)?
+            .iter()
+            .map(|record| self.flow(&world, record, now))
+            .collect();
         flows.sort_by_key(|f| f.idle_ms);
         Ok(flows)
     }
@@ -335,7 +369,8 @@ impl Daemon {
             self.owners.of(key.scope, key.local, key.remote)
         } else {
             let vm = world.vm(key.scope);
-            vm.and_then(|vm| vm.listeners.owner_of(protocol, key.local.ip(), key.local.port())).cloned()
+            vm.and_then(|vm| vm.listeners.owner_of(protocol, key.local.ip(), key.local.port()))
+                .cloned()
         };
         let end = world.source(key.scope, key.local.ip(), who.as_deref());
         let listens = (!outgoing).then(|| (protocol, key.local.port()));
@@ -347,14 +382,24 @@ impl Daemon {
             by: decider(record.verdict.rule),
             generation: u64::from(record.verdict.generation),
         };
-        let ms = |since: u64| if since == 0 { 0 } else { now.saturating_sub(since) / 1_000_000 };
+        let ms = |since: u64| {
+            if since == 0 {
+                0
+            } else {
+                now.saturating_sub(since) / 1_000_000
+            }
+        };
         api::Flow {
-            domain: world.vm(key.scope).map_or_else(|| key.scope.to_string(), |vm| vm.id.name.clone()),
+            domain: world
+                .vm(key.scope)
+                .map_or_else(|| key.scope.to_string(), |vm| vm.id.name.clone()),
             protocol: key.protocol.to_string(),
             local: key.local,
             remote: key.remote,
             outgoing,
-            who: who.as_ref().map(|who| present::party(world, &end, listens, Some(who))),
+            who: who
+                .as_ref()
+                .map(|who| present::party(world, &end, listens, Some(who))),
             decision: present::decision(world, key.scope, &decision),
             packets_out: record.packets[0],
             bytes_out: record.bytes[0],
@@ -377,7 +422,9 @@ impl Daemon {
     fn ask<T>(&self, order: impl FnOnce(Sender<T>) -> Order) -> Result<T, DaemonError> {
         let (reply, answer): (Sender<T>, Receiver<T>) = bounded(1);
         let gone = || DaemonError::Unavailable("policyd is stopping; nothing was changed".into());
-        self.orders.send_timeout(order(reply), PATIENCE).map_err(|_| gone())?;
+        self.orders
+            .send_timeout(order(reply), PATIENCE)
+            .map_err(|_| gone())?;
         answer.recv().map_err(|_| gone())
     }
 
@@ -388,7 +435,10 @@ impl Daemon {
 
     /// `GET /v1/policies/{name}`.
     pub fn policy(&self, name: &str) -> Result<api::PolicyDocument, DaemonError> {
-        self.ask(|reply| Order::Show { name: name.to_owned(), reply })?
+        self.ask(|reply| Order::Show {
+            name: name.to_owned(),
+            reply,
+        })?
     }
 
     /// `POST /v1/policies`.
@@ -398,22 +448,37 @@ impl Daemon {
 
     /// `DELETE /v1/policies/{name}`.
     pub fn delete(&self, name: &str, uid: u32) -> Result<api::Applied, DaemonError> {
-        self.ask(|reply| Order::Delete { name: name.to_owned(), uid, reply })?
+        self.ask(|reply| Order::Delete {
+            name: name.to_owned(),
+            uid,
+            reply,
+        })?
     }
 
     /// `POST /v1/explain`.
     pub fn explain(&self, request: &api::ExplainRequest) -> Result<api::Explained, DaemonError> {
-        let protocol: Protocol = request.protocol.parse().map_err(|e| DaemonError::Invalid(format!("{e}")))?;
+        let protocol: Protocol = request
+            .protocol
+            .parse()
+            .map_err(|e| DaemonError::Invalid(format!("{e}")))?;
         let world = self.world.load();
         let from = self.place(&world, &request.from)?;
         let to = self.place(&world, &request.to)?;
-        let mut source = Endpoint { vm: from.vm, owner: Owner::Unknown, address: from.address };
+        let mut source = Endpoint {
+            vm: from.vm,
+            owner: Owner::Unknown,
+            address: from.address,
+        };
         let mut who: Option<Arc<Subject>> = None;
         if let (Some(exe), Some(_)) = (&request.exe, from.vm) {
             who = self.running(&request.from, exe, request.uid);
             source.owner = Owner::Process(match &who {
                 Some(subject) => policy_process(subject),
-                None => policy::Process { exe: Some(exe), uid: request.uid.unwrap_or(0), ..Default::default() },
+                None => policy::Process {
+                    exe: Some(exe),
+                    uid: request.uid.unwrap_or(0),
+                    ..Default::default()
+                },
             });
         }
         let destination = match to.vm {
@@ -423,7 +488,12 @@ impl Daemon {
         let listener = world
             .vm_at(to.address)
             .and_then(|vm| vm.listeners.owner_of(protocol, to.address, request.port));
-        let flow = Flow { protocol, source, destination, port: request.port };
+        let flow = Flow {
+            protocol,
+            source,
+            destination,
+            port: request.port,
+        };
         let decision = world.decide(&flow);
         let explanation = world.rules.explain(&flow);
         let mut why: Vec<String> = explanation.to_string().lines().map(str::to_owned).collect();
@@ -452,19 +522,29 @@ impl Daemon {
     fn place<'w>(&self, world: &'w World, text: &str) -> Result<Place<'w>, DaemonError> {
         let by_address = |address: IpAddr| {
             let vm = world.vm_at(address);
-            Place { vm: vm.map(|vm| &vm.id), scope: vm.map(|vm| vm.scope), address }
+            Place {
+                vm: vm.map(|vm| &vm.id),
+                scope: vm.map(|vm| vm.scope),
+                address,
+            }
         };
         if let Ok(address) = text.parse::<IpAddr>() {
             return Ok(by_address(address.to_canonical()));
         }
         let entry = self.find(text)?;
-        let vm = world.vm(entry.scope()).ok_or_else(|| DaemonError::NoSuchDomain(text.to_owned()))?;
+        let vm = world
+            .vm(entry.scope())
+            .ok_or_else(|| DaemonError::NoSuchDomain(text.to_owned()))?;
         let address = vm.addresses.first().copied().ok_or_else(|| {
             DaemonError::Unavailable(format!(
                 "no address of {text} is known yet; name an address, or give its vif an `ip=` in the domain's xl.cfg"
             ))
         })?;
-        Ok(Place { vm: Some(&vm.id), scope: Some(vm.scope), address })
+        Ok(Place {
+            vm: Some(&vm.id),
+            scope: Some(vm.scope),
+            address,
+        })
     }
 }
 
@@ -477,7 +557,11 @@ struct Place<'w> {
 
 fn unseen(entry: &DomainEntry) -> DaemonError {
     let problems = entry.sight().problems.join("; ");
-    let why = if problems.is_empty() { "its kernel is being read".to_owned() } else { problems };
+    let why = if problems.is_empty() {
+        "its kernel is being read".to_owned()
+    } else {
+        problems
+    };
     DaemonError::Unavailable(format!("nothing is seen inside {}: {why}", entry.vm.name))
 }
 

@@ -52,7 +52,10 @@ impl Context {
 
     /// Logs an event about a domain.
     pub fn say(&self, entry: &DomainEntry, what: What) {
-        self.order(Order::Say { domain: Some((entry.id, entry.vm.name.clone())), what });
+        self.order(Order::Say {
+            domain: Some((entry.id, entry.vm.name.clone())),
+            what,
+        });
     }
 }
 
@@ -64,10 +67,19 @@ pub fn watch(context: &Context, entry: &Arc<DomainEntry>) {
             Ok(End::Stopped | End::Gone) => break,
             Ok(End::KernelChanged) => {
                 pause = FIRST_RETRY;
-                sight(context, entry, Mode::Vm, "the guest has another kernel now; reading it");
+                sight(
+                    context,
+                    entry,
+                    Mode::Vm,
+                    "the guest has another kernel now; reading it",
+                );
             }
             Err(e) => {
-                let mode = if lock(&entry.inspector).is_some() { Mode::Lookup } else { Mode::Vm };
+                let mode = if lock(&entry.inspector).is_some() {
+                    Mode::Lookup
+                } else {
+                    Mode::Vm
+                };
                 sight(context, entry, mode, &e.to_string());
                 if mode == Mode::Lookup && e.is_permanent() {
                     return look_up(context, entry);
@@ -132,7 +144,11 @@ fn publish(entry: &DomainEntry, status: &Status) {
     sight.probes = status
         .probes
         .iter()
-        .map(|p| Probe { function: p.function.to_owned(), resume: p.resume.clone(), hits: p.hits })
+        .map(|p| Probe {
+            function: p.function.to_owned(),
+            resume: p.resume.clone(),
+            hits: p.hits,
+        })
         .collect();
 }
 
@@ -140,7 +156,9 @@ fn publish(entry: &DomainEntry, status: &Status) {
 fn take_stock(context: &Context, entry: &DomainEntry) {
     let inventory = {
         let inspector = lock(&entry.inspector);
-        let Some(inspector) = inspector.as_ref() else { return };
+        let Some(inspector) = inspector.as_ref() else {
+            return;
+        };
         let sockets = match inspector.sockets() {
             Ok(sockets) => sockets,
             Err(e) => {
@@ -148,7 +166,10 @@ fn take_stock(context: &Context, entry: &DomainEntry) {
                 return;
             }
         };
-        let mut inventory = Inventory { addresses: routable(inspector), ..Inventory::default() };
+        let mut inventory = Inventory {
+            addresses: routable(inspector),
+            ..Inventory::default()
+        };
         for (socket, subject) in sockets {
             let protocol = match socket.protocol {
                 linux::Protocol::Tcp => Protocol::TCP,
@@ -156,17 +177,21 @@ fn take_stock(context: &Context, entry: &DomainEntry) {
             };
             match socket.remote {
                 Some(remote) if protocol == Protocol::TCP => {
-                    inventory.connections.push(FoundConnection { local: socket.local, remote, subject });
+                    inventory.connections.push(FoundConnection {
+                        local: socket.local,
+                        remote,
+                        subject,
+                    });
                 }
-                None if protocol == Protocol::UDP || socket.state == SocketState::Listen => {
-                    if socket.local.port() != 0 {
-                        inventory.listeners.push(FoundListener {
-                            protocol,
-                            local: socket.local,
-                            netns: socket.netns,
-                            subject,
-                        });
-                    }
+                None if socket.local.port() != 0
+                    && (protocol == Protocol::UDP || socket.state == SocketState::Listen) =>
+                {
+                    inventory.listeners.push(FoundListener {
+                        protocol,
+                        local: socket.local,
+                        netns: socket.netns,
+                        subject,
+                    });
                 }
                 _ => {}
             }
@@ -181,13 +206,20 @@ fn take_stock(context: &Context, entry: &DomainEntry) {
             }
         }
     }
-    context.order(Order::Inventory { scope: entry.scope(), inventory });
+    context.order(Order::Inventory {
+        scope: entry.scope(),
+        inventory,
+    });
 }
 
 /// Addresses of the guest's interfaces that a peer may use.
 fn routable(inspector: &Inspector) -> Vec<IpAddr> {
     let addresses = inspector.addresses().unwrap_or_default();
-    addresses.into_iter().map(|a| a.addr).filter(|a| !a.is_loopback() && !a.is_unspecified()).collect()
+    addresses
+        .into_iter()
+        .map(|a| a.addr)
+        .filter(|a| !a.is_loopback() && !a.is_unspecified())
+        .collect()
 }
 
 fn sight(context: &Context, entry: &DomainEntry, mode: Mode, message: &str) {
@@ -203,7 +235,13 @@ fn sight(context: &Context, entry: &DomainEntry, mode: Mode, message: &str) {
     };
     if changed {
         log::info!("{}: {}: {message}", entry.vm.name, mode.as_str());
-        context.say(entry, What::Sight { mode, message: message.to_owned() });
+        context.say(
+            entry,
+            What::Sight {
+                mode,
+                message: message.to_owned(),
+            },
+        );
     }
 }
 

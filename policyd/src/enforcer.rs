@@ -133,7 +133,7 @@ impl Enforcer {
         policies: Policies,
         datapath: Arc<Mutex<Datapath>>,
         world: Arc<ArcSwap<World>>,
-            log: Arc<EventLog>,
+        log: Arc<EventLog>,
         owners: Arc<Owners>,
     ) -> Result<Enforcer, DaemonError> {
         let flows = lock(&datapath).flow_writer();
@@ -203,7 +203,11 @@ impl Enforcer {
         let before = self.world.swap(Arc::clone(&world));
         // Listeners may decide who a flow's destination is, so flows are looked at again for any change.
         let policy_changed = before.rules.generation() != world.rules.generation();
-        Ok(if policy_changed { self.decide_flows_anew(&world) } else { 0 })
+        Ok(if policy_changed {
+            self.decide_flows_anew(&world)
+        } else {
+            0
+        })
     }
 
     /// Logs an event of a domain.
@@ -216,6 +220,8 @@ impl Enforcer {
     }
 
     fn listeners(&mut self, scope: u32) -> Option<&mut Listeners> {
-        self.guests.get_mut(&scope).map(|vm| Arc::make_mut(&mut vm.listeners))
+        self.guests
+            .get_mut(&scope)
+            .map(|vm| Arc::make_mut(&mut vm.listeners))
     }
 }

@@ -61,11 +61,18 @@ impl EventLog {
     pub fn since(&self, after: u64) -> Batch {
         let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(oldest) = ring.front().map(|e| e.seq) else {
-            return Batch { events: Vec::new(), missed: 0 };
+            return Batch {
+                events: Vec::new(),
+                missed: 0,
+            };
         };
         let missed = oldest.saturating_sub(after.saturating_add(1));
         let skip = after.saturating_add(1).saturating_sub(oldest);
-        let events = ring.iter().skip(usize::try_from(skip).unwrap_or(usize::MAX)).cloned().collect();
+        let events = ring
+            .iter()
+            .skip(usize::try_from(skip).unwrap_or(usize::MAX))
+            .cloned()
+            .collect();
         Batch { events, missed }
     }
 
@@ -97,7 +104,10 @@ mod tests {
     use super::*;
 
     fn change(n: u64) -> What {
-        What::Policy { generation: n, change: String::new() }
+        What::Policy {
+            generation: n,
+            change: String::new(),
+        }
     }
 
     #[test]

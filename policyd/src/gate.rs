@@ -44,8 +44,6 @@ pub enum Fact {
         remote: SocketAddr,
         /// The verdict that is in force.
         decision: Decision,
-        /// The flow map took the verdict.
-        written: bool,
     },
 }
 
@@ -76,7 +74,13 @@ impl Gate {
         facts: Sender<(u32, Fact)>,
         stats: Arc<GateStats>,
     ) -> Gate {
-        Gate { scope, world, flows, facts, stats }
+        Gate {
+            scope,
+            world,
+            flows,
+            facts,
+            stats,
+        }
     }
 
     fn tell(&self, fact: Fact) {
@@ -91,15 +95,35 @@ impl Observer for Gate {
         let Some(remote) = socket.remote else { return };
         let world = self.world.load();
         let decision = decide_tcp(&world, self.scope, who, socket.local, remote);
-        let written = write_verdict(&world, &self.flows, Write::New, self.scope, socket.local, remote, &decision);
+        // What a guest sends to itself passes no vif.
+        let inside = remote.ip().is_loopback() || remote.ip() == socket.local.ip();
+        let written = inside
+            || write_verdict(
+                &world,
+                &self.flows,
+                Write::New,
+                self.scope,
+                socket.local,
+                remote,
+                &decision,
+            );
         if !written {
             self.stats.writes_failed.fetch_add(1, Ordering::Relaxed);
         }
-        self.tell(Fact::Connecting { who: Arc::clone(who), local: socket.local, remote, decision, written });
+        self.tell(Fact::Connecting {
+            who: Arc::clone(who),
+            local: socket.local,
+            remote,
+            decision,
+        });
     }
 
     fn listening(&mut self, who: &Arc<Subject>, socket: &Socket) {
-        self.tell(Fact::Listening { who: Arc::clone(who), local: socket.local, netns: socket.netns });
+        self.tell(Fact::Listening {
+            who: Arc::clone(who),
+            local: socket.local,
+            netns: socket.netns,
+        });
     }
 
     fn forked(&mut self, child: &Arc<Subject>) {
@@ -159,10 +183,20 @@ pub fn write_verdict(
     let mut written = true;
     // The destination first: by the time the source's packet may leave, its way in is open.
     if let Some(peer) = world.vm_at(remote.ip()).filter(|vm| vm.scope != scope) {
-        let key = FlowKey { scope: peer.scope, protocol, local: remote, remote: local };
+        let key = FlowKey {
+            scope: peer.scope,
+            protocol,
+            local: remote,
+            remote: local,
+        };
         written &= put(&key, datapath_verdict(decision, Direction::ToGuest)).is_ok();
     }
-    let key = FlowKey { scope, protocol, local, remote };
+    let key = FlowKey {
+        scope,
+        protocol,
+        local,
+        remote,
+    };
     written & put(&key, datapath_verdict(decision, Direction::FromGuest)).is_ok()
 }
 

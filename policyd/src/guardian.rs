@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use vmi_xen::altp2m::{self, EngineError, Undone, UndoRecord};
+use vmi_xen::altp2m::{self, EngineError, UndoRecord, Undone};
 use xen_bindings::{DomId, Xen};
 
 /// How long the guardian tries to free a guest before it gives up, loudly.
@@ -30,7 +30,11 @@ pub fn run(undo_dir: &Path) -> std::process::ExitCode {
             Err(_) => break,
         }
     }
-    if free_all(undo_dir, PATIENCE) { std::process::ExitCode::SUCCESS } else { std::process::ExitCode::FAILURE }
+    if free_all(undo_dir, PATIENCE) {
+        std::process::ExitCode::SUCCESS
+    } else {
+        std::process::ExitCode::FAILURE
+    }
 }
 
 /// Frees every guest that has an undo record in `undo_dir`, trying again until `patience` is over. Also run by a
@@ -92,7 +96,11 @@ fn try_free(xen: &Xen, undo_dir: &Path, domid: DomId) -> Result<Undone, EngineEr
 fn outlive_the_daemon() {
     // Fails only for a process that leads a group already, and then there is nothing to leave.
     let _ = nix::unistd::setsid();
-    for signal in [nix::sys::signal::SIGTERM, nix::sys::signal::SIGINT, nix::sys::signal::SIGHUP] {
+    for signal in [
+        nix::sys::signal::SIGTERM,
+        nix::sys::signal::SIGINT,
+        nix::sys::signal::SIGHUP,
+    ] {
         // SAFETY: SIG_IGN installs no handler, so no code can run in a signal context.
         let _ = unsafe { nix::sys::signal::signal(signal, nix::sys::signal::SigHandler::SigIgn) };
     }
@@ -135,7 +143,10 @@ impl Supervisor {
             let shared = Arc::clone(&shared);
             move || shared.keep_alive(child)
         })?;
-        Ok(Supervisor { shared, thread: Mutex::new(Some(thread)) })
+        Ok(Supervisor {
+            shared,
+            thread: Mutex::new(Some(thread)),
+        })
     }
 
     /// The guardian's process id, 0 while there is none.
@@ -146,7 +157,11 @@ impl Supervisor {
     /// Lets the guardian go, once all guests are free.
     pub fn stop(&self) {
         self.shared.stopping.store(true, Ordering::SeqCst);
-        self.shared.lifeline.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.shared
+            .lifeline
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
             let _ = thread.join();
@@ -178,7 +193,9 @@ impl Shared {
             child = loop {
                 match self.spawn() {
                     Ok(child) => break child,
-                    Err(e) => log::error!("cannot start a guardian: {e}; guests are not guarded, trying again"),
+                    Err(e) => {
+                        log::error!("cannot start a guardian: {e}; guests are not guarded, trying again")
+                    }
                 }
                 std::thread::sleep(Duration::from_secs(1));
                 if self.stopping.load(Ordering::SeqCst) {

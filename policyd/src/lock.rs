@@ -36,7 +36,10 @@ pub struct InstanceLock {
 impl InstanceLock {
     /// Takes the lock and writes this process's id into it.
     pub fn take(path: &Path) -> Result<InstanceLock, LockError> {
-        let file_error = |source| LockError::File { path: path.to_path_buf(), source };
+        let file_error = |source| LockError::File {
+            path: path.to_path_buf(),
+            source,
+        };
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -57,7 +60,10 @@ impl InstanceLock {
                 let _ = file.read_to_string(&mut pid);
                 let pid = pid.trim();
                 let pid = if pid.is_empty() { "?" } else { pid }.to_owned();
-                Err(LockError::Held { pid, path: path.to_path_buf() })
+                Err(LockError::Held {
+                    pid,
+                    path: path.to_path_buf(),
+                })
             }
         }
     }

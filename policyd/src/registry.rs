@@ -119,12 +119,21 @@ impl DomainEntry {
 impl Registry {
     /// All domains in the order of their ids.
     pub fn all(&self) -> Vec<Arc<DomainEntry>> {
-        self.domains.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.domains
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .cloned()
+            .collect()
     }
 
     /// The domain with this id.
     pub fn by_id(&self, id: u16) -> Option<Arc<DomainEntry>> {
-        self.domains.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+        self.domains
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&id)
+            .cloned()
     }
 
     /// A domain by name, or by id when no domain has the number as its name: as xl does it.
@@ -139,12 +148,18 @@ impl Registry {
 
     /// Adds a domain.
     pub fn insert(&self, entry: Arc<DomainEntry>) {
-        self.domains.write().unwrap_or_else(PoisonError::into_inner).insert(entry.id, entry);
+        self.domains
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(entry.id, entry);
     }
 
     /// Takes a domain out.
     pub fn remove(&self, id: u16) -> Option<Arc<DomainEntry>> {
-        self.domains.write().unwrap_or_else(PoisonError::into_inner).remove(&id)
+        self.domains
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&id)
     }
 }
 

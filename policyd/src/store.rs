@@ -34,7 +34,9 @@ pub enum StoreError {
     #[error("the store failed: {0}; nothing was changed. Is the disk full?")]
     Sled(#[from] sled::Error),
     /// A stored record is not what this version writes.
-    #[error("the store's record of policy {name} is damaged ({why}); delete it with `xmesh policy-delete {name}` and apply it again")]
+    #[error(
+        "the store's record of policy {name} is damaged ({why}); delete it with `xmesh policy-delete {name}` and apply it again"
+    )]
     Damaged {
         /// Name of the set.
         name: String,
@@ -58,6 +60,9 @@ pub struct Record {
     pub by_uid: u32,
 }
 
+/// The name of a set and its record, or why that cannot be read.
+pub type Stored = (String, Result<Record, StoreError>);
+
 /// The store. Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
@@ -70,11 +75,21 @@ impl Store {
     /// Opens the store, making it if it is not there.
     pub fn open(path: &Path) -> Result<Store, StoreError> {
         let open = || -> sled::Result<Store> {
-            let db =
-                sled::Config::new().path(path).cache_capacity(CACHE).mode(sled::Mode::LowSpace).open()?;
-            Ok(Store { policies: db.open_tree("policies")?, meta: db.open_tree("meta")?, db })
+            let db = sled::Config::new()
+                .path(path)
+                .cache_capacity(CACHE)
+                .mode(sled::Mode::LowSpace)
+                .open()?;
+            Ok(Store {
+                policies: db.open_tree("policies")?,
+                meta: db.open_tree("meta")?,
+                db,
+            })
         };
-        open().map_err(|source| StoreError::Open { path: path.to_path_buf(), source })
+        open().map_err(|source| StoreError::Open {
+            path: path.to_path_buf(),
+            source,
+        })
     }
 
     /// The last generation that was stored; 0 for a new store.
@@ -83,14 +98,16 @@ impl Store {
     }
 
     /// All policy sets, by name. A damaged record is an entry of its own, so that one does not hide the rest.
-    pub fn policies(&self) -> Result<Vec<(String, Result<Record, StoreError>)>, StoreError> {
+    pub fn policies(&self) -> Result<Vec<Stored>, StoreError> {
         self.policies
             .iter()
             .map(|item| {
                 let (key, value) = item?;
                 let name = String::from_utf8_lossy(&key).into_owned();
-                let record = serde_json::from_slice(&value)
-                    .map_err(|e| StoreError::Damaged { name: name.clone(), why: e.to_string() });
+                let record = serde_json::from_slice(&value).map_err(|e| StoreError::Damaged {
+                    name: name.clone(),
+                    why: e.to_string(),
+                });
                 Ok((name, record))
             })
             .collect()
@@ -98,8 +115,10 @@ impl Store {
 
     /// Puts a set in place of what had its name and raises the generation to `record.generation`.
     pub fn put(&self, name: &str, record: &Record) -> Result<(), StoreError> {
-        let value = serde_json::to_vec(record)
-            .map_err(|e| StoreError::Damaged { name: name.into(), why: e.to_string() })?;
+        let value = serde_json::to_vec(record).map_err(|e| StoreError::Damaged {
+            name: name.into(),
+            why: e.to_string(),
+        })?;
         self.change(record.generation, |policies| {
             policies.insert(name.as_bytes(), value.as_slice())?;
             Ok(())

@@ -20,8 +20,13 @@ const MAX_RULES: usize = 100_000;
 /// An IP protocol that no rule names (RFC 3692: for experiments), asked to learn of "any other".
 const OTHER: Protocol = Protocol(253);
 /// Protocols asked for by themselves.
-const APART: [Protocol; 5] =
-    [Protocol::TCP, Protocol::UDP, Protocol::SCTP, Protocol::ICMP, Protocol::ICMPV6];
+const APART: [Protocol; 5] = [
+    Protocol::TCP,
+    Protocol::UDP,
+    Protocol::SCTP,
+    Protocol::ICMP,
+    Protocol::ICMPV6,
+];
 
 /// All that is published to the datapath for one World.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,7 +68,11 @@ pub fn compile(world: &World) -> Result<Tables, DaemonError> {
             })
         })
         .collect();
-    let scopes = world.vms().iter().map(|vm| (vm.scope, scope(world, vm))).collect();
+    let scopes = world
+        .vms()
+        .iter()
+        .map(|vm| (vm.scope, scope(world, vm)))
+        .collect();
     Ok(Tables {
         rules: RuleSet { peers, rules },
         scopes,
@@ -103,7 +112,10 @@ fn classes(world: &World) -> Vec<Class> {
         .vms()
         .iter()
         .map(|vm| {
-            let mine = vm.addresses.iter().filter(|a| world.vm_at(**a).is_some_and(|o| o.scope == vm.scope));
+            let mine = vm
+                .addresses
+                .iter()
+                .filter(|a| world.vm_at(**a).is_some_and(|o| o.scope == vm.scope));
             mine.map(|a| Block::from(*a)).collect()
         })
         .collect();
@@ -116,21 +128,34 @@ fn classes(world: &World) -> Vec<Class> {
     let mut classes = Vec::new();
     // A guest whose addresses lie in different blocks is a class for each address: rules may tell them apart.
     let of_guests = guests.into_iter().flatten().map(|b| (vec![b], b.address()));
-    let of_blocks = blocks.iter().filter_map(|b| Some((vec![*b], example(*b, &every)?)));
+    let of_blocks = blocks
+        .iter()
+        .filter_map(|b| Some((vec![*b], example(*b, &every)?)));
     for ((blocks, example), number) in of_guests.chain(of_blocks).zip(1u32..) {
-        classes.push(Class { number, blocks, example });
+        classes.push(Class {
+            number,
+            blocks,
+            example,
+        });
     }
     classes
 }
 
 /// An address of `block` that lies in none of the smaller blocks inside it; none if they cover it all (or all that is tried).
 fn example(block: Block, all: &BTreeSet<Block>) -> Option<IpAddr> {
-    let inner: Vec<&Block> =
-        all.iter().filter(|b| b.length() > block.length() && block.contains(b.address())).collect();
+    let inner: Vec<&Block> = all
+        .iter()
+        .filter(|b| b.length() > block.length() && block.contains(b.address()))
+        .collect();
     let mut candidate = block.address();
     // Each step leaves one inner block behind, so there are at most as many steps as blocks.
     for _ in 0..=inner.len() {
-        match inner.iter().filter(|b| b.contains(candidate)).map(|b| b.last()).max() {
+        match inner
+            .iter()
+            .filter(|b| b.contains(candidate))
+            .map(|b| b.last())
+            .max()
+        {
             None => return Some(candidate),
             Some(last) => candidate = next(last).filter(|a| block.contains(*a))?,
         }
@@ -191,7 +216,9 @@ fn rules_of(
     };
     for protocol in APART {
         let intervals: Vec<(PortRange, Decision)> = if protocol.has_ports() {
-            intervals(world, listening, protocol).map(|range| (range, ask(protocol, range.first()))).collect()
+            intervals(world, listening, protocol)
+                .map(|range| (range, ask(protocol, range.first())))
+                .collect()
         } else {
             Vec::new()
         };
@@ -221,10 +248,14 @@ fn rules_of(
 
 /// The guest's own address of the family of `peer`; policy may ask for it.
 fn own_address(vm: &Vm, peer: IpAddr) -> IpAddr {
-    vm.addresses.iter().find(|a| a.is_ipv4() == peer.is_ipv4()).copied().unwrap_or(match peer {
-        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-    })
+    vm.addresses
+        .iter()
+        .find(|a| a.is_ipv4() == peer.is_ipv4())
+        .copied()
+        .unwrap_or(match peer {
+            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        })
 }
 
 /// Ports 1 to 65535, cut wherever a rule or a listener may make a difference.
@@ -250,7 +281,10 @@ fn intervals(
     }
     let starts: Vec<u16> = starts.into_iter().collect();
     let ends: Vec<u16> = starts.iter().skip(1).map(|s| s - 1).chain([u16::MAX]).collect();
-    starts.into_iter().zip(ends).filter_map(|(first, last)| PortRange::new(first, last))
+    starts
+        .into_iter()
+        .zip(ends)
+        .filter_map(|(first, last)| PortRange::new(first, last))
 }
 
 /// Whether two decisions come to the same at a vif, name of the rule included.
@@ -258,3 +292,136 @@ fn same(a: &Decision, b: &Decision) -> bool {
     action(a) == action(b) && (a.verdict == Verdict::Allow || a.by == b.by)
 }
 
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use netback_filter::{Action, Protocol as Proto};
+    use policy::{Document, Ruleset, VmId};
+
+    use super::*;
+
+    fn vm(name: &str, scope: u32, address: &str) -> Vm {
+        Vm {
+            id: VmId {
+                name: name.into(),
+                uuid: [scope as u8; 16],
+            },
+            scope,
+            addresses: vec![address.parse().expect("an address")],
+            listeners: Arc::default(),
+        }
+    }
+
+    fn tables(text: &str) -> Result<Tables, DaemonError> {
+        let document = Document::parse("test.yaml", text).expect("a sound document");
+        let rules = Arc::new(Ruleset::compile(&[document], 7).expect("compiles"));
+        compile(&World::new(
+            rules,
+            vec![vm("web1", 1, "10.0.0.11"), vm("db1", 2, "10.0.0.12")],
+        ))
+    }
+
+    /// What the datapath would do, by its own order of precision.
+    fn ask(
+        t: &Tables,
+        scope: u32,
+        direction: Direction,
+        remote: &str,
+        protocol: Protocol,
+        port: u16,
+    ) -> Action {
+        let remote: IpAddr = remote.parse().expect("an address");
+        let class = t
+            .rules
+            .peers
+            .iter()
+            .filter(|p| Block::new(p.address, p.prefix_bits).contains(remote))
+            .max_by_key(|p| p.prefix_bits)
+            .expect("every address has a class")
+            .class;
+        let find = |protocol: Option<Proto>, port: Option<u16>| {
+            t.rules.rules.iter().find(|r| {
+                r.scope == scope
+                    && r.direction == direction
+                    && r.peer == PeerMatch::Class(class)
+                    && r.protocol == protocol
+                    && r.port == port
+            })
+        };
+        let protocol = Some(Proto(protocol.0));
+        find(protocol, Some(port))
+            .or_else(|| find(protocol, None))
+            .or_else(|| find(None, None))
+            .expect("every class has a rule")
+            .action
+    }
+
+    const BY_PROCESS: &str = "policy: a\ndefault: { db1: deny }\nservices:\n  c: { vm: web1, exe: /bin/c }\n  d: { vm: db1, port: 80, protocol: tcp }\nrules:\n  - { name: r, from: c, to: d, action: allow }\n";
+
+    #[test]
+    fn an_unknown_process_is_let_through_by_no_rule_for_a_process() {
+        let t = tables(BY_PROCESS).expect("fits");
+        for (scope, direction, remote) in [
+            (1, Direction::FromGuest, "10.0.0.12"),
+            (2, Direction::ToGuest, "10.0.0.11"),
+        ] {
+            assert!(matches!(
+                ask(&t, scope, direction, remote, Protocol::TCP, 80),
+                Action::Deny(_)
+            ));
+        }
+        // What the rules do not touch passes by default.
+        assert_eq!(
+            ask(&t, 1, Direction::FromGuest, "192.0.2.1", Protocol::TCP, 80),
+            Action::Allow
+        );
+        assert!(matches!(
+            ask(&t, 2, Direction::ToGuest, "192.0.2.1", Protocol::TCP, 80),
+            Action::Deny(_)
+        ));
+    }
+
+    #[test]
+    fn an_unknown_process_is_stopped_by_a_deny_that_might_be_for_it() {
+        let text = "policy: a\nservices:\n  c: { vm: web1, exe: /bin/c }\nrules:\n  - { name: r, from: c, to: any, protocol: tcp, ports: 22, action: deny }\n";
+        let t = tables(text).expect("fits");
+        assert!(matches!(
+            ask(&t, 1, Direction::FromGuest, "192.0.2.1", Protocol::TCP, 22),
+            Action::Deny(_)
+        ));
+        assert_eq!(
+            ask(&t, 1, Direction::FromGuest, "192.0.2.1", Protocol::TCP, 23),
+            Action::Allow
+        );
+        assert_eq!(
+            ask(&t, 1, Direction::FromGuest, "192.0.2.1", Protocol::UDP, 22),
+            Action::Allow
+        );
+    }
+
+    #[test]
+    fn ranges_and_blocks_hold_at_their_edges() {
+        let text = "policy: a\ndefault: { db1: deny }\nrules:\n  - { name: r, from: { address: 192.0.2.0/25 }, to: { vm: db1 }, protocol: tcp, ports: 8000-8010, action: allow }\n";
+        let t = tables(text).expect("fits");
+        for (remote, port, allowed) in [
+            ("192.0.2.0", 8000, true),
+            ("192.0.2.127", 8010, true),
+            ("192.0.2.128", 8000, false),
+            ("192.0.2.1", 7999, false),
+            ("192.0.2.1", 8011, false),
+        ] {
+            let action = ask(&t, 2, Direction::ToGuest, remote, Protocol::TCP, port);
+            assert_eq!(action == Action::Allow, allowed, "{remote} port {port}");
+        }
+    }
+
+    #[test]
+    fn an_example_lies_outside_of_the_inner_blocks() {
+        let block = |text: &str| text.parse::<Block>().expect("a block");
+        let all = BTreeSet::from([block("10.0.0.0/8"), block("10.0.0.0/9"), block("10.128.0.0/16")]);
+        assert_eq!(example(block("10.0.0.0/8"), &all), "10.129.0.0".parse().ok());
+        let covered = BTreeSet::from([block("10.0.0.0/31"), block("10.0.0.0"), block("10.0.0.1")]);
+        assert_eq!(example(block("10.0.0.0/31"), &covered), None);
+    }
+}

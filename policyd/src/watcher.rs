@@ -39,8 +39,20 @@ pub struct Watcher {
 
 impl Watcher {
     /// A watcher that has not looked yet.
-    pub fn new(context: Arc<Context>, xen: Xen, xenstore: Xenstore, datapath: Arc<Mutex<Datapath>>) -> Watcher {
-        Watcher { context, xen, xenstore, datapath, threads: BTreeMap::new(), refused: BTreeSet::new() }
+    pub fn new(
+        context: Arc<Context>,
+        xen: Xen,
+        xenstore: Xenstore,
+        datapath: Arc<Mutex<Datapath>>,
+    ) -> Watcher {
+        Watcher {
+            context,
+            xen,
+            xenstore,
+            datapath,
+            threads: BTreeMap::new(),
+            refused: BTreeSet::new(),
+        }
     }
 
     /// Follows until `stop`; then ends the domains' threads, each of which frees its guest.
@@ -77,11 +89,19 @@ impl Watcher {
         if lock(&self.datapath).prune().is_err() {
             log::debug!("vifs that are gone could not be forgotten; trying again with the next look");
         }
-        for gone in self.context.registry.all().iter().filter(|e| !ids.contains(&e.id)) {
+        for gone in self
+            .context
+            .registry
+            .all()
+            .iter()
+            .filter(|e| !ids.contains(&e.id))
+        {
             self.forget(gone);
         }
         for info in present.iter().filter(|d| !d.dying) {
-            let Some(id) = number(info).filter(|id| *id != 0) else { continue };
+            let Some(id) = number(info).filter(|id| *id != 0) else {
+                continue;
+            };
             let entry = match self.context.registry.by_id(id) {
                 Some(entry) => entry,
                 None => match self.welcome(id, info) {
@@ -97,12 +117,27 @@ impl Watcher {
     /// A domain that is new. None while the toolstack has not named it yet.
     fn welcome(&mut self, id: u16, info: &DomainInfo) -> Option<Arc<DomainEntry>> {
         let name = self.xenstore.domain_name(info.domid).ok().flatten()?;
-        let entry = Arc::new(DomainEntry::new(id, VmId { name, uuid: info.uuid }));
+        let entry = Arc::new(DomainEntry::new(
+            id,
+            VmId {
+                name,
+                uuid: info.uuid,
+            },
+        ));
         self.context.registry.insert(Arc::clone(&entry));
-        self.context.say(&entry, What::Domain { change: "created".into() });
+        self.context.say(
+            &entry,
+            What::Domain {
+                change: "created".into(),
+            },
+        );
         entry.sight().vcpus = info.vcpus;
         let (ready, is_ready) = bounded(1);
-        self.context.order(Order::GuestUp { scope: entry.scope(), vm: entry.vm.clone(), ready });
+        self.context.order(Order::GuestUp {
+            scope: entry.scope(),
+            vm: entry.vm.clone(),
+            ready,
+        });
         // Its defaults must hold before a vif is covered. A vif that has to wait longer is covered with the next look.
         let _ = is_ready.recv_timeout(PERIOD);
         // The vifs before sight: from here on the defaults hold, whatever the guest does while its kernel is read.
@@ -116,7 +151,10 @@ impl Watcher {
             Ok(thread) => {
                 self.threads.insert(entry.id, thread);
             }
-            Err(e) => log::error!("{}: no thread to watch it ({e}); its traffic is decided by VM alone", entry.vm.name),
+            Err(e) => log::error!(
+                "{}: no thread to watch it ({e}); its traffic is decided by VM alone",
+                entry.vm.name
+            ),
         }
         Some(entry)
     }
@@ -129,14 +167,22 @@ impl Watcher {
         }
         self.context.registry.remove(entry.id);
         self.context.order(Order::GuestDown { scope: entry.scope() });
-        self.context.say(entry, What::Domain { change: "destroyed".into() });
+        self.context.say(
+            entry,
+            What::Domain {
+                change: "destroyed".into(),
+            },
+        );
     }
 
     /// Attaches the datapath to vifs of the domain that do not have it, and takes its addresses from xenstore.
     fn cover(&mut self, entry: &Arc<DomainEntry>) {
         let backends = self.xenstore.vifs_of(u32::from(entry.id)).unwrap_or_default();
-        let configured: Vec<IpAddr> =
-            backends.iter().flat_map(|b| &b.ip).filter_map(|ip| address(ip)).collect();
+        let configured: Vec<IpAddr> = backends
+            .iter()
+            .flat_map(|b| &b.ip)
+            .filter_map(|ip| address(ip))
+            .collect();
         let vifs: Vec<Vif> = backends
             .into_iter()
             .map(|backend| Vif {
@@ -150,19 +196,31 @@ impl Watcher {
             sight.mode = Mode::Vm;
         }
         sight.vifs = vifs;
-        let news: Vec<IpAddr> =
-            configured.into_iter().filter(|a| !sight.addresses.contains(a)).collect();
+        let news: Vec<IpAddr> = configured
+            .into_iter()
+            .filter(|a| !sight.addresses.contains(a))
+            .collect();
         sight.addresses.extend(&news);
         drop(sight);
         if !news.is_empty() {
-            self.context.order(Order::Addresses { scope: entry.scope(), addresses: news });
+            self.context.order(Order::Addresses {
+                scope: entry.scope(),
+                addresses: news,
+            });
         }
     }
 
     /// Puts the datapath on one vif, unless it is there. Returns whether it is there now.
     fn attach(&mut self, entry: &DomainEntry, backend: &Backend) -> bool {
-        let config = VifConfig { scope: entry.scope(), mac: backend.mac.as_deref().and_then(mac) };
-        let before = entry.sight().vifs.iter().any(|v| v.name == backend.name && v.covered);
+        let config = VifConfig {
+            scope: entry.scope(),
+            mac: backend.mac.as_deref().and_then(mac),
+        };
+        let before = entry
+            .sight()
+            .vifs
+            .iter()
+            .any(|v| v.name == backend.name && v.covered);
         if before && std::fs::exists(format!("/sys/class/net/{}", backend.name)).unwrap_or(false) {
             return true;
         }
@@ -192,7 +250,9 @@ fn number(info: &DomainInfo) -> Option<u16> {
 fn state(info: &DomainInfo) -> &'static str {
     match info {
         DomainInfo { dying: true, .. } => "dying",
-        DomainInfo { shutdown: Some(_), .. } => "shutdown",
+        DomainInfo {
+            shutdown: Some(_), ..
+        } => "shutdown",
         DomainInfo { paused: true, .. } => "paused",
         _ => "running",
     }

@@ -109,7 +109,12 @@ impl World {
                 by_address.entry(*address).or_insert(i);
             }
         }
-        World { rules, vms, by_address, by_scope }
+        World {
+            rules,
+            vms,
+            by_address,
+            by_scope,
+        }
     }
 
     /// Decides a flow. Where it depends on a process that is not known, the answer is deny: an unknown process may be the
@@ -121,7 +126,12 @@ impl World {
         let decision = self.rules.decide(flow);
         match decision.verdict {
             Verdict::Deny => decision,
-            Verdict::Allow => Decision { verdict: Verdict::Deny, refuse: Refuse::Rst, audit: false, ..decision },
+            Verdict::Allow => Decision {
+                verdict: Verdict::Deny,
+                refuse: Refuse::Rst,
+                audit: false,
+                ..decision
+            },
         }
     }
 
@@ -141,12 +151,7 @@ impl World {
     }
 
     /// The source end in guest `scope`: with its process when a trap or the inventory showed it.
-    pub fn source<'a>(
-        &'a self,
-        scope: u32,
-        address: IpAddr,
-        subject: Option<&'a Subject>,
-    ) -> Endpoint<'a> {
+    pub fn source<'a>(&'a self, scope: u32, address: IpAddr, subject: Option<&'a Subject>) -> Endpoint<'a> {
         Endpoint {
             vm: self.vm(scope).map(|vm| &vm.id),
             owner: subject.map_or(Owner::Unknown, |s| Owner::Process(policy_process(s))),

@@ -49,7 +49,10 @@ async fn blocking<T: Send + 'static>(
 ) -> Answer<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => Ok(Json(result?)),
-        Err(e) => Err(Refusal(StatusCode::INTERNAL_SERVER_ERROR, format!("the request failed inside: {e}"))),
+        Err(e) => Err(Refusal(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("the request failed inside: {e}"),
+        )),
     }
 }
 
@@ -119,5 +122,11 @@ pub async fn explain(
 }
 
 pub async fn not_found(uri: Uri) -> Refusal {
-    Refusal(StatusCode::NOT_FOUND, format!("there is no {} here; tool and daemon may be of different versions", uri.path()))
+    Refusal(
+        StatusCode::NOT_FOUND,
+        format!(
+            "there is no {} here; tool and daemon may be of different versions",
+            uri.path()
+        ),
+    )
 }

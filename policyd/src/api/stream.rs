@@ -25,7 +25,14 @@ pub async fn events(State(daemon): State<Arc<Daemon>>, Query(filter): Query<Even
     let selection = Selection::new(&daemon, &filter);
     let log = Arc::clone(&daemon.events);
     let stop = daemon.stopping();
-    tokio::spawn(feed(log, stop, selection, filter.after.unwrap_or(0), filter.follow, sender));
+    tokio::spawn(feed(
+        log,
+        stop,
+        selection,
+        filter.after.unwrap_or(0),
+        filter.follow,
+        sender,
+    ));
     ([(CONTENT_TYPE, "application/x-ndjson")], Body::new(body)).into_response()
 }
 
@@ -75,7 +82,10 @@ fn lost(after: u64, count: u64) -> Event {
         time_ns: now_ns(),
         domain: None,
         domid: None,
-        what: What::Lost { count, place: "this reader was too slow".into() },
+        what: What::Lost {
+            count,
+            place: "this reader was too slow".into(),
+        },
     }
 }
 
@@ -103,7 +113,10 @@ impl Selection {
                 names.extend(daemon.domain_name(d));
                 names
             }),
-            kinds: filter.kind.as_ref().map(|k| k.split(',').map(|k| k.trim().to_owned()).collect()),
+            kinds: filter
+                .kind
+                .as_ref()
+                .map(|k| k.split(',').map(|k| k.trim().to_owned()).collect()),
         }
     }
 
@@ -113,6 +126,10 @@ impl Selection {
             (Some(names), Some(name)) => names.contains(name),
             (Some(_), None) => false,
         };
-        domain && self.kinds.as_ref().is_none_or(|kinds| kinds.contains(event.what.kind()))
+        domain
+            && self
+                .kinds
+                .as_ref()
+                .is_none_or(|kinds| kinds.contains(event.what.kind()))
     }
 }

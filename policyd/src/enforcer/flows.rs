@@ -89,7 +89,9 @@ impl Enforcer {
                         protocol: key.protocol.to_string(),
                         local: key.local,
                         remote: key.remote,
-                        who: who.as_ref().map(|w| Box::new(present::party(&world, &end, None, Some(w)))),
+                        who: who
+                            .as_ref()
+                            .map(|w| Box::new(present::party(&world, &end, None, Some(w)))),
                         decision: present::decision(&world, key.scope, &decision),
                     },
                 );
@@ -115,6 +117,8 @@ impl Enforcer {
 
 /// The key under which the opener of a flow towards a guest owns it.
 fn opener(world: &World, record: &FlowRecord) -> OwnerKey {
-    let scope = world.vm_at(record.key.remote.ip()).map_or(u32::MAX, |vm| vm.scope);
+    let scope = world
+        .vm_at(record.key.remote.ip())
+        .map_or(u32::MAX, |vm| vm.scope);
     (scope, record.key.remote, record.key.local)
 }

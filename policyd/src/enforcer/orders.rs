@@ -39,7 +39,8 @@ impl Enforcer {
             Order::Inventory { scope, inventory } => self.take_inventory(scope, inventory),
             Order::Vif(event) => self.vif_event(&event),
             Order::Say { domain, what } => {
-                self.log.publish(domain.as_ref().map(|(id, name)| (*id, name.as_str())), what);
+                self.log
+                    .publish(domain.as_ref().map(|(id, name)| (*id, name.as_str())), what);
             }
             Order::Stop => {}
         }
@@ -47,27 +48,59 @@ impl Enforcer {
 
     pub(super) fn note(&mut self, scope: u32, fact: Fact) {
         match fact {
-            Fact::Forked(child) => self.say(scope, What::Fork { process: present::process(&child) }),
-            Fact::Executed(who) => self.say(scope, What::Exec { process: present::process(&who) }),
+            Fact::Forked(child) => self.say(
+                scope,
+                What::Fork {
+                    process: present::process(&child),
+                },
+            ),
+            Fact::Executed(who) => self.say(
+                scope,
+                What::Exec {
+                    process: present::process(&who),
+                },
+            ),
             Fact::Exited(who, code) => {
-                let gone = self.listeners(scope).is_some_and(|l| l.remove_process(who.process.tgid));
+                let gone = self
+                    .listeners(scope)
+                    .is_some_and(|l| l.remove_process(who.process.tgid));
                 self.dirty |= gone;
-                self.say(scope, What::Exit { process: present::process(&who), code });
+                self.say(
+                    scope,
+                    What::Exit {
+                        process: present::process(&who),
+                        code,
+                    },
+                );
             }
             Fact::Listening { who, local, netns } => {
                 self.listens(scope, Protocol::TCP, local, netns, Arc::clone(&who));
-                self.say(scope, What::Listen { process: present::process(&who), local });
+                self.say(
+                    scope,
+                    What::Listen {
+                        process: present::process(&who),
+                        local,
+                    },
+                );
             }
-            Fact::Connecting { who, local, remote, mut decision, .. } => {
+            Fact::Connecting {
+                who,
+                local,
+                remote,
+                mut decision,
+            } => {
                 let world = self.world.load_full();
                 // The trap may have been decided a moment before a change of policy or listeners that this thread has
                 // since put in force.
                 let now = decide_tcp(&world, scope, &who, local, remote);
-                if (now.verdict, now.generation) != (decision.verdict, decision.generation) {
+                let inside = remote.ip().is_loopback() || remote.ip() == local.ip();
+                if (now.verdict, now.generation) != (decision.verdict, decision.generation) && !inside {
                     write_verdict(&world, &self.flows, Write::Revise, scope, local, remote, &now);
                     decision = now;
                 }
-                lock(&self.owners.map).insert((scope, local, remote), Arc::clone(&who));
+                if !inside {
+                    lock(&self.owners.map).insert((scope, local, remote), Arc::clone(&who));
+                }
                 let to = present::party(
                     &world,
                     &world.destination(Protocol::TCP, remote.ip(), remote.port()),
@@ -100,13 +133,29 @@ impl Enforcer {
         subject: Arc<Subject>,
     ) {
         if let Some(listeners) = self.listeners(scope) {
-            listeners.insert(protocol, local.port(), Listener { address: local.ip(), netns, subject });
+            listeners.insert(
+                protocol,
+                local.port(),
+                Listener {
+                    address: local.ip(),
+                    netns,
+                    subject,
+                },
+            );
             self.dirty = true;
         }
     }
 
     fn guest_up(&mut self, scope: u32, id: VmId) {
-        self.guests.insert(scope, Vm { id, scope, addresses: Vec::new(), listeners: Arc::default() });
+        self.guests.insert(
+            scope,
+            Vm {
+                id,
+                scope,
+                addresses: Vec::new(),
+                listeners: Arc::default(),
+            },
+        );
         self.refresh();
     }
 
@@ -120,7 +169,9 @@ impl Enforcer {
     }
 
     fn add_addresses(&mut self, scope: u32, addresses: &[std::net::IpAddr]) {
-        let Some(vm) = self.guests.get_mut(&scope) else { return };
+        let Some(vm) = self.guests.get_mut(&scope) else {
+            return;
+        };
         for address in addresses {
             if !vm.addresses.contains(address) {
                 vm.addresses.push(*address);
@@ -137,16 +188,34 @@ impl Enforcer {
             found.insert(
                 l.protocol,
                 l.local.port(),
-                Listener { address: l.local.ip(), netns: l.netns, subject: Arc::clone(&l.subject) },
+                Listener {
+                    address: l.local.ip(),
+                    netns: l.netns,
+                    subject: Arc::clone(&l.subject),
+                },
             );
         }
-        let Some(listeners) = self.listeners(scope) else { return };
+        let Some(listeners) = self.listeners(scope) else {
+            return;
+        };
         *listeners = found;
         self.refresh();
         let world = self.world.load_full();
-        for c in inventory.connections.iter().filter(|c| inventory.is_outgoing(c)) {
+        for c in inventory
+            .connections
+            .iter()
+            .filter(|c| inventory.is_outgoing(c) && !c.remote.ip().is_loopback())
+        {
             let decision = decide_tcp(&world, scope, &c.subject, c.local, c.remote);
-            write_verdict(&world, &self.flows, Write::Revise, scope, c.local, c.remote, &decision);
+            write_verdict(
+                &world,
+                &self.flows,
+                Write::Revise,
+                scope,
+                c.local,
+                c.remote,
+                &decision,
+            );
             lock(&self.owners.map).insert((scope, c.local, c.remote), Arc::clone(&c.subject));
         }
     }
@@ -187,8 +256,19 @@ impl Enforcer {
             Ok(flows_changed) => {
                 self.policies.adopt(change);
                 let generation = rules.generation();
-                self.log.publish(None, What::Policy { generation, change: format!("{verb} {name}") });
-                Ok(Applied { name, generation, flows_changed, dry_run: false })
+                self.log.publish(
+                    None,
+                    What::Policy {
+                        generation,
+                        change: format!("{verb} {name}"),
+                    },
+                );
+                Ok(Applied {
+                    name,
+                    generation,
+                    flows_changed,
+                    dry_run: false,
+                })
             }
             Err(e) => {
                 self.policies.take_back(undo)?;

@@ -73,14 +73,22 @@ impl Policies {
 
     /// The sets in the order of their names.
     pub fn list(&self) -> Vec<PolicySummary> {
-        self.sets.values().map(|(record, document)| summary(record, document)).collect()
+        self.sets
+            .values()
+            .map(|(record, document)| summary(record, document))
+            .collect()
     }
 
     /// One set with its text.
     pub fn show(&self, name: &str) -> Result<PolicyDocument, DaemonError> {
-        let (record, document) =
-            self.sets.get(name).ok_or_else(|| DaemonError::NoSuchPolicy(name.to_owned()))?;
-        Ok(PolicyDocument { summary: summary(record, document), text: record.text.clone() })
+        let (record, document) = self
+            .sets
+            .get(name)
+            .ok_or_else(|| DaemonError::NoSuchPolicy(name.to_owned()))?;
+        Ok(PolicyDocument {
+            summary: summary(record, document),
+            text: record.text.clone(),
+        })
     }
 
     /// Validates a set and compiles all sets with it.
@@ -109,7 +117,11 @@ impl Policies {
             return Err(DaemonError::NoSuchPolicy(name.to_owned()));
         }
         let rules = self.compiled_with(name, None, self.rules.generation() + 1)?;
-        Ok(Change { name: name.to_owned(), set: None, rules })
+        Ok(Change {
+            name: name.to_owned(),
+            set: None,
+            rules,
+        })
     }
 
     /// Makes the change durable.
@@ -148,8 +160,11 @@ impl Policies {
         set: Option<&(Record, Document)>,
         generation: u64,
     ) -> Result<Arc<Ruleset>, DaemonError> {
-        let mut sets: BTreeMap<&str, &Document> =
-            self.sets.iter().map(|(n, (_, document))| (n.as_str(), document)).collect();
+        let mut sets: BTreeMap<&str, &Document> = self
+            .sets
+            .iter()
+            .map(|(n, (_, document))| (n.as_str(), document))
+            .collect();
         match set {
             Some((_, document)) => sets.insert(name, document),
             None => sets.remove(name),
