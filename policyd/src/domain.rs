@@ -102,6 +102,7 @@ fn try_watch(context: &Context, entry: &Arc<DomainEntry>) -> Result<End, Session
         sight.kernel = Some(inspector.release().to_owned());
         sight.vcpus = inspector.vcpus();
     }
+    let kernel = inspector.kernel().clone();
     *lock(&entry.inspector) = Some(inspector);
 
     let gate = Gate::new(
@@ -111,7 +112,7 @@ fn try_watch(context: &Context, entry: &Arc<DomainEntry>) -> Result<End, Session
         context.facts.clone(),
         Arc::clone(&entry.gate),
     );
-    let mut session = Session::attach(domid, &context.undo_dir, gate)?;
+    let mut session = Session::attach(domid, kernel, &context.undo_dir, gate)?;
     entry.set_waker(Some(session.waker()));
     publish(entry, &session.status());
     // After the probes are armed: a connection is in the inventory, or it traps, or both.

@@ -139,6 +139,11 @@ impl Inspector {
         &self.linux.kernel().release
     }
 
+    /// The guest's kernel, for a [`Session`] on the same domain.
+    pub fn kernel(&self) -> &Kernel {
+        self.linux.kernel()
+    }
+
     /// Number of vCPUs, online or not.
     pub fn vcpus(&self) -> u32 {
         self.vcpus
@@ -217,14 +222,19 @@ struct Probe {
 }
 
 impl<O: Observer> Session<O> {
-    /// Finds the kernel and arms every probe there is a place for.
+    /// Arms every probe there is a place for in `kernel`, as [`Inspector::kernel`] found it in this domain.
     ///
     /// # Errors
     /// [`SessionError`]; the guest is then as it was.
-    pub fn attach(domid: DomId, undo_dir: &Path, observer: O) -> Result<Session<O>, SessionError> {
+    pub fn attach(
+        domid: DomId,
+        kernel: Kernel,
+        undo_dir: &Path,
+        observer: O,
+    ) -> Result<Session<O>, SessionError> {
         // A connection of its own: calls of other threads must not hold up this domain's traps.
         let xen = Xen::open()?;
-        let linux = reader(&xen, domid)?;
+        let linux = Linux::new(LiveMemory::new(&xen, domid), kernel);
         let record = UndoRecord::open(undo_dir, domid)?;
         let mut engine = Engine::attach(&xen, domid, record)?;
         let probes: Vec<Probe> = Point::ALL

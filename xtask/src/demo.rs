@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use clap::Args;
 use xmesh_rig::{Rig, RigConfig};
 
+use crate::test::Count;
 use checks::Checks;
 
 /// What to show.
@@ -31,15 +32,7 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     };
     let running = Rig::attach(&options.name).is_ok();
     let rig = Rig::up(&config)?;
-    let mut checks = Checks::new();
-    let outcome = steps::run(&rig, &mut checks);
-    if let Err(e) = &outcome {
-        checks.check("the demo ran to its end", Err(format!("{e:#}")));
-    }
-    if checks.failed() > 0 {
-        mesh::show_log(&rig);
-    }
-    checks.summary();
+    let count = in_rig(&rig);
     if options.keep || running {
         println!(
             "the rig {} stays up; try: cargo xtask rig exec dom0 -- xmesh list",
@@ -48,9 +41,25 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     } else {
         rig.down()?;
     }
-    Ok(if checks.failed() == 0 {
+    Ok(if count.failed == 0 {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Runs the demo in a rig that is up; each check counts as a test.
+pub fn in_rig(rig: &Rig) -> Count {
+    let mut checks = Checks::new();
+    if let Err(e) = steps::run(rig, &mut checks) {
+        checks.check("the demo ran to its end", Err(format!("{e:#}")));
+    }
+    if checks.failed() > 0 {
+        mesh::show_log(rig);
+    }
+    checks.summary();
+    Count {
+        passed: checks.held(),
+        failed: checks.failed(),
+    }
 }

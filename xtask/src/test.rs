@@ -3,8 +3,9 @@
 
 mod count;
 
+use crate::demo;
 use clap::Args;
-use count::Count;
+pub use count::Count;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, ExitCode, Stdio};
 use std::thread;
@@ -55,6 +56,7 @@ fn in_rig(options: &Options) -> anyhow::Result<Count> {
             return Ok(Count { passed: 0, failed: 1 });
         }
     };
+    let mut demo = demo::in_rig(&rig);
     // One at a time: they share the domains.
     let arguments = [
         "--package",
@@ -65,11 +67,12 @@ fn in_rig(options: &Options) -> anyhow::Result<Count> {
         "--ignored",
         "--test-threads=1",
     ];
-    let count = cargo_test(&arguments, Some(&rig));
+    let tests = cargo_test(&arguments, Some(&rig));
     if options.rig.is_none() {
         rig.down()?;
     }
-    count
+    demo.add(&tests?);
+    Ok(demo)
 }
 
 fn cargo_test(arguments: &[&str], rig: Option<&Rig>) -> anyhow::Result<Count> {

@@ -74,7 +74,7 @@ pub enum KernelError {
 }
 
 /// A recognised kernel.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Kernel {
     /// Release, as `uname -r` prints it.
     pub release: String,

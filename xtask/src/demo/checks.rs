@@ -37,8 +37,13 @@ impl Checks {
     }
 
     /// How many did not hold.
-    pub fn failed(&self) -> usize {
-        self.done.iter().filter(|(_, outcome)| outcome.is_err()).count()
+    pub fn failed(&self) -> u64 {
+        self.done.iter().filter(|(_, outcome)| outcome.is_err()).count() as u64
+    }
+
+    /// How many held.
+    pub fn held(&self) -> u64 {
+        self.done.len() as u64 - self.failed()
     }
 
     /// Prints the table.
@@ -50,7 +55,7 @@ impl Checks {
         let failed = self.failed();
         println!(
             "{} checks held, {failed} did not, in {:.0} s",
-            self.done.len() - failed,
+            self.held(),
             self.start.elapsed().as_secs_f64()
         );
     }
