@@ -17,6 +17,10 @@ pub struct DomainSpec {
     pub name: String,
     /// Path in dom0 of another kernel than Debian's cloud kernel.
     pub kernel: Option<String>,
+    /// Whether GRUB boots it, with the kernel of the domU's own disk in place of `kernel`. Xen's toolstack
+    /// enters a kernel behind its decompressor, which is the part that moves it to a random place: only
+    /// a kernel booted by GRUB has its text randomised.
+    pub grub: bool,
     /// MiB.
     pub memory: u32,
     /// Virtual processors; the rig lowers it to what its back end can carry.
@@ -39,6 +43,7 @@ impl DomainSpec {
         DomainSpec {
             name: name.to_owned(),
             kernel: None,
+            grub: false,
             memory: 224,
             vcpus: 2,
             altp2m: true,
@@ -58,11 +63,12 @@ impl DomainSpec {
         }
     }
 
-    /// The database that every rig has: 10.0.0.12.
+    /// The database that every rig has: 10.0.0.12, booted by GRUB.
     pub fn db1() -> DomainSpec {
         let services = vec!["redis".to_owned(), "http".to_owned()];
         DomainSpec {
             services,
+            grub: true,
             ..DomainSpec::new("db1", Ipv4Addr::new(10, 0, 0, 12))
         }
     }
@@ -73,31 +79,54 @@ impl DomainSpec {
         Some(format!("00:16:3e:{b:02x}:{c:02x}:{d:02x}"))
     }
 
+    /// Where in dom0 its own GRUB is put, with its command line inside.
+    pub(crate) fn grub_path(&self) -> String {
+        format!("/run/rig/{}.grub", self.name)
+    }
+
+    /// Its kernel's command line.
+    pub(crate) fn kernel_cmdline(&self) -> String {
+        let DomainSpec { name, cmdline, .. } = self;
+        // The kernel's tests of its own ciphers take seconds on an emulated processor.
+        let mut line = format!("console=hvc0 cryptomgr.notests rig.root=/dev/xvda rig.name={name}");
+        // Writing to a String cannot fail.
+        if let Some(ip) = self.ip {
+            let _ = write!(line, " rig.ip={ip}/24");
+        }
+        if !self.services.is_empty() {
+            let _ = write!(line, " rig.services={}", self.services.join(","));
+        }
+        if !cmdline.is_empty() {
+            let _ = write!(line, " {cmdline}");
+        }
+        line
+    }
+
     /// Its xl.cfg.
     pub(crate) fn xl_config(&self) -> String {
         let DomainSpec {
             name,
             memory,
             vcpus,
-            cmdline,
             config,
             ..
         } = self;
-        let kernel = self.kernel.as_deref().unwrap_or(KERNEL);
+        let boot = if self.grub {
+            format!("kernel = \"{}\"", self.grub_path())
+        } else {
+            let (kernel, cmdline) = (self.kernel.as_deref().unwrap_or(KERNEL), self.kernel_cmdline());
+            format!("kernel = \"{kernel}\"\nramdisk = \"{INITRAMFS}\"\ncmdline = \"{cmdline}\"")
+        };
         let mut text = format!(
             r#"name = "{name}"
 type = "pvh"
-kernel = "{kernel}"
-ramdisk = "{INITRAMFS}"
-cmdline = "console=hvc0 rig.root=/dev/xvda rig.name={name}{words} {cmdline}"
+{boot}
 memory = {memory}
 vcpus = {vcpus}
 disk = ["format=raw,vdev=xvda,access=r,script=block-rig,target=/dev/sdb"]
 on_crash = "preserve"
-"#,
-            words = self.words(),
+"#
         );
-        // Writing to a String cannot fail.
         if self.altp2m {
             // Every view has page tables of its own, out of this pool.
             let _ = writeln!(text, "altp2m = \"external\"\nshadow_memory = 24");
@@ -110,18 +139,6 @@ on_crash = "preserve"
         }
         text.push_str(config);
         text
-    }
-
-    /// What the domU's init reads from the kernel's command line.
-    fn words(&self) -> String {
-        let mut words = String::new();
-        if let Some(ip) = self.ip {
-            let _ = write!(words, " rig.ip={ip}/24");
-        }
-        if !self.services.is_empty() {
-            let _ = write!(words, " rig.services={}", self.services.join(","));
-        }
-        words
     }
 }
 
@@ -158,6 +175,18 @@ mod tests {
         assert!(!config.contains("altp2m"));
         assert!(!config.contains("vif ="));
         assert!(!config.contains("rig.ip"));
+    }
+
+    #[test]
+    fn what_grub_boots_has_its_command_line_inside() {
+        let spec = DomainSpec::db1();
+        assert!(
+            spec.kernel_cmdline()
+                .ends_with(" rig.ip=10.0.0.12/24 rig.services=redis,http")
+        );
+        let config = spec.xl_config();
+        assert!(config.contains("kernel = \"/run/rig/db1.grub\"\n"));
+        assert!(!config.contains("ramdisk") && !config.contains("cmdline"));
     }
 
     #[test]

@@ -23,6 +23,9 @@ use std::process::Child;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+/// The domUs' initramfs in a rig's folder, for domains whose GRUB brings it along.
+const DOMU_INITRAMFS: &str = "domu-initramfs";
+
 /// How a rig is to be.
 #[derive(Debug, Clone)]
 pub struct RigConfig {
@@ -200,6 +203,8 @@ impl Rig {
         }
         fs::create_dir_all(&folder).at(&folder)?;
         let domu_initramfs = image::domu_initramfs(&domu, &agent)?;
+        let path = folder.join(DOMU_INITRAMFS);
+        fs::write(&path, &domu_initramfs).at(&path)?;
         let initramfs = image::dom0_initramfs(&dom0, &agent, &domu_initramfs)?;
         let backend = emulator.backend();
         let machine = Machine {
@@ -456,6 +461,14 @@ impl Rig {
             vcpus: spec.vcpus.min(self.state.vcpus),
             ..spec.clone()
         };
+        if spec.grub {
+            // A folder of its own: tests may create domains side by side.
+            let folder = self.folder().join(format!("grub-{}", spec.name));
+            fs::create_dir_all(&folder).at(&folder)?;
+            let initramfs = self.folder().join(DOMU_INITRAMFS);
+            let grub = image::grub_image(&folder, &initramfs, &spec.kernel_cmdline())?;
+            self.write("dom0", &spec.grub_path(), 0o644, &grub)?;
+        }
         let path = format!("/run/rig/{}.cfg", spec.name);
         self.write("dom0", &path, 0o644, spec.xl_config().as_bytes())?;
         self.check("dom0", &["xl", "create", "-q", &path]).map(drop)

@@ -11,6 +11,7 @@ pub const IMAGES: &[&str] = &[
     "e2fsprogs",
     "grub-common",
     "grub-pc-bin",
+    "grub-xen-bin",
     "kmod",
     "mmdebstrap",
     "mtools",

@@ -159,3 +159,19 @@ fn dom0_has_what_the_mesh_needs() -> Outcome {
     assert_eq!(ip, "10.0.0.11");
     Ok(())
 }
+
+#[test]
+#[ignore = "needs a rig: cargo xtask test"]
+fn a_kernel_booted_by_grub_is_where_chance_put_it() -> Outcome {
+    let rig = Rig::for_test()?;
+    let text_of = |domain| {
+        rig.check(
+            domain,
+            &["sh", "-c", "grep -w _text /proc/kallsyms | cut -d' ' -f1"],
+        )
+    };
+    assert_eq!(text_of("web1")?, "ffffffff81000000", "entered by Xen's toolstack");
+    // One chance in some 500 that it is there as well.
+    assert_ne!(text_of("db1")?, "ffffffff81000000", "booted by GRUB");
+    Ok(())
+}

@@ -14,7 +14,7 @@ use std::process::Command;
 const XEN: &str = "console=com1 com1=115200,8n1 dom0_mem=768M,max:768M altp2m=1 apicv=0 bootscrub=0 \
                    spec-ctrl=no xpti=no watchdog=0 iommu=no cpufreq=none ucode=no loglvl=warning \
                    guest_loglvl=warning";
-const DOM0: &str = "console=hvc0 mitigations=off rig.root=/dev/sda panic=5";
+const DOM0: &str = "console=hvc0 mitigations=off cryptomgr.notests rig.root=/dev/sda panic=5";
 
 /// Makes the medium in `folder`.
 pub(crate) fn boot_iso(folder: &Path, backend: Backend, dom0: &Root, initramfs: &[u8]) -> Result<PathBuf> {
