@@ -2,7 +2,7 @@
 //! Puts probes on kernel functions of a running guest and prints what fires.
 //!
 //! ```text
-//! trap watch DOMID FUNCTION[=HEX]... [--seconds N] [--quiet] [--slow-step] [--hide] [--audit]
+//! trap watch DOMID FUNCTION[=HEX]... [--seconds N] [--quiet] [--slow-step] [--visible] [--audit]
 //! trap undo                      free all guests whose watcher died
 //! ```
 //!
@@ -69,7 +69,7 @@ fn options(mut args: impl Iterator<Item = String>) -> anyhow::Result<Options> {
             "--quiet" => options.quiet = true,
             "--audit" => options.audit = true,
             "--slow-step" => options.config.fast_step = false,
-            "--hide" => options.config.hide_from_reads = true,
+            "--visible" => options.config.hide_from_reads = false,
             function => options.functions.push(match function.split_once('=') {
                 Some((name, hex)) => (name.to_owned(), Some(u64::from_str_radix(hex, 16)?)),
                 None => (function.to_owned(), None),

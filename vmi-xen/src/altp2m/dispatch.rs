@@ -169,7 +169,7 @@ impl Engine {
                 self.on_breakpoint(request, handler, gfn, kind, length)
             }
             Reason::SingleStep => (self.on_step(request), None),
-            Reason::MemoryAccess { gfn, .. } => (self.on_access(request, gfn), None),
+            Reason::MemoryAccess { gfn, write, .. } => (self.on_access(request, gfn, write), None),
             Reason::Other(reason) => {
                 log::debug!("domain {}: event of reason {reason}", self.domid);
                 self.stats.unknown += 1;
@@ -290,9 +290,10 @@ impl Engine {
 
     /// The guest wrote to (or, if hidden, read from) a shadowed page: let that
     /// happen to its own page.
-    fn on_access(&mut self, request: &Request, gfn: Gfn) -> Response {
+    fn on_access(&mut self, request: &Request, gfn: Gfn, write: bool) -> Response {
         if self.shadows.contains_key(&gfn) {
-            self.stats.writes += 1;
+            self.stats.writes += u64::from(write);
+            self.stats.reads += u64::from(!write);
             return self.step(request, Step::Access);
         }
         // Not a page that we protected (any more): answering unchanged would
@@ -308,8 +309,9 @@ impl Engine {
         Response::resume(request)
     }
 
-    /// Brings all shadows up to date. All, since one instruction may write over
-    /// a page boundary and only the first page is reported.
+    /// Brings all shadows up to date, after a read too: whether an instruction
+    /// that does both is reported as a write is up to the CPU. All shadows, since one instruction may write over
+    /// a page boundary, and only the first page is reported.
     fn refresh_shadows(&mut self) {
         for (gfn, shadow) in &mut self.shadows {
             match shadow.refresh() {

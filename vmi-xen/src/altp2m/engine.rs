@@ -33,9 +33,12 @@ pub struct Config {
     /// Let Xen go back to our view after a single step by itself, which saves
     /// an event. Works from Xen 4.17 on.
     pub fast_step: bool,
-    /// Make the guest's own reads of probed pages see its own bytes. Each such
-    /// read costs two events. Needs a CPU with EPT execute-only pages; on one
-    /// without, the guest would crash.
+    /// Make the guest's own reads of probed pages see its own bytes, at two
+    /// events a read. Without it a guest that looks at its text before it
+    /// patches it is upset: ftrace finds an int3 where it expects a NOP, warns,
+    /// and is off until the next boot. Needs EPT execute-only pages, which every
+    /// CPU that Xen offers altp2m on is known to have; Xen does not check, and
+    /// on a CPU without them the guest would crash.
     pub hide_from_reads: bool,
 }
 
@@ -44,7 +47,7 @@ impl Default for Config {
         Self {
             spin: Duration::from_micros(20),
             fast_step: true,
-            hide_from_reads: false,
+            hide_from_reads: true,
         }
     }
 }

@@ -21,6 +21,8 @@ pub struct Stats {
     pub stale: u64,
     /// Writes by the guest to a probed page that were carried out.
     pub writes: u64,
+    /// Reads by the guest of a probed page that were given the guest's own bytes.
+    pub reads: u64,
     /// Shadow pages brought up to date after such a write.
     pub refreshed: u64,
     /// Probes whose instruction the guest changed; they stay armed.
