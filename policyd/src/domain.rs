@@ -2,6 +2,7 @@
 //! The thread of one domain: finds its kernel, attaches, watches, and starts over when the guest changes under it.
 
 use std::net::IpAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -63,7 +64,12 @@ impl Context {
 pub fn watch(context: &Context, entry: &Arc<DomainEntry>) {
     let mut pause = FIRST_RETRY;
     while !entry.stopping() {
-        match try_watch(context, entry) {
+        // A fault of ours in one guest's thread must cost neither that guest (the session is dropped, which frees it) nor the
+        // others.
+        let outcome = catch_unwind(AssertUnwindSafe(|| try_watch(context, entry)));
+        entry.set_waker(None);
+        let outcome = outcome.unwrap_or(Err(SessionError::Fault));
+        match outcome {
             Ok(End::Stopped | End::Gone) => break,
             Ok(End::KernelChanged) => {
                 pause = FIRST_RETRY;
@@ -125,9 +131,7 @@ fn try_watch(context: &Context, entry: &Arc<DomainEntry>) -> Result<End, Session
     if session.status().uncovered.is_empty() {
         entry.sight().problems.clear();
     }
-    let end = session.run(&mut || entry.stopping(), &mut |status| publish(entry, status));
-    entry.set_waker(None);
-    end
+    session.run(&mut || entry.stopping(), &mut |status| publish(entry, status))
 }
 
 /// Without traps: reads the guest now and then, so that processes, listeners and addresses are known.

@@ -309,6 +309,7 @@ mod tests {
             },
             scope,
             addresses: vec![address.parse().expect("an address")],
+            configured: Vec::new(),
             listeners: Arc::default(),
         }
     }

@@ -35,6 +35,8 @@ pub struct Watcher {
     threads: BTreeMap<u16, JoinHandle<()>>,
     /// vifs the datapath could not be attached to, so that each is logged once.
     refused: BTreeSet<String>,
+    /// Addresses of xenstore that the enforcer was told of.
+    configured: BTreeSet<(u16, IpAddr)>,
 }
 
 impl Watcher {
@@ -52,6 +54,7 @@ impl Watcher {
             datapath,
             threads: BTreeMap::new(),
             refused: BTreeSet::new(),
+            configured: BTreeSet::new(),
         }
     }
 
@@ -165,6 +168,7 @@ impl Watcher {
             // It may be in a hypercall on a dying domain; those end. Joining keeps its memory mappings from outliving it.
             let _ = thread.join();
         }
+        self.configured.retain(|(id, _)| *id != entry.id);
         self.context.registry.remove(entry.id);
         self.context.order(Order::GuestDown { scope: entry.scope() });
         self.context.say(
@@ -198,9 +202,13 @@ impl Watcher {
         sight.vifs = vifs;
         let news: Vec<IpAddr> = configured
             .into_iter()
-            .filter(|a| !sight.addresses.contains(a))
+            .filter(|a| self.configured.insert((entry.id, *a)))
             .collect();
-        sight.addresses.extend(&news);
+        for address in &news {
+            if !sight.addresses.contains(address) {
+                sight.addresses.push(*address);
+            }
+        }
         drop(sight);
         if !news.is_empty() {
             self.context.order(Order::Addresses {

@@ -27,8 +27,10 @@ pub struct Vm {
     pub id: VmId,
     /// Its scope at the vifs: the domain id.
     pub scope: u32,
-    /// Addresses it is known by.
+    /// Addresses it is known by: those of its vifs in xenstore, and those its kernel says its interfaces have.
     pub addresses: Vec<IpAddr>,
+    /// Those of them that dom0 gave it. No other guest can claim them.
+    pub configured: Vec<IpAddr>,
     /// Who listens in it.
     pub listeners: Arc<Listeners>,
 }
@@ -99,15 +101,21 @@ pub fn policy_process(subject: &Subject) -> policy::Process<'_> {
 }
 
 impl World {
-    /// Builds a World. Of two guests that claim one address, the one that comes first has it.
+    /// Builds a World. An address that dom0 gave to a guest is that guest's, whatever another guest's memory says; of two
+    /// guests that only claim one, the one that comes first has it.
     pub fn new(rules: Arc<Ruleset>, vms: Vec<Vm>) -> World {
+        let by_scope = vms.iter().enumerate().map(|(i, vm)| (vm.scope, i)).collect();
         let mut by_address = HashMap::new();
-        let mut by_scope = HashMap::new();
-        for (i, vm) in vms.iter().enumerate() {
-            by_scope.insert(vm.scope, i);
-            for address in &vm.addresses {
-                by_address.entry(*address).or_insert(i);
-            }
+        let configured = vms
+            .iter()
+            .enumerate()
+            .flat_map(|(i, vm)| vm.configured.iter().map(move |a| (*a, i)));
+        let claimed = vms
+            .iter()
+            .enumerate()
+            .flat_map(|(i, vm)| vm.addresses.iter().map(move |a| (*a, i)));
+        for (address, i) in configured.chain(claimed) {
+            by_address.entry(address).or_insert(i);
         }
         World {
             rules,
@@ -176,5 +184,28 @@ impl Vm {
             Some(subject) => end.with_process(policy_process(subject)),
             None => end,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_cannot_claim_what_dom0_gave_to_another() {
+        let address: IpAddr = "10.0.0.12".parse().expect("an address");
+        let vm = |name: &str, scope: u32, configured: Vec<IpAddr>| Vm {
+            id: VmId {
+                name: name.into(),
+                uuid: [0; 16],
+            },
+            scope,
+            addresses: vec![address],
+            configured,
+            listeners: Arc::default(),
+        };
+        let rules = Arc::new(Ruleset::empty(0));
+        let world = World::new(rules, vec![vm("liar", 1, vec![]), vm("db1", 2, vec![address])]);
+        assert_eq!(world.vm_at(address).map(|vm| vm.scope), Some(2));
     }
 }

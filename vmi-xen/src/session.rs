@@ -45,6 +45,9 @@ pub enum SessionError {
     /// A hypercall failed.
     #[error(transparent)]
     Xen(#[from] XenError),
+    /// A fault of the watcher itself; the guest was freed.
+    #[error("a fault in policyd while it watched the guest, which was freed; please report policyd's log")]
+    Fault,
     /// No probe at all could be armed.
     #[error("no probe could be armed: {0}")]
     NoProbe(String),
@@ -59,7 +62,8 @@ impl SessionError {
                 e,
                 EngineError::NotHvm(_) | EngineError::ModeFixed { .. } | EngineError::Unsupported { .. }
             ),
-            SessionError::Gone(_)
+            SessionError::Fault
+            | SessionError::Gone(_)
             | SessionError::Kernel(_)
             | SessionError::Record(_)
             | SessionError::Xen(_) => false,

@@ -176,7 +176,7 @@ pub enum Verdict {
 pub struct Decision {
     /// Pass or not.
     pub verdict: Verdict,
-    /// `SET/RULE`, or `default of VM`.
+    /// `SET/RULE`; or `default (from VM)`, `default (to)`, `process unknown`, `no rule`.
     pub rule: String,
     /// The policy generation that decided.
     pub generation: u64,

@@ -35,7 +35,7 @@ impl Enforcer {
                 let _ = ready.send(());
             }
             Order::GuestDown { scope } => self.guest_down(scope),
-            Order::Addresses { scope, addresses } => self.add_addresses(scope, &addresses),
+            Order::Addresses { scope, addresses } => self.add_addresses(scope, &addresses, true),
             Order::Inventory { scope, inventory } => self.take_inventory(scope, inventory),
             Order::Vif(event) => self.vif_event(&event),
             Order::Say { domain, what } => {
@@ -153,6 +153,7 @@ impl Enforcer {
                 id,
                 scope,
                 addresses: Vec::new(),
+                configured: Vec::new(),
                 listeners: Arc::default(),
             },
         );
@@ -168,21 +169,28 @@ impl Enforcer {
         self.dirty = true;
     }
 
-    fn add_addresses(&mut self, scope: u32, addresses: &[std::net::IpAddr]) {
+    /// `configured`: dom0 gave them, in xenstore; else the guest's memory says so.
+    fn add_addresses(&mut self, scope: u32, addresses: &[std::net::IpAddr], configured: bool) {
         let Some(vm) = self.guests.get_mut(&scope) else {
             return;
         };
-        for address in addresses {
-            if !vm.addresses.contains(address) {
-                vm.addresses.push(*address);
-                self.dirty = true;
+        let mut add = |list: &mut Vec<std::net::IpAddr>| {
+            for address in addresses {
+                if !list.contains(address) {
+                    list.push(*address);
+                    self.dirty = true;
+                }
             }
+        };
+        add(&mut vm.addresses);
+        if configured {
+            add(&mut vm.configured);
         }
     }
 
     /// Replaces what is known of a guest's listeners by what a whole reading found, and decides its connections.
     fn take_inventory(&mut self, scope: u32, inventory: Inventory) {
-        self.add_addresses(scope, &inventory.addresses);
+        self.add_addresses(scope, &inventory.addresses, false);
         let mut found = Listeners::default();
         for l in &inventory.listeners {
             found.insert(
