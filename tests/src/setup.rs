@@ -44,6 +44,9 @@ pub const PROGRAMS: &[&str] = &[
     "linux-libc-dev",
 ];
 
+/// What the tests need beside [`PROGRAMS`]: network namespaces, and an emulator that makes dumps of real kernels.
+pub const TESTS: &[&str] = &["ethtool", "iproute2", "qemu-system-x86", "xz-utils"];
+
 /// Installs what is missing of `packages`, as root; else says what is missing.
 pub fn ensure(packages: &[&str], progress: &Progress) -> Result<()> {
     let missing: Vec<&str> = packages

@@ -28,7 +28,7 @@ const OWN_RIG: &str = "test";
 /// Runs them. The last line is `N passed, N failed`; the exit status is 0 only if none failed.
 pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let mut count = Count::default();
-    setup::ensure(setup::PROGRAMS, &Progress::new(false))?;
+    setup::ensure(&[setup::PROGRAMS, setup::TESTS].concat(), &Progress::new(false))?;
     count.add(&cargo_test(&["--workspace"], None)?);
     if !options.quick {
         count.add(&in_rig(options)?);
