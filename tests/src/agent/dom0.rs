@@ -16,6 +16,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// How long a domain that is not there is waited for: it may just have been created.
+const UNKNOWN: Duration = Duration::from_secs(3);
+
 /// Serves for ever.
 pub fn serve() -> io::Result<()> {
     std::fs::create_dir_all(CONSOLE_LOGS)?;
@@ -108,7 +111,7 @@ struct Consoles {
 impl Consoles {
     /// The console of a domain whose agent has said that it is there.
     fn get(&self, name: &str, patience: Duration) -> Result<Arc<Console>, String> {
-        let deadline = Instant::now() + patience;
+        let begun = Instant::now();
         let mut known = lock(&self.known);
         loop {
             let console = known.get(name);
@@ -116,7 +119,8 @@ impl Consoles {
                 return Ok(Arc::clone(console));
             }
             let seen = console.is_some();
-            let left = deadline.saturating_duration_since(Instant::now());
+            let limit = if seen { patience } else { patience.min(UNKNOWN) };
+            let left = limit.saturating_sub(begun.elapsed());
             if left.is_zero() {
                 return Err(if seen {
                     format!("the agent of domain {name} does not answer; see `rig logs {name}`")
