@@ -392,14 +392,17 @@ fn alive(rig: &Rig, checks: &mut Checks) {
             },
         );
         // Work on every vCPU must advance: a held one would stop its share.
-        let spin = "for c in $(seq 0 $(($(nproc) - 1))); do taskset -c $c sh -c 'i=0; while [ $i -lt 1000 ]; do i=$((i+1)); done; echo cpu ok' & done; wait";
+        let spin = "echo $(nproc); for c in $(seq 0 $(($(nproc) - 1))); do taskset -c $c sh -c \
+            'i=0; while [ $i -lt 1000 ]; do i=$((i+1)); done; echo cpu ok' & done; wait";
         let work = rig.exec_timeout(domain, &["sh", "-c", spin], Duration::from_secs(30));
         checks.check(
             &format!("every vCPU of {domain} does work"),
             match work {
                 Ok(output) if output.success() => {
-                    let ok = output.text().lines().filter(|l| l.contains("cpu ok")).count();
-                    expect(ok > 0, format!("{ok} vCPUs answered"))
+                    let text = output.text();
+                    let all = text.lines().next().and_then(|n| n.trim().parse::<usize>().ok());
+                    let ok = text.lines().filter(|line| line.contains("cpu ok")).count();
+                    expect(all == Some(ok), format!("{ok} vCPUs answered of {all:?}"))
                 }
                 other => Err(format!("{other:?}")),
             },
