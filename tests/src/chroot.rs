@@ -75,7 +75,7 @@ fn build_root(progress: &Progress) -> Result<PathBuf> {
     let include = format!("--include=ca-certificates,{}", setup::PROGRAMS.join(","));
     let folder = cache::entry("root-build", &[SUITE.as_bytes(), include.as_bytes()], |place| {
         progress.say(format!("making a Debian {SUITE} to build on (once)"));
-        let mirrors = Mirrors::of_this_machine();
+        let mirrors = Mirrors::of_this_machine()?;
         run(Command::new("mmdebstrap")
             .args(["--mode=root", "--variant=minbase", "--format=directory", &include])
             .arg("--aptopt=Apt::Install-Recommends \"false\"")

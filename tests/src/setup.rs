@@ -88,33 +88,43 @@ fn is_installed(package: &str) -> bool {
 pub(crate) struct Mirrors {
     /// The archive, without suite.
     pub(crate) archive: String,
-    /// The security archive, without suite.
-    pub(crate) security: String,
+    /// The security archive, without suite, if the machine uses one.
+    security: Option<String>,
 }
 
 impl Mirrors {
     /// The lines of a sources.list for a release and its updates.
-    pub(crate) fn sources(&self, suite: &str) -> [String; 3] {
+    pub(crate) fn sources(&self, suite: &str) -> Vec<String> {
         let Mirrors { archive, security } = self;
-        [
+        let mut lines = vec![
             format!("deb {archive} {suite} main"),
             format!("deb {archive} {suite}-updates main"),
-            format!("deb {security} {suite}-security main"),
-        ]
+        ];
+        lines.extend(security.iter().map(|security| format!("deb {security} {suite}-security main")));
+        lines
     }
 
-    /// As the machine's own package sources say; Debian's usual addresses where they do not.
-    pub(crate) fn of_this_machine() -> Mirrors {
+    /// As the machine's own package sources say.
+    pub(crate) fn of_this_machine() -> Result<Mirrors> {
+        if let Some(mirrors) = Mirrors::configured() {
+            return Ok(mirrors);
+        }
+        // Who a source is becomes known with its first package list.
+        run(&mut command("apt-get", ["-q", "update"]))?;
+        Mirrors::configured().ok_or(RigError::NoMirror)
+    }
+
+    fn configured() -> Option<Mirrors> {
         let format = "$(ORIGIN)|$(LABEL)|$(REPO_URI)";
         let targets = run(&mut command("apt-get", ["indextargets", "--format", format])).unwrap_or_default();
-        let find = |label: &str, usual: &str| {
+        let find = |label: &str| {
             let prefix = format!("Debian|{label}|");
-            let address = targets.lines().find_map(|line| line.strip_prefix(&prefix));
-            address.unwrap_or(usual).trim_end_matches('/').to_owned()
+            let address = targets.lines().find_map(|line| line.strip_prefix(&prefix))?;
+            Some(address.trim_end_matches('/').to_owned())
         };
-        Mirrors {
-            archive: find("Debian", "http://deb.debian.org/debian"),
-            security: find("Debian-Security", "http://deb.debian.org/debian-security"),
-        }
+        Some(Mirrors {
+            archive: find("Debian")?,
+            security: find("Debian-Security"),
+        })
     }
 }

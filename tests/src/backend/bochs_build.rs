@@ -87,7 +87,7 @@ fn download(work: &Path) -> Result<()> {
     for folder in ["lists/partial", "archives/partial", "none"] {
         fs::create_dir_all(work.join(folder)).at(work)?;
     }
-    let sources = file("sources.list", sources(&Mirrors::of_this_machine().archive))?;
+    let sources = file("sources.list", sources(&Mirrors::of_this_machine()?.archive))?;
     let here = work.display();
     let config = file(
         "apt.conf",

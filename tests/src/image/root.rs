@@ -119,7 +119,7 @@ fn make(place: &Path, include: &str, options: &[&str], kernel: [&str; 3]) -> Res
     fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).at(&hook)?;
     let [package, modules, extra] = kernel;
     let tree = place.join("tree");
-    let mirrors = Mirrors::of_this_machine();
+    let mirrors = Mirrors::of_this_machine()?;
     run(Command::new("mmdebstrap")
         .args(["--mode=root", "--variant=minbase", "--format=directory", include])
         .arg("--aptopt=Apt::Install-Recommends \"false\"")
