@@ -88,7 +88,8 @@ pub fn watch(context: &Context, entry: &Arc<DomainEntry>) {
                 };
                 sight(context, entry, mode, &e.to_string());
                 if mode == Mode::Lookup && e.is_permanent() {
-                    return look_up(context, entry);
+                    look_up(context, entry);
+                    pause = FIRST_RETRY;
                 }
                 nap(entry, pause);
                 pause = (pause * 2).min(LAST_RETRY);
@@ -134,13 +135,12 @@ fn try_watch(context: &Context, entry: &Arc<DomainEntry>) -> Result<End, Session
     session.run(&mut || entry.stopping(), &mut |status| publish(entry, status))
 }
 
-/// Without traps: reads the guest now and then, so that processes, listeners and addresses are known.
+/// Without traps: reads the guest now and then, so that processes, listeners and addresses are known. Returns when it cannot be
+/// read any more: it may run another kernel.
 fn look_up(context: &Context, entry: &DomainEntry) {
-    while !entry.stopping() {
-        take_stock(context, entry);
+    while !entry.stopping() && take_stock(context, entry) {
         nap(entry, LOOKUP_PERIOD);
     }
-    *lock(&entry.inspector) = None;
 }
 
 fn publish(entry: &DomainEntry, status: &Status) {
@@ -157,18 +157,18 @@ fn publish(entry: &DomainEntry, status: &Status) {
         .collect();
 }
 
-/// Reads listeners, connections and addresses, and hands them to the enforcer.
-fn take_stock(context: &Context, entry: &DomainEntry) {
+/// Reads listeners, connections and addresses, and hands them to the enforcer. Returns whether they could be read.
+fn take_stock(context: &Context, entry: &DomainEntry) -> bool {
     let inventory = {
         let inspector = lock(&entry.inspector);
         let Some(inspector) = inspector.as_ref() else {
-            return;
+            return false;
         };
         let sockets = match inspector.sockets() {
             Ok(sockets) => sockets,
             Err(e) => {
                 log::warn!("{}: sockets could not be read: {e}", entry.vm.name);
-                return;
+                return false;
             }
         };
         let mut inventory = Inventory {
@@ -215,6 +215,7 @@ fn take_stock(context: &Context, entry: &DomainEntry) {
         scope: entry.scope(),
         inventory,
     });
+    true
 }
 
 /// Addresses of the guest's interfaces that a peer may use.

@@ -57,12 +57,13 @@ impl SessionError {
     /// Whether trying again is pointless while domain and host stay as they are.
     pub fn is_permanent(&self) -> bool {
         match self {
-            SessionError::NotHvm | SessionError::NoProbe(_) => true,
+            SessionError::NotHvm => true,
             SessionError::Engine(e) => matches!(
                 e,
                 EngineError::NotHvm(_) | EngineError::ModeFixed { .. } | EngineError::Unsupported { .. }
             ),
             SessionError::Fault
+            | SessionError::NoProbe(_)
             | SessionError::Gone(_)
             | SessionError::Kernel(_)
             | SessionError::Record(_)

@@ -68,6 +68,12 @@ pub enum KernelError {
         /// First address of the image.
         start: u64,
     },
+    /// The kernel does not run on its own page tables yet.
+    #[error("the kernel at {start:#x} is still booting; try again in a moment")]
+    Booting {
+        /// First address of the image.
+        start: u64,
+    },
     /// Guest memory could not be read.
     #[error("recognising the kernel: {0}")]
     Memory(#[from] MemoryError),
@@ -184,7 +190,7 @@ impl Kernel {
                 banner,
                 text_base: start,
                 slide: start.wrapping_sub(LINKED_AT),
-                space: own_space(mem, space, &symbols, start),
+                space: own_space(mem, space, &symbols, start)?,
                 syscall_entry_intact: syscall_entry_intact(&symbols, cpus),
                 symbols,
                 layout,
@@ -277,22 +283,25 @@ fn layout<M: PhysicalMemory + ?Sized>(
 }
 
 /// The kernel's own page tables, which outlive any process; proved by mapping
-/// the image to the same place. Where that fails, the borrowed ones.
+/// the image to the same place.
+///
+/// # Errors
+/// [`KernelError::Booting`] while they do not: early in its boot a kernel runs
+/// on other tables, which it then gives up, so nothing found through those
+/// would last.
 fn own_space<M: PhysicalMemory + ?Sized>(
     mem: &M,
     borrowed: &AddressSpace,
     symbols: &Symbols,
     text: u64,
-) -> AddressSpace {
-    let own = symbols
+) -> Result<AddressSpace, KernelError> {
+    symbols
         .address("init_top_pgt")
         .or_else(|| symbols.address("swapper_pg_dir"))
         .and_then(|va| borrowed.translate(mem, va).ok())
-        .map(|root| AddressSpace::new(root, borrowed.levels()));
-    match own {
-        Some(own) if own.translate(mem, text).ok() == borrowed.translate(mem, text).ok() => own,
-        _ => borrowed.clone(),
-    }
+        .map(|root| AddressSpace::new(root, borrowed.levels()))
+        .filter(|own| own.translate(mem, text).ok() == borrowed.translate(mem, text).ok())
+        .ok_or(KernelError::Booting { start: text })
 }
 
 fn syscall_entry_intact(symbols: &Symbols, cpus: &[CpuState]) -> Option<bool> {
