@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Sender, bounded};
 use netback_filter::FlowWriter;
 use policy::Protocol;
 use policyd_api::{Mode, Probe, What};
@@ -71,15 +71,6 @@ pub fn watch(context: &Context, entry: &Arc<DomainEntry>) {
         let outcome = outcome.unwrap_or(Err(SessionError::Fault));
         match outcome {
             Ok(End::Stopped | End::Gone) => break,
-            Ok(End::KernelChanged) => {
-                pause = FIRST_RETRY;
-                sight(
-                    context,
-                    entry,
-                    Mode::Vm,
-                    "the guest has another kernel now; reading it",
-                );
-            }
             Err(e) => {
                 let mode = if lock(&entry.inspector).is_some() {
                     Mode::Lookup
@@ -119,32 +110,48 @@ fn try_watch(context: &Context, entry: &Arc<DomainEntry>) -> Result<End, Session
         context.facts.clone(),
         Arc::clone(&entry.gate),
     );
-    let mut session = Session::attach(domid, kernel, &context.undo_dir, gate)?;
+    // Before any trap: from here on nothing of an earlier attachment is believed.
+    take_stock(context, entry, false);
+    let session = Session::attach(domid, kernel, &context.undo_dir, gate)?;
     entry.set_waker(Some(session.waker()));
-    publish(entry, &session.status());
-    // After the probes are armed: a connection is in the inventory, or it traps, or both.
-    take_stock(context, entry);
-    let message = match session.status().uncovered.as_slice() {
+    let status = session.status();
+    std::thread::scope(|scope| {
+        // From now on vCPUs may be waiting for this thread, so it serves them and nothing else.
+        scope.spawn(|| begin(context, entry, &status));
+        // Dropped here, before the other is waited for: whatever ends the session, the guest is freed at once.
+        let mut session = session;
+        session.run(&mut || entry.stopping(), &mut |status| publish(entry, status))
+    })
+}
+
+/// What is told and read once the probes are armed.
+fn begin(context: &Context, entry: &DomainEntry, status: &Status) {
+    publish(entry, status);
+    // A connection is in this inventory, or it trapped, or both.
+    take_stock(context, entry, true);
+    let message = match status.uncovered.as_slice() {
         [] => "every probe is armed".to_owned(),
         uncovered => uncovered.join("; "),
     };
     sight(context, entry, Mode::Altp2m, &message);
-    if session.status().uncovered.is_empty() {
+    if status.uncovered.is_empty() {
         entry.sight().problems.clear();
     }
-    session.run(&mut || entry.stopping(), &mut |status| publish(entry, status))
 }
 
 /// Without traps: reads the guest now and then, so that processes, listeners and addresses are known. Returns when it cannot be
 /// read any more: it may run another kernel.
 fn look_up(context: &Context, entry: &DomainEntry) {
-    while !entry.stopping() && take_stock(context, entry) {
+    while !entry.stopping() && take_stock(context, entry, false) {
         nap(entry, LOOKUP_PERIOD);
     }
 }
 
+/// Shows the status, unless somebody is just looking: the trap path waits for no reader, and the next status comes in a second.
 fn publish(entry: &DomainEntry, status: &Status) {
-    let mut sight = entry.sight();
+    let Ok(mut sight) = entry.sight.try_lock() else {
+        return;
+    };
     sight.traps = status.traps;
     sight.probes = status
         .probes
@@ -157,8 +164,9 @@ fn publish(entry: &DomainEntry, status: &Status) {
         .collect();
 }
 
-/// Reads listeners, connections and addresses, and hands them to the enforcer. Returns whether they could be read.
-fn take_stock(context: &Context, entry: &DomainEntry) -> bool {
+/// Reads listeners, connections and addresses, and hands them to the enforcer; returns when the World has them. Returns whether
+/// they could be read.
+fn take_stock(context: &Context, entry: &DomainEntry, beside_traps: bool) -> bool {
     let inventory = {
         let inspector = lock(&entry.inspector);
         let Some(inspector) = inspector.as_ref() else {
@@ -172,6 +180,7 @@ fn take_stock(context: &Context, entry: &DomainEntry) -> bool {
             }
         };
         let mut inventory = Inventory {
+            beside_traps,
             addresses: routable(inspector),
             ..Inventory::default()
         };
@@ -211,10 +220,14 @@ fn take_stock(context: &Context, entry: &DomainEntry) -> bool {
             }
         }
     }
+    let (done, is_done) = bounded(1);
     context.order(Order::Inventory {
         scope: entry.scope(),
         inventory,
+        done,
     });
+    // An enforcer that is gone drops its end.
+    let _ = is_done.recv();
     true
 }
 

@@ -95,6 +95,8 @@ pub enum Order {
         scope: u32,
         /// Listeners, connections, addresses.
         inventory: Inventory,
+        /// Told once the World has it.
+        done: Sender<()>,
     },
     /// A packet was refused or a flow ended at a vif.
     Vif(netback_filter::Event),
@@ -197,7 +199,16 @@ impl Enforcer {
         let world = Arc::new(World::new(rules, self.guests.values().cloned().collect()));
         let tables = tables::compile(&world)?;
         if self.published.as_ref() != Some(&tables) {
-            tables.publish(&mut lock(&self.datapath), self.published.as_ref())?;
+            let mut datapath = lock(&self.datapath);
+            if let Err(e) = tables.publish(&mut datapath, self.published.as_ref()) {
+                // Some scopes may have the new settings already.
+                if let Some(before) = &self.published
+                    && let Err(again) = before.publish(&mut datapath, None)
+                {
+                    log::error!("the vif tables could not be put back as they were: {again}");
+                }
+                return Err(e);
+            }
             self.published = Some(tables);
         }
         let before = self.world.swap(Arc::clone(&world));

@@ -10,6 +10,9 @@ use vmi_xen::observe::Subject;
 /// One reading of a whole guest.
 #[derive(Default)]
 pub struct Inventory {
+    /// Whether traps told of listeners while this was read. Then what it found is added to what they told; else it is all
+    /// there is.
+    pub beside_traps: bool,
     /// Addresses of its interfaces, loopback and link-local left out.
     pub addresses: Vec<IpAddr>,
     /// Its listening sockets.

@@ -113,19 +113,19 @@ impl Store {
             .collect()
     }
 
-    /// Puts a set in place of what had its name and raises the generation to `record.generation`.
-    pub fn put(&self, name: &str, record: &Record) -> Result<(), StoreError> {
+    /// Puts a set in place of what had its name, and notes `generation` as the one in force.
+    pub fn put(&self, name: &str, record: &Record, generation: u64) -> Result<(), StoreError> {
         let value = serde_json::to_vec(record).map_err(|e| StoreError::Damaged {
             name: name.into(),
             why: e.to_string(),
         })?;
-        self.change(record.generation, |policies| {
+        self.change(generation, |policies| {
             policies.insert(name.as_bytes(), value.as_slice())?;
             Ok(())
         })
     }
 
-    /// Removes a set and raises the generation.
+    /// Removes a set, and notes `generation` as the one in force.
     pub fn remove(&self, name: &str, generation: u64) -> Result<(), StoreError> {
         self.change(generation, |policies| {
             policies.remove(name.as_bytes())?;
@@ -179,9 +179,9 @@ mod tests {
         {
             let store = Store::open(dir.path()).expect("opens");
             assert_eq!(store.generation().expect("reads"), 0);
-            store.put("a", &record(1)).expect("puts");
-            store.put("b", &record(2)).expect("puts");
-            store.put("a", &record(3)).expect("puts");
+            store.put("a", &record(1), 1).expect("puts");
+            store.put("b", &record(2), 2).expect("puts");
+            store.put("a", &record(3), 3).expect("puts");
             store.remove("b", 4).expect("removes");
         }
         let store = Store::open(dir.path()).expect("opens again");
@@ -196,7 +196,7 @@ mod tests {
     fn a_damaged_record_is_named_and_hides_no_other() {
         let dir = tempfile::tempdir().expect("a directory");
         let store = Store::open(dir.path()).expect("opens");
-        store.put("good", &record(1)).expect("puts");
+        store.put("good", &record(1), 1).expect("puts");
         store.policies.insert(b"bad", b"{\"text\":").expect("inserts");
         let all = store.policies().expect("lists");
         let bad = all.iter().find(|(n, _)| n == "bad").expect("listed");

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use policy::{Decision, Endpoint, Flow, Owner, Protocol, Refuse, Ruleset, Verdict, VmId};
+use policy::{Decider, Decision, Endpoint, Flow, Owner, Protocol, Refuse, Ruleset, Verdict, VmId};
 use vmi_xen::observe::Subject;
 
 /// One state of policy and guests.
@@ -58,6 +58,18 @@ impl Listeners {
         let entry = self.by_port.entry((protocol, port)).or_default();
         entry.retain(|l| l.address != listener.address || l.netns != listener.netns);
         entry.push(listener);
+    }
+
+    /// Adds a listener unless one of the same address and namespace is known.
+    pub fn insert_if_new(&mut self, protocol: Protocol, port: u16, listener: Listener) {
+        let known = self.by_port.get(&(protocol, port)).is_some_and(|entry| {
+            entry
+                .iter()
+                .any(|l| l.address == listener.address && l.netns == listener.netns)
+        });
+        if !known {
+            self.insert(protocol, port, listener);
+        }
     }
 
     /// Removes what `pid` listens on. Returns whether there was anything.
@@ -135,6 +147,8 @@ impl World {
         match decision.verdict {
             Verdict::Deny => decision,
             Verdict::Allow => Decision {
+                // No rule decided: not knowing did.
+                by: Decider::Nothing,
                 verdict: Verdict::Deny,
                 refuse: Refuse::Rst,
                 audit: false,

@@ -38,7 +38,9 @@ pub enum RigError {
     #[error("missing Debian packages: {0}; install them, or run this as root, which does so")]
     Packages(String),
     /// No source of Debian's packages.
-    #[error("no package source of this machine is Debian's archive; add one to /etc/apt and run `apt-get update`")]
+    #[error(
+        "no package source of this machine is Debian's archive; add one to /etc/apt and run `apt-get update`"
+    )]
     NoMirror,
     /// No back end works, or the one asked for does not.
     #[error("{0}")]

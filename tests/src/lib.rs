@@ -25,7 +25,7 @@ mod rig;
 pub mod setup;
 mod state;
 
-pub use agent::client::{Output as Sink, Sender, SessionError};
+pub use agent::client::{Discard, Output as Sink, Sender, SessionError};
 pub use backend::Backend;
 pub use cache::folder as cache_folder;
 pub use domain::DomainSpec;

@@ -100,7 +100,11 @@ impl Mirrors {
             format!("deb {archive} {suite} main"),
             format!("deb {archive} {suite}-updates main"),
         ];
-        lines.extend(security.iter().map(|security| format!("deb {security} {suite}-security main")));
+        lines.extend(
+            security
+                .iter()
+                .map(|security| format!("deb {security} {suite}-security main")),
+        );
         lines
     }
 

@@ -60,7 +60,10 @@ impl SessionError {
             SessionError::NotHvm => true,
             SessionError::Engine(e) => matches!(
                 e,
-                EngineError::NotHvm(_) | EngineError::ModeFixed { .. } | EngineError::Unsupported { .. }
+                EngineError::NotHvm(_)
+                    | EngineError::ModeFixed { .. }
+                    | EngineError::Unsupported { .. }
+                    | EngineError::TooManyVcpus { .. }
             ),
             SessionError::Fault
             | SessionError::NoProbe(_)
@@ -79,8 +82,6 @@ pub enum End {
     Stopped,
     /// The domain was destroyed, or has shut down.
     Gone,
-    /// The guest runs another kernel than the one that was probed (kexec).
-    KernelChanged,
 }
 
 /// What a session has done so far.

@@ -36,7 +36,14 @@ impl Enforcer {
             }
             Order::GuestDown { scope } => self.guest_down(scope),
             Order::Addresses { scope, addresses } => self.add_addresses(scope, &addresses, true),
-            Order::Inventory { scope, inventory } => self.take_inventory(scope, inventory),
+            Order::Inventory {
+                scope,
+                inventory,
+                done,
+            } => {
+                self.take_inventory(scope, inventory);
+                let _ = done.send(());
+            }
             Order::Vif(event) => self.vif_event(&event),
             Order::Say { domain, what } => {
                 self.log
@@ -188,25 +195,24 @@ impl Enforcer {
         }
     }
 
-    /// Replaces what is known of a guest's listeners by what a whole reading found, and decides its connections.
+    /// Takes what a whole reading of a guest found, and decides its connections.
     fn take_inventory(&mut self, scope: u32, inventory: Inventory) {
         self.add_addresses(scope, &inventory.addresses, false);
-        let mut found = Listeners::default();
-        for l in &inventory.listeners {
-            found.insert(
-                l.protocol,
-                l.local.port(),
-                Listener {
-                    address: l.local.ip(),
-                    netns: l.netns,
-                    subject: Arc::clone(&l.subject),
-                },
-            );
-        }
         let Some(listeners) = self.listeners(scope) else {
             return;
         };
-        *listeners = found;
+        if !inventory.beside_traps {
+            *listeners = Listeners::default();
+        }
+        for l in &inventory.listeners {
+            let listener = Listener {
+                address: l.local.ip(),
+                netns: l.netns,
+                subject: Arc::clone(&l.subject),
+            };
+            // What a trap told is newer than what was read.
+            listeners.insert_if_new(l.protocol, l.local.port(), listener);
+        }
         self.refresh();
         let world = self.world.load_full();
         for c in inventory

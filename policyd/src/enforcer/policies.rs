@@ -127,7 +127,7 @@ impl Policies {
     /// Makes the change durable.
     pub fn store_change(&self, change: &Change) -> Result<Undo, DaemonError> {
         match &change.set {
-            Some((record, _)) => self.store.put(&change.name, record)?,
+            Some((record, _)) => self.store.put(&change.name, record, record.generation)?,
             None => self.store.remove(&change.name, change.rules.generation())?,
         }
         Ok(Undo {
@@ -136,10 +136,10 @@ impl Policies {
         })
     }
 
-    /// Takes a stored change back; the generation it used is not used again.
+    /// Takes a stored change back. Its generation was never in force, so the next change may have it.
     pub fn take_back(&self, undo: Undo) -> Result<(), DaemonError> {
         match undo.before {
-            Some(record) => self.store.put(&undo.name, &record)?,
+            Some(record) => self.store.put(&undo.name, &record, self.rules.generation())?,
             None => self.store.remove(&undo.name, self.rules.generation())?,
         }
         Ok(())
@@ -190,5 +190,40 @@ fn summary(record: &Record, document: &Document) -> PolicySummary {
         generation: record.generation,
         applied_ns: record.applied_ns,
         by_uid: record.by_uid,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(text: &str) -> ApplyRequest {
+        ApplyRequest {
+            file: "t.yaml".into(),
+            text: text.into(),
+            dry_run: false,
+        }
+    }
+
+    #[test]
+    fn a_change_that_is_taken_back_leaves_the_store_as_it_was() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(dir.path()).expect("opens");
+        let (mut policies, _) = Policies::load(store.clone()).expect("loads");
+        for text in ["policy: a\ndescription: first\n", "policy: b\n"] {
+            let change = policies.prepare_apply(&request(text), 0).expect("valid");
+            policies.store_change(&change).expect("stores");
+            policies.adopt(change);
+        }
+        for text in ["policy: a\ndescription: second\n", "policy: c\n"] {
+            let change = policies.prepare_apply(&request(text), 0).expect("valid");
+            let undo = policies.store_change(&change).expect("stores");
+            policies.take_back(undo).expect("takes back");
+        }
+        assert_eq!(store.generation().expect("reads"), 2);
+        let (again, problems) = Policies::load(store).expect("loads");
+        assert!(problems.is_empty(), "{problems:?}");
+        assert_eq!(again.list().len(), 2);
+        assert_eq!(again.list()[0].description.as_deref(), Some("first"));
     }
 }

@@ -32,6 +32,19 @@ pub trait Output {
     fn error(&mut self, bytes: &[u8]) -> io::Result<()>;
 }
 
+/// Throws everything away.
+pub struct Discard;
+
+impl Output for Discard {
+    fn output(&mut self, _bytes: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn error(&mut self, _bytes: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// A session under way, seen from the host.
 pub struct Session {
     stream: TcpStream,

@@ -51,6 +51,13 @@ fn check(xen: &Xen, domid: DomId) -> Result<DomainInfo, EngineError> {
     if !info.hvm || !info.hap {
         return Err(EngineError::NotHvm(domid));
     }
+    // With more, vCPUs could be queueing for the ring when its owner dies, and Xen then lets nobody disable it.
+    if info.vcpus > monitor::SLOTS {
+        return Err(EngineError::TooManyVcpus {
+            domid,
+            vcpus: info.vcpus,
+        });
+    }
     if info.paused {
         return Err(EngineError::Paused(domid));
     }

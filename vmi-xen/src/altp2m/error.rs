@@ -31,6 +31,18 @@ pub enum EngineError {
     /// A PV domain has no second-stage page tables to make a view of.
     #[error("domain {0} is neither HVM nor PVH with hap=1; altp2m cannot watch it")]
     NotHvm(DomId),
+    /// More vCPUs than the ring has places: after a kill -9 the guest could not be freed for certain.
+    #[error(
+        "domain {domid} has {vcpus} vCPUs; a guest with more than {} is not trapped, since it could not be freed for certain \
+         if the daemon were killed",
+        xen_bindings::monitor::SLOTS
+    )]
+    TooManyVcpus {
+        /// The domain.
+        domid: DomId,
+        /// Its vCPUs, online or not.
+        vcpus: u32,
+    },
     /// The domain was created without altp2m and this Xen cannot change that.
     #[error(
         "domain {domid} was created without altp2m: set altp2m=\"external\" in its xl \

@@ -36,9 +36,9 @@ pub enum Undone {
 /// tried again; the guest is left running where that was possible.
 ///
 /// Xen refuses to disable the ring while vCPUs queue for a place on it, and
-/// nobody but its dead owner could have made room. With a ring of eight places
-/// that takes a guest of more than eight vCPUs, nine of which trapped at the
-/// instant of death.
+/// nobody but its dead owner could have made room. Therefore a guest with more
+/// vCPUs than the ring has places is never attached to
+/// ([`EngineError::TooManyVcpus`]).
 pub fn undo(xen: &Xen, record: &mut UndoRecord) -> Result<Undone, EngineError> {
     if !record.needs_undo() {
         return Ok(Undone::Nothing);

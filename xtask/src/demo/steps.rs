@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use serde_json::Value;
-use xmesh_rig::Rig;
+use xmesh_rig::{Discard, Rig};
 
 use super::checks::Checks;
 use super::mesh;
@@ -26,6 +26,7 @@ pub fn run(rig: &Rig, checks: &mut Checks) -> anyhow::Result<()> {
     mesh::start(rig)?;
     mesh::wait_for_sight(rig, &["web1", "db1"])?;
     print!("{}", rig.check("dom0", &["xmesh", "list"])?);
+    probes(rig, checks)?;
     let after = fetch(rig, "curl")?;
     checks.check(
         "without a policy no traffic changes",
@@ -74,6 +75,32 @@ pub fn run(rig: &Rig, checks: &mut Checks) -> anyhow::Result<()> {
         gone.map(|()| String::new()).map_err(|e| e.to_string()),
     );
     alive(rig, checks);
+    Ok(())
+}
+
+/// Every probe is armed, and on an instruction that needs one exit a trap.
+fn probes(rig: &Rig, checks: &mut Checks) -> anyhow::Result<()> {
+    let list = mesh::xmesh(rig, &["list"])?;
+    let guests = ["web1", "db1"];
+    let resumes: Vec<String> = list
+        .as_array()
+        .context("xmesh list prints a list")?
+        .iter()
+        .filter(|d| guests.iter().any(|guest| d["name"] == *guest))
+        .flat_map(|d| d["probes"].as_array().cloned().unwrap_or_default())
+        .map(|p| {
+            format!(
+                "{} {}",
+                p["function"].as_str().unwrap_or("?"),
+                p["resume"].as_str().unwrap_or("?")
+            )
+        })
+        .collect();
+    let held = resumes.len() == 5 * guests.len() && resumes.iter().all(|r| r.ends_with(" skip"));
+    checks.check(
+        "five probes in each guest, each resumed with one exit",
+        expect(held, resumes.join(", ")),
+    );
     Ok(())
 }
 
@@ -416,17 +443,4 @@ fn alive(rig: &Rig, checks: &mut Checks) {
             Err(e) => Err(e.to_string()),
         },
     );
-}
-
-/// Throws output away.
-struct Discard;
-
-impl xmesh_rig::Sink for Discard {
-    fn output(&mut self, _bytes: &[u8]) -> std::io::Result<()> {
-        Ok(())
-    }
-
-    fn error(&mut self, _bytes: &[u8]) -> std::io::Result<()> {
-        Ok(())
-    }
 }
