@@ -33,8 +33,18 @@ pub struct Session {
     input: Sender<Vec<u8>>,
     output: Arc<Credit>,
     error: Arc<Credit>,
-    /// The program's process group.
-    group: Arc<Mutex<Option<Pid>>>,
+    program: Arc<Mutex<Program>>,
+}
+
+/// How far a session's program is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Program {
+    /// It is still to be started.
+    Waiting,
+    /// It runs, and this is its process group.
+    Running(Pid),
+    /// It has ended, or is not to run: whoever asked is gone.
+    Over,
 }
 
 impl Session {
@@ -45,14 +55,14 @@ impl Session {
             input,
             output: Arc::default(),
             error: Arc::default(),
-            group: Arc::default(),
+            program: Arc::new(Mutex::new(Program::Waiting)),
         };
         let worker = Worker {
             id,
             sink,
             output: Arc::clone(&session.output),
             error: Arc::clone(&session.error),
-            group: Arc::clone(&session.group),
+            program: Arc::clone(&session.program),
         };
         thread::spawn(move || worker.run(request.action, received));
         session
@@ -77,11 +87,20 @@ impl Session {
     pub fn hang_up(&self) {
         self.output.close();
         self.error.close();
-        if let Some(group) = self.group.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            // It may have ended by itself just now.
-            let _ = killpg(group, Signal::SIGKILL);
+        // It may not have been started yet, where the machine is busy: then it ends as soon as it is.
+        if let Program::Running(group) = swap(&self.program, Program::Over) {
+            end(group);
         }
     }
+}
+
+fn swap(program: &Mutex<Program>, now: Program) -> Program {
+    std::mem::replace(&mut program.lock().unwrap_or_else(PoisonError::into_inner), now)
+}
+
+fn end(group: Pid) {
+    // It may have ended by itself just now.
+    let _ = killpg(group, Signal::SIGKILL);
 }
 
 /// The payload of an `Ack`.
@@ -105,7 +124,7 @@ struct Worker {
     sink: Sink,
     output: Arc<Credit>,
     error: Arc<Credit>,
-    group: Arc<Mutex<Option<Pid>>>,
+    program: Arc<Mutex<Program>>,
 }
 
 impl Worker {
@@ -134,8 +153,7 @@ impl Worker {
             .stderr(Stdio::piped())
             .spawn()
             .map_err(|error| format!("{program}: {error}"))?;
-        *self.group.lock().unwrap_or_else(PoisonError::into_inner) =
-            i32::try_from(child.id()).ok().map(Pid::from_raw);
+        self.running(Pid::from_raw(child.id().cast_signed()));
 
         self.feed(&mut child, input);
         let activity = Arc::new(Activity::new());
@@ -149,7 +167,7 @@ impl Worker {
         let status = child
             .wait()
             .map_err(|error| format!("waiting for {program}: {error}"))?;
-        self.group.lock().unwrap_or_else(PoisonError::into_inner).take();
+        swap(&self.program, Program::Over);
 
         activity.touch();
         while !pipes.iter().all(thread::JoinHandle::is_finished) && activity.age() < LINGER {
@@ -159,6 +177,13 @@ impl Worker {
         Ok(status
             .code()
             .unwrap_or_else(|| 128 + status.signal().unwrap_or_default()))
+    }
+
+    fn running(&self, group: Pid) {
+        if swap(&self.program, Program::Running(group)) == Program::Over {
+            swap(&self.program, Program::Over);
+            end(group);
+        }
     }
 
     /// Passes the session's input to the program, in a thread of its own: a program need not read it.
@@ -289,5 +314,31 @@ impl Drop for Busy<'_> {
     fn drop(&mut self) {
         self.0.touch();
         self.0.sending.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    /// Whoever asks may be gone before the program was started.
+    #[test]
+    fn a_program_ends_however_early_its_asker_goes() {
+        for _ in 0..50 {
+            let (ended, end) = mpsc::channel();
+            let ended = Mutex::new(ended);
+            let sink: Sink = Arc::new(move |frame| {
+                let sent = ended.lock().unwrap().send(frame.kind);
+                sent.map_err(|_| io::ErrorKind::BrokenPipe.into())
+            });
+            let request = Request {
+                target: "dom0".into(),
+                patience: Duration::ZERO,
+                action: Action::Exec(vec!["sleep".into(), "60".into()]),
+            };
+            Session::start(1, request, sink).hang_up();
+            assert_eq!(end.recv_timeout(Duration::from_secs(20)), Ok(Kind::Exit));
+        }
     }
 }

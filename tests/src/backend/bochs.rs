@@ -35,6 +35,11 @@ fn bochsrc(backend: Backend, machine: &Machine) -> String {
         Backend::BochsPackaged => "display_library: rfb, options=\"timeout=0\"",
         _ => "display_library: nogui",
     };
+    let sound = match backend {
+        // Its sound mixer, which the speaker starts, is stopped by glibc for a buffer overflow.
+        Backend::BochsPackaged => "sound: driver=dummy\nspeaker: enabled=1, mode=none",
+        _ => "",
+    };
     let Machine {
         iso,
         dom0_root,
@@ -57,6 +62,7 @@ boot: cdrom
 com1: enabled=1, mode=file, dev=xen.log
 e1000: enabled=1, mac=52:54:00:00:00:01, ethmod=slirp, script=slirp.conf
 clock: sync=slowdown, time0=utc
+{sound}
 log: bochs.log
 debug: action=ignore
 info: action=ignore
