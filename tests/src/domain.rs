@@ -15,7 +15,8 @@ const BRIDGE: &str = "xenbr0";
 pub struct DomainSpec {
     /// Its name, which is its host name too.
     pub name: String,
-    /// Path in dom0 of another kernel than Debian's cloud kernel.
+    /// A series of Debian's cloud kernels, such as `6.12.`, of which the newest boots it, in place of the kernel of its
+    /// own disk.
     pub kernel: Option<String>,
     /// Whether GRUB boots it, with the kernel of the domU's own disk in place of `kernel`. Xen's toolstack
     /// enters a kernel behind its decompressor, which is the part that moves it to a random place: only
@@ -84,6 +85,17 @@ impl DomainSpec {
         format!("/run/rig/{}.grub", self.name)
     }
 
+    /// Where in dom0 its kernel and its initramfs are.
+    pub(crate) fn boot_paths(&self) -> (String, String) {
+        match &self.kernel {
+            Some(series) => (
+                format!("/run/rig/kernel-{series}"),
+                format!("/run/rig/initramfs-{series}"),
+            ),
+            None => (KERNEL.to_owned(), INITRAMFS.to_owned()),
+        }
+    }
+
     /// Its kernel's command line.
     pub(crate) fn kernel_cmdline(&self) -> String {
         let DomainSpec { name, cmdline, .. } = self;
@@ -114,8 +126,9 @@ impl DomainSpec {
         let boot = if self.grub {
             format!("kernel = \"{}\"", self.grub_path())
         } else {
-            let (kernel, cmdline) = (self.kernel.as_deref().unwrap_or(KERNEL), self.kernel_cmdline());
-            format!("kernel = \"{kernel}\"\nramdisk = \"{INITRAMFS}\"\ncmdline = \"{cmdline}\"")
+            let (kernel, initramfs) = self.boot_paths();
+            let cmdline = self.kernel_cmdline();
+            format!("kernel = \"{kernel}\"\nramdisk = \"{initramfs}\"\ncmdline = \"{cmdline}\"")
         };
         let mut text = format!(
             r#"name = "{name}"

@@ -42,6 +42,9 @@ pub enum RigError {
         "no package source of this machine is Debian's archive; add one to /etc/apt and run `apt-get update`"
     )]
     NoMirror,
+    /// Debian's archive lacks a package that is needed, or the package lacks what is in it elsewhere.
+    #[error("package {0}")]
+    NoPackage(String),
     /// No back end works, or the one asked for does not.
     #[error("{0}")]
     Backend(String),

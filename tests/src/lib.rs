@@ -16,6 +16,7 @@ mod backend;
 mod cache;
 mod chroot;
 mod command;
+pub mod debian;
 mod domain;
 mod error;
 mod image;

@@ -469,9 +469,26 @@ impl Rig {
             let grub = image::grub_image(&folder, &initramfs, &spec.kernel_cmdline())?;
             self.write("dom0", &spec.grub_path(), 0o644, &grub)?;
         }
+        if let Some(series) = &spec.kernel {
+            self.bring_kernel(series, spec.boot_paths())?;
+        }
         let path = format!("/run/rig/{}.cfg", spec.name);
         self.write("dom0", &path, 0o644, spec.xl_config().as_bytes())?;
         self.check("dom0", &["xl", "create", "-q", &path]).map(drop)
+    }
+
+    /// Puts a kernel and its initramfs into dom0, unless they are there.
+    fn bring_kernel(&self, series: &str, (kernel, initramfs): (String, String)) -> Result<()> {
+        check_name(&series.replace('.', "-"))?;
+        if self.exec("dom0", &["test", "-e", &initramfs])?.success() {
+            return Ok(());
+        }
+        let progress = Progress::new(false);
+        let files = image::guest_kernel(series, &progress)?;
+        let agent = programs::agent(&progress)?;
+        let content = image::domu_initramfs(&files, &fs::read(&agent).at(&agent)?)?;
+        self.push(&files.kernel(), "dom0", &kernel)?;
+        self.write("dom0", &initramfs, 0o644, &content)
     }
 
     /// Runs `xl` in dom0; an exit status other than 0 is an error.

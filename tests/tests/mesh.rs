@@ -2,133 +2,13 @@
 //! policyd and xmesh on a real Xen, where things go wrong: bad input, guests that cannot be watched, guests and daemons that die.
 //! What goes right is shown and checked by `cargo xtask demo`.
 
+mod support;
+
 use std::net::Ipv4Addr;
-use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use serde_json::Value;
-use xmesh_rig::{Discard, DomainSpec, Progress, Rig, programs};
-
-type Outcome = Result<(), Box<dyn std::error::Error>>;
-
-/// The rig with a running policyd in dom0.
-struct Mesh(Rig);
-
-impl Mesh {
-    /// Puts policyd into dom0 once, and starts it unless it runs.
-    fn up() -> Result<Mesh, Box<dyn std::error::Error>> {
-        static INSTALLED: OnceLock<()> = OnceLock::new();
-        let rig = Rig::for_test()?;
-        if INSTALLED.get().is_none() {
-            // A daemon that runs would keep its file busy.
-            rig.exec("dom0", &["pkill", "-x", "policyd"])?;
-            for program in programs::build(&Progress::new(true))? {
-                let name = program
-                    .file_name()
-                    .ok_or("a program has a name")?
-                    .to_string_lossy()
-                    .into_owned();
-                let new = format!("/usr/local/bin/{name}.new");
-                rig.push(&program, "dom0", &new)?;
-                rig.check("dom0", &["mv", "-f", &new, &format!("/usr/local/bin/{name}")])?;
-            }
-            INSTALLED.get_or_init(|| ());
-        }
-        let mesh = Mesh(rig);
-        mesh.start()?;
-        Ok(mesh)
-    }
-
-    fn start(&self) -> Outcome {
-        if !self.0.exec("dom0", &["xmesh", "info"])?.success() {
-            let start = "setsid policyd >> /run/policyd.log 2>&1 < /dev/null &";
-            self.0.check("dom0", &["sh", "-c", start])?;
-        }
-        self.wait("web1 and db1 are seen by altp2m", |mesh| {
-            Ok(["web1", "db1"]
-                .iter()
-                .all(|name| mesh.mode(name).is_ok_and(|mode| mode == "altp2m")))
-        })
-    }
-
-    fn json(&self, arguments: &[&str]) -> Result<Value, Box<dyn std::error::Error>> {
-        let mut argv = vec!["xmesh", "--json"];
-        argv.extend(arguments);
-        Ok(serde_json::from_str(&self.0.check("dom0", &argv)?)?)
-    }
-
-    fn domain(&self, name: &str) -> Result<Value, Box<dyn std::error::Error>> {
-        let list = self.json(&["list"])?;
-        let found = list
-            .as_array()
-            .and_then(|all| all.iter().find(|d| d["name"] == name))
-            .cloned();
-        found.ok_or_else(|| format!("{name} is not in the list").into())
-    }
-
-    fn mode(&self, name: &str) -> Result<String, Box<dyn std::error::Error>> {
-        Ok(self.domain(name)?["mode"].as_str().unwrap_or_default().to_owned())
-    }
-
-    fn wait(&self, what: &str, is_so: impl Fn(&Mesh) -> Result<bool, Box<dyn std::error::Error>>) -> Outcome {
-        let end = Instant::now() + Duration::from_secs(180);
-        while !is_so(self).unwrap_or(false) {
-            if Instant::now() > end {
-                let log = self.0.check("dom0", &["tail", "-n", "30", "/run/policyd.log"])?;
-                return Err(format!("in vain waited for: {what}\n{log}").into());
-            }
-            std::thread::sleep(Duration::from_millis(500));
-        }
-        Ok(())
-    }
-
-    fn daemon(&self) -> Result<String, Box<dyn std::error::Error>> {
-        Ok(self
-            .0
-            .check("dom0", &["cat", "/run/policyd/lock"])?
-            .trim()
-            .to_owned())
-    }
-
-    fn guardian(&self) -> Result<u64, Box<dyn std::error::Error>> {
-        self.json(&["info"])?["guardian"]
-            .as_u64()
-            .ok_or_else(|| "no guardian".into())
-    }
-
-    fn generation(&self) -> Result<u64, Box<dyn std::error::Error>> {
-        self.json(&["info"])?["generation"]
-            .as_u64()
-            .ok_or_else(|| "no generation".into())
-    }
-
-    /// Both guests run programs.
-    fn guests_run(&self) -> Outcome {
-        for guest in ["web1", "db1"] {
-            let output = self
-                .0
-                .exec_timeout(guest, &["sh", "-c", "exec true"], Duration::from_secs(30))?;
-            assert!(output.success(), "{guest} runs nothing: {output:?}");
-        }
-        Ok(())
-    }
-
-    fn apply_text(&self, text: &str) -> Result<xmesh_rig::Output, Box<dyn std::error::Error>> {
-        self.0.write("dom0", "/tmp/test.yaml", 0o644, text.as_bytes())?;
-        Ok(self
-            .0
-            .exec("dom0", &["xmesh", "policy-apply", "/tmp/test.yaml"])?)
-    }
-}
-
-/// Ends a domain however its test ends.
-struct Domain<'a>(&'a Rig, &'a str);
-
-impl Drop for Domain<'_> {
-    fn drop(&mut self) {
-        let _ = self.0.xl(&["destroy", self.1]);
-    }
-}
+use support::{Domain, Mesh, Outcome};
+use xmesh_rig::{Discard, DomainSpec};
 
 #[test]
 #[ignore = "needs a rig: cargo xtask test"]
@@ -309,16 +189,4 @@ fn every_connect_is_told_once() -> Outcome {
     )?;
     assert_eq!(text.trim(), "200");
     Ok(())
-}
-
-impl Mesh {
-    fn probe_hits(&self, domain: &str, function: &str) -> Result<u64, Box<dyn std::error::Error>> {
-        let entry = self.domain(domain)?;
-        let probe = entry["probes"]
-            .as_array()
-            .and_then(|all| all.iter().find(|p| p["function"] == function));
-        probe
-            .and_then(|p| p["hits"].as_u64())
-            .ok_or_else(|| format!("no probe {function}").into())
-    }
 }

@@ -1,20 +1,13 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! The rig itself: what the other tests rely on.
 
+mod support;
+
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
+
+use support::{Domain, Outcome};
 use xmesh_rig::{DomainSpec, Rig};
-
-type Outcome = Result<(), Box<dyn std::error::Error>>;
-
-/// Ends a domain however its test ends.
-struct Domain<'a>(&'a Rig, &'a str);
-
-impl Drop for Domain<'_> {
-    fn drop(&mut self) {
-        let _ = self.0.xl(&["destroy", self.1]);
-    }
-}
 
 #[test]
 #[ignore = "needs a rig: cargo xtask test"]

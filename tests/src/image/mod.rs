@@ -4,10 +4,12 @@
 mod boot;
 mod cpio;
 mod grub;
+mod guest_kernel;
 mod initramfs;
 mod root;
 
 pub(crate) use boot::boot_iso;
 pub(crate) use grub::grub_image;
+pub(crate) use guest_kernel::guest_kernel;
 pub(crate) use initramfs::{dom0_initramfs, domu_initramfs};
 pub(crate) use root::{SUITE, dom0_root, domu_root};

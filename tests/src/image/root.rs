@@ -44,12 +44,20 @@ const DOMU: &[&str] = &[
     "wget",
 ];
 
+/// What a domU's first program loads.
+pub(super) const DOMU_MODULES: &str = "xen-blkfront ext4 overlay xen-netfront";
+
 /// A root file system and what is booted with it.
 pub(crate) struct Root {
     folder: PathBuf,
 }
 
 impl Root {
+    /// What lies in a folder.
+    pub(super) fn at(folder: PathBuf) -> Root {
+        Root { folder }
+    }
+
     /// The file system's image.
     pub(crate) fn image(&self) -> PathBuf {
         self.folder.join("root.img")
@@ -83,11 +91,7 @@ pub(crate) fn dom0_root(progress: &Progress) -> Result<Root> {
 
 /// Every domU: the programs whose connections tests look at, and Debian's cloud kernel.
 pub(crate) fn domu_root(progress: &Progress) -> Result<Root> {
-    let kernel = [
-        "linux-image-cloud-amd64",
-        "xen-blkfront ext4 overlay xen-netfront",
-        "",
-    ];
+    let kernel = ["linux-image-cloud-amd64", DOMU_MODULES, ""];
     let user = ["--customize-hook=chroot \"$1\" useradd --create-home --uid 1000 app"];
     root("domu", DOMU, &user, kernel, progress)
 }

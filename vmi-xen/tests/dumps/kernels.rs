@@ -12,9 +12,9 @@ use anyhow::{Context, Result, ensure};
 
 use crate::initramfs::Initramfs;
 use crate::machine::Machine;
-use crate::packages::{Apt, cache_dir, run};
 use crate::truth::Truth;
 use vmi_xen::memory::Dump;
+use xmesh_rig::debian::{Apt, find_file};
 
 /// One kernel to try, with the machine it runs on.
 #[derive(Debug, Clone, Copy)]
@@ -135,15 +135,15 @@ impl Kernel {
     fn files(&self) -> Result<(PathBuf, PathBuf)> {
         let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(|broken| broken.into_inner());
         let cache = cache_dir()?;
-        let apt = Apt::new(&cache)?;
+        let apt = Apt::open()?;
         self.files_from(&cache, &apt).or_else(|error| {
-            apt.update().context(format!("{error:?}"))?;
+            apt.update().with_context(|| format!("{error:?}"))?;
             self.files_from(&cache, &apt)
         })
     }
 
     fn files_from(&self, cache: &Path, apt: &Apt) -> Result<(PathBuf, PathBuf)> {
-        let image = apt.newest(&format!("linux-image-{}", self.series), "-cloud-amd64")?;
+        let image = apt.kernel_package(self.series)?;
         let mut hasher = DefaultHasher::new();
         (&image, self.cpu, self.cmdline, self.vcpus, INIT, WORKLOAD).hash(&mut hasher);
         let name = format!("{}{:016x}", self.series, hasher.finish());
@@ -151,11 +151,11 @@ impl Kernel {
         let truth = cache.join(format!("{name}.truth"));
         if !memory.exists() || !truth.exists() {
             let work = tempfile::tempdir_in(cache)?;
-            let (vmlinuz, modules) = kernel_files(apt, &image)?;
+            let kernel = apt.kernel(&image)?;
             let initramfs = work.path().join("initramfs");
-            fs::write(&initramfs, build_initramfs(apt, &modules, work.path())?)?;
+            fs::write(&initramfs, build_initramfs(apt, &kernel.modules, work.path())?)?;
             Machine {
-                vmlinuz: &vmlinuz,
+                vmlinuz: &kernel.vmlinuz,
                 initramfs: &initramfs,
                 cpu: self.cpu,
                 cmdline: self.cmdline,
@@ -169,50 +169,29 @@ impl Kernel {
     }
 }
 
-/// Unpacks a kernel: its vmlinuz and the directory of its modules. From 6.19 on
-/// Debian splits both out of the image package.
-fn kernel_files(apt: &Apt, image: &str) -> Result<(PathBuf, PathBuf)> {
-    let mut vmlinuz = None;
-    let mut modules = None;
-    for prefix in ["linux-image-", "linux-binary-", "linux-modules-"] {
-        let package = image.replacen("linux-image-", prefix, 1);
-        if prefix != "linux-image-" && vmlinuz.is_some() && modules.is_some() {
-            break;
-        }
-        let root = apt.unpacked(&package)?;
-        for dir in [root.clone(), root.join("usr")] {
-            vmlinuz = vmlinuz.or_else(|| find(&dir.join("boot"), &|name| name.starts_with("vmlinuz")));
-            vmlinuz = vmlinuz.or_else(|| find(&dir.join("lib/modules"), &|name| name == "vmlinuz"));
-            let candidate = dir.join("lib/modules");
-            if find(&candidate, &|name| name.starts_with("overlay.ko")).is_some() {
-                modules = Some(candidate);
-            }
-        }
-    }
-    Ok((
-        vmlinuz.with_context(|| format!("{image} holds no vmlinuz"))?,
-        modules.with_context(|| format!("{image} holds no overlay module"))?,
-    ))
+/// Where dumps are kept between runs.
+fn cache_dir() -> Result<PathBuf> {
+    let dir = xmesh_rig::cache_folder().join("dumps");
+    fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
+    Ok(dir)
 }
 
-/// First file under `dir` whose name pleases.
-fn find(dir: &Path, pleases: &dyn Fn(&str) -> bool) -> Option<PathBuf> {
-    let mut directories = vec![dir.to_owned()];
-    while let Some(dir) = directories.pop() {
-        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-            let path = entry.path();
-            if entry.file_type().is_ok_and(|t| t.is_dir()) {
-                directories.push(path);
-            } else if entry.file_name().to_str().is_some_and(pleases) {
-                return Some(path);
-            }
-        }
-    }
-    None
+/// Runs a command, or gives an error with what it printed.
+fn run(command: &mut Command) -> Result<()> {
+    let output = command
+        .output()
+        .with_context(|| format!("starting {command:?}"))?;
+    ensure!(
+        output.status.success(),
+        "{command:?}: {}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
 }
 
 fn build_initramfs(apt: &Apt, modules: &Path, work: &Path) -> Result<Vec<u8>> {
-    let busybox = find(&apt.unpacked("busybox-static")?, &|name| name == "busybox")
+    let busybox = find_file(&apt.unpacked("busybox-static")?, &|name| name == "busybox")
         .context("busybox-static holds no busybox")?;
     let mut archive = Initramfs::default();
     archive.directory("bin").directory("modules").directory("dev");
@@ -220,7 +199,7 @@ fn build_initramfs(apt: &Apt, modules: &Path, work: &Path) -> Result<Vec<u8>> {
     archive.file("init", INIT.as_bytes());
     archive.file("workload", &build_workload(work)?);
     for name in MODULES {
-        let file = find(modules, &|file| file.starts_with(&format!("{name}.ko")))
+        let file = find_file(modules, &|file| file.starts_with(&format!("{name}.ko")))
             .with_context(|| format!("no module {name} in {}", modules.display()))?;
         let content = if file.extension().is_some_and(|e| e == "xz") {
             Command::new("xz").arg("-dc").arg(&file).output()?.stdout

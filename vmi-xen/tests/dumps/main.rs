@@ -16,7 +16,6 @@ mod hostile;
 mod initramfs;
 mod kernels;
 mod machine;
-mod packages;
 mod truth;
 
 use kernels::{Loaded, selected};
