@@ -18,7 +18,7 @@ pub fn workspace() -> &'static Path {
 }
 
 /// Where cargo puts what it builds for this workspace.
-pub(crate) fn target_folder() -> PathBuf {
+pub fn target_folder() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| workspace().join("target"), |folder| workspace().join(folder))
 }

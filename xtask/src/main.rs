@@ -26,7 +26,7 @@ enum Command {
     Test(test::Options),
     /// Show the mesh at work in a rig
     Demo(demo::Options),
-    /// Measure one thing in a rig
+    /// Measure what a part costs: a table, and JSON in target/bench
     Bench(bench::Options),
 }
 
