@@ -12,7 +12,7 @@ use crossbeam_channel::{Sender, bounded};
 use netback_filter::FlowWriter;
 use policy::Protocol;
 use policyd_api::{Mode, Probe, What};
-use vmi_xen::linux::{self, SocketState};
+use vmi_xen::linux::{self, LinuxError, SocketState};
 use vmi_xen::session::{End, Inspector, Session, SessionError, Status};
 
 use crate::enforcer::Order;
@@ -101,6 +101,10 @@ fn try_watch(context: &Context, entry: &Arc<DomainEntry>) -> Result<End, Session
         sight.vcpus = inspector.vcpus();
     }
     let kernel = inspector.kernel().clone();
+    if let Err(why) = kernel.layout.sees_processes() {
+        let release = kernel.release;
+        return Err(SessionError::Blind { release, why });
+    }
     *lock(&entry.inspector) = Some(inspector);
 
     let gate = Gate::new(
@@ -174,6 +178,8 @@ fn take_stock(context: &Context, entry: &DomainEntry, beside_traps: bool) -> boo
         };
         let sockets = match inspector.sockets() {
             Ok(sockets) => sockets,
+            // A kernel that does not say how its sockets look is still known by its processes and addresses.
+            Err(LinuxError::Layout(_)) => Vec::new(),
             Err(e) => {
                 log::warn!("{}: sockets could not be read: {e}", entry.vm.name);
                 return false;

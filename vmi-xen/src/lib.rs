@@ -8,3 +8,5 @@ pub mod live;
 pub mod memory;
 pub mod observe;
 pub mod session;
+pub mod tap;
+pub mod traps;

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::kernel::{Group, Layout};
 use crate::linux::{IdentityKey, Linux, LinuxError, Process, Socket, TaskAddr};
 use crate::memory::PhysicalMemory;
 
@@ -72,6 +73,17 @@ impl Point {
             Point::Exec => "finalize_exec",
             Point::Exit => "do_exit",
             Point::Fork => "wake_up_new_task",
+        }
+    }
+
+    /// Whether what its traps are about can be read on a kernel of this layout: a trap that tells nothing only costs.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn readable(self, layout: &Layout) -> Group<()> {
+        match self {
+            Point::Connect | Point::Listen => layout.sees_sockets(),
+            Point::Exec | Point::Exit | Point::Fork => layout.sees_processes(),
         }
     }
 

@@ -12,10 +12,12 @@ use std::time::{Duration, Instant};
 use xen_bindings::{DomId, Xen, XenError, domain};
 
 use crate::altp2m::{Armed, Engine, EngineError, ProbeId, RecordError, UndoRecord};
-use crate::kernel::{Kernel, KernelError};
+use crate::kernel::{Kernel, KernelError, LayoutError};
 use crate::linux::{InterfaceAddress, Linux, LinuxError, Socket};
 use crate::live::{self, LiveMemory};
 use crate::observe::{Observer, Point, Registers, Subject, Watch};
+use crate::tap::{TapHandle, Taps};
+use crate::traps::{Degree, Traps};
 
 pub use crate::altp2m::Waker;
 
@@ -36,6 +38,14 @@ pub enum SessionError {
     /// The kernel was not recognised: it is still booting, or it is none we know.
     #[error("its kernel is not understood (yet): {0}")]
     Kernel(#[from] KernelError),
+    /// The kernel was recognised, but not what its structures look like.
+    #[error("its kernel {release} is known, its processes are not: {why}")]
+    Blind {
+        /// As `uname -r` prints it.
+        release: String,
+        /// What is missing.
+        why: LayoutError,
+    },
     /// Traps cannot be had.
     #[error("no traps: {0}")]
     Engine(#[from] EngineError),
@@ -57,7 +67,7 @@ impl SessionError {
     /// Whether trying again is pointless while domain and host stay as they are.
     pub fn is_permanent(&self) -> bool {
         match self {
-            SessionError::NotHvm => true,
+            SessionError::NotHvm | SessionError::Blind { .. } => true,
             SessionError::Engine(e) => matches!(
                 e,
                 EngineError::NotHvm(_)
@@ -210,7 +220,9 @@ impl Inspector {
 
 /// A domain with probes in it. Dropping it frees the guest.
 pub struct Session<O> {
-    engine: Engine,
+    engine: Box<dyn Traps>,
+    taps: Taps,
+    handle: TapHandle,
     linux: Linux<LiveMemory>,
     watch: Watch,
     observer: O,
@@ -242,12 +254,12 @@ impl<O: Observer> Session<O> {
         let xen = Xen::open()?;
         let linux = Linux::new(LiveMemory::new(&xen, domid), kernel);
         let record = UndoRecord::open(undo_dir, domid)?;
-        let mut engine = Engine::attach(&xen, domid, record)?;
+        let mut engine: Box<dyn Traps> = Box::new(Engine::attach(&xen, domid, record)?);
         let probes: Vec<Probe> = Point::ALL
             .into_iter()
             .map(|point| Probe {
                 point,
-                armed: arm(&mut engine, &linux, point),
+                armed: arm(&mut *engine, &linux, point),
                 hits: 0,
             })
             .collect();
@@ -255,8 +267,11 @@ impl<O: Observer> Session<O> {
             let why = probes.into_iter().find_map(|p| p.armed.err()).unwrap_or_default();
             return Err(SessionError::NoProbe(why));
         }
+        let (handle, requests) = TapHandle::new(engine.waker());
         Ok(Session {
             engine,
+            taps: Taps::new(requests),
+            handle,
             linux,
             watch: Watch::default(),
             observer,
@@ -270,6 +285,16 @@ impl<O: Observer> Session<O> {
     /// Wakes [`Session::run`] from another thread.
     pub fn waker(&self) -> Waker {
         self.engine.waker()
+    }
+
+    /// By which other threads hand in probes of their own.
+    pub fn taps(&self) -> TapHandle {
+        self.handle.clone()
+    }
+
+    /// How the probes are put into the guest.
+    pub fn degree(&self) -> Degree {
+        self.engine.degree()
     }
 
     /// What was done so far.
@@ -313,8 +338,10 @@ impl<O: Observer> Session<O> {
             if stop() {
                 return Ok(End::Stopped);
             }
+            self.taps.settle(&mut *self.engine, &self.linux)?;
             let Session {
                 engine,
+                taps,
                 linux,
                 watch,
                 observer,
@@ -323,6 +350,9 @@ impl<O: Observer> Session<O> {
                 ..
             } = self;
             engine.poll(WAIT, &mut |id, trap| {
+                if taps.fire(id, trap, linux, watch) {
+                    return;
+                }
                 let Some(probe) = probes.iter_mut().find(|p| self::id(p.point) == id) else {
                     return;
                 };
@@ -339,6 +369,7 @@ impl<O: Observer> Session<O> {
                 next_report = Instant::now() + STATUS_PERIOD;
                 report(&self.status());
                 self.engine.audit()?;
+                self.taps.tick();
                 match domain::info(&self.xen, self.domid)? {
                     Some(info) if !info.dying && info.shutdown.is_none() => {}
                     _ => return Ok(End::Gone),
@@ -348,9 +379,12 @@ impl<O: Observer> Session<O> {
     }
 }
 
-fn arm(engine: &mut Engine, linux: &Linux<LiveMemory>, point: Point) -> Result<Armed, String> {
+fn arm(engine: &mut dyn Traps, linux: &Linux<LiveMemory>, point: Point) -> Result<Armed, String> {
     let function = point.function();
     let kernel = linux.kernel();
+    if let Err(why) = point.readable(&kernel.layout) {
+        return Err(why.to_string());
+    }
     let va = kernel
         .symbols
         .address(function)

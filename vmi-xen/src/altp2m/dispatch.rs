@@ -26,6 +26,7 @@ use super::{
     wait::{Woken, sleep},
 };
 use crate::memory::CpuState;
+use crate::traps::Handler;
 
 /// How often to ask whether a silent domain still exists.
 const ALIVE_EVERY: Duration = Duration::from_secs(1);
@@ -72,9 +73,6 @@ pub(super) enum Step {
     /// To carry out an access to a shadowed page.
     Access,
 }
-
-/// The handler of traps.
-type Handler<'h> = dyn FnMut(ProbeId, &Trap<'_>) + 'h;
 
 impl Engine {
     /// Waits up to `timeout` for events and serves all that are there. Returns

@@ -22,6 +22,7 @@ use super::{
     undo::{self, undo},
     wait::Spin,
 };
+use crate::traps::{Degree, Handler, Traps};
 
 /// How an engine goes about its work.
 #[derive(Debug, Clone, Copy)]
@@ -144,15 +145,25 @@ impl Engine {
     /// # Errors
     /// Where the address cannot hold a probe, or no shadow page is to be had.
     pub fn arm(&mut self, id: ProbeId, va: u64, pa: u64) -> Result<Armed, EngineError> {
-        let (gfn, mut offset) = (pa / PAGE_SIZE as u64, (pa % PAGE_SIZE as u64) as usize);
-        let mut va = va;
-        if starts_with_endbr(&self.xen, self.domid, gfn, offset)? {
-            offset += ENDBR64.len();
-            va = va.wrapping_add(ENDBR64.len() as u64);
+        let (gfn, offset) = (pa / PAGE_SIZE as u64, (pa % PAGE_SIZE as u64) as usize);
+        if !starts_with_endbr(&self.xen, self.domid, gfn, offset)? {
+            return self.arm_at(id, va, pa);
         }
-        if offset >= PAGE_SIZE {
+        let behind = ENDBR64.len() as u64;
+        let va = va.wrapping_add(behind);
+        // Where the next page is in memory is for the caller to say.
+        if offset + ENDBR64.len() >= PAGE_SIZE {
             return Err(EngineError::PageEnd(va));
         }
+        self.arm_at(id, va, pa + behind)
+    }
+
+    /// Puts a probe on the very instruction at `va`, which must not be an `endbr64`.
+    ///
+    /// # Errors
+    /// As [`Self::arm`].
+    pub fn arm_at(&mut self, id: ProbeId, va: u64, pa: u64) -> Result<Armed, EngineError> {
+        let (gfn, offset) = (pa / PAGE_SIZE as u64, (pa % PAGE_SIZE as u64) as usize);
         let taken = self.shadows.values().any(|shadow| shadow.has(id))
             || self
                 .shadows
@@ -302,6 +313,40 @@ impl Engine {
         self.record.update(|applied| applied.shadow_slots |= 1 << slot)?;
         memory::populate(&self.xen, self.domid, frame)?;
         Ok(())
+    }
+}
+
+impl Traps for Engine {
+    fn degree(&self) -> Degree {
+        Degree::Altp2m
+    }
+
+    fn arm(&mut self, id: ProbeId, va: u64, pa: u64) -> Result<Armed, EngineError> {
+        Engine::arm(self, id, va, pa)
+    }
+
+    fn arm_at(&mut self, id: ProbeId, va: u64, pa: u64) -> Result<Armed, EngineError> {
+        Engine::arm_at(self, id, va, pa)
+    }
+
+    fn disarm(&mut self, id: ProbeId) -> Result<(), EngineError> {
+        Engine::disarm(self, id)
+    }
+
+    fn poll(&mut self, timeout: Duration, handler: &mut Handler<'_>) -> Result<usize, EngineError> {
+        Engine::poll(self, timeout, handler)
+    }
+
+    fn audit(&mut self) -> Result<(), EngineError> {
+        Engine::audit(self)
+    }
+
+    fn stats(&self) -> Stats {
+        Engine::stats(self)
+    }
+
+    fn waker(&self) -> Waker {
+        Engine::waker(self)
     }
 }
 

@@ -90,6 +90,9 @@ pub enum EngineError {
         #[source]
         source: XenError,
     },
+    /// The kernel has no memory mapped at the address.
+    #[error("nothing is mapped at {0:#x}")]
+    NotMapped(u64),
     /// The instruction to be probed lies over the end of the page.
     #[error("the function at {0:#x} starts too near the end of its page")]
     PageEnd(u64),

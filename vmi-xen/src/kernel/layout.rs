@@ -404,6 +404,22 @@ impl Layout {
         }
     }
 
+    /// Whether processes can be told: without that a guest is seen by its name and ports alone.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn sees_processes(&self) -> Group<()> {
+        self.task.clone().and(self.cred.clone()).map(drop)
+    }
+
+    /// Whether sockets can be read.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn sees_sockets(&self) -> Group<()> {
+        self.sees_processes().and(self.sock.clone()).map(drop)
+    }
+
     /// What this kernel lacks, one line each: the capability and why. Empty if
     /// everything is understood. `pcpu_hot` is left out: most kernels have none.
     pub fn gaps(&self) -> Vec<(&'static str, LayoutError)> {
