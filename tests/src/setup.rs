@@ -9,14 +9,15 @@ use std::process::Command;
 /// To make the rig's images.
 pub const IMAGES: &[&str] = &[
     "e2fsprogs",
+    "busybox-static",
     "grub-common",
-    "grub-pc-bin",
     "grub-xen-bin",
+    "isolinux",
     "kmod",
     "mmdebstrap",
-    "mtools",
-    "busybox-static",
+    "syslinux-common",
     "xorriso",
+    "xz-utils",
 ];
 /// To build Bochs from Debian's source, and to run it.
 pub const BOCHS_BUILT: &[&str] = &[

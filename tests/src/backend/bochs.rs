@@ -35,11 +35,6 @@ fn bochsrc(backend: Backend, machine: &Machine) -> String {
         Backend::BochsPackaged => "display_library: rfb, options=\"timeout=0\"",
         _ => "display_library: nogui",
     };
-    let bios = match backend {
-        // With the newer one GRUB loses its way in Bochs 2.7.
-        Backend::BochsPackaged => "BIOS-bochs-legacy",
-        _ => "BIOS-bochs-latest",
-    };
     let sound = match backend {
         // Its sound mixer, which the speaker starts, is stopped by glibc for a buffer overflow.
         Backend::BochsPackaged => "sound: driver=dummy\nspeaker: enabled=1, mode=none",
@@ -55,7 +50,7 @@ fn bochsrc(backend: Backend, machine: &Machine) -> String {
         r#"{display}
 cpu: model=corei7_skylake_x, count=1, ips={INSTRUCTIONS_PER_SECOND}, reset_on_triple_fault=0, ignore_bad_msrs=1
 memory: guest={MEMORY}, host={MEMORY}
-romimage: file=/usr/share/bochs/{bios}
+romimage: file=/usr/share/bochs/BIOS-bochs-latest
 vgaromimage: file=/usr/share/vgabios/vgabios.bin
 pci: enabled=1, chipset=i440fx
 ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14
