@@ -45,8 +45,9 @@ pub const PROGRAMS: &[&str] = &[
     "linux-libc-dev",
 ];
 
-/// What the tests need beside [`PROGRAMS`]: network namespaces, and an emulator that makes dumps of real kernels.
-pub const TESTS: &[&str] = &["ethtool", "iproute2", "qemu-system-x86", "xz-utils"];
+/// What the tests need beside [`PROGRAMS`]: network namespaces, an emulator that makes dumps of real kernels, and
+/// strace as the measure of traces.
+pub const TESTS: &[&str] = &["ethtool", "iproute2", "qemu-system-x86", "strace", "xz-utils"];
 
 /// Installs what is missing of `packages`, as root; else says what is missing.
 pub fn ensure(packages: &[&str], progress: &Progress) -> Result<()> {

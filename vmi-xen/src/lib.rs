@@ -8,5 +8,6 @@ pub mod live;
 pub mod memory;
 pub mod observe;
 pub mod session;
+pub mod syscall;
 pub mod tap;
 pub mod traps;

@@ -16,6 +16,7 @@ mod hostile;
 mod initramfs;
 mod kernels;
 mod machine;
+mod syscalls;
 mod truth;
 
 use kernels::{Loaded, selected};
@@ -35,6 +36,7 @@ fn engine_agrees_with_the_guests_own_proc() {
         compare::symbols(&linux, &truth);
         compare::processes(&linux, &truth);
         compare::addresses(&linux, &truth);
+        syscalls::entries(&&dump, linux.kernel());
         for cpu in dump.cpus() {
             linux.prove_current(cpu).expect("current task");
         }
