@@ -26,7 +26,7 @@ pub struct DomainSpec {
     pub memory: u32,
     /// Virtual processors; the rig lowers it to what its back end can carry.
     pub vcpus: u32,
-    /// Whether it is created with `altp2m="external"`.
+    /// Whether it is created with `altp2m="external"`; the rig leaves it out where Xen has none.
     pub altp2m: bool,
     /// Its address in 10.0.0.0/24; without one it has no vif.
     pub ip: Option<Ipv4Addr>,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-only
-//! Nested Xen as a test rig: a machine run by KVM or Bochs, Xen with altp2m on it, dom0 and two PVH
-//! domUs, and a way to run programs in each of them that needs no network of theirs.
+//! Nested Xen as a test rig: a machine run by KVM or Bochs, Xen on it (with altp2m, unless the machine is to have an AMD processor),
+//! dom0 and two PVH domUs, and a way to run programs in each of them that needs no network of theirs.
 //!
 //! ```no_run
 //! # fn main() -> xmesh_rig::Result<()> {
@@ -27,7 +27,7 @@ pub mod setup;
 mod state;
 
 pub use agent::client::{Discard, Output as Sink, Sender, SessionError};
-pub use backend::Backend;
+pub use backend::{Backend, Cpu};
 pub use cache::folder as cache_folder;
 pub use domain::DomainSpec;
 pub use error::{Result, RigError};

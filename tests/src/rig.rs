@@ -4,7 +4,7 @@
 use crate::agent::CONSOLE_LOGS;
 use crate::agent::client::{Output as Sink, Sender, Session, SessionError};
 use crate::agent::request::{Action, Request};
-use crate::backend::{Backend, Emulator, Machine};
+use crate::backend::{Backend, Cpu, Emulator, Machine};
 use crate::domain::{DomainSpec, check_name};
 use crate::error::{At, Result, RigError};
 use crate::image;
@@ -33,6 +33,8 @@ pub struct RigConfig {
     pub name: String,
     /// The back end; the best that works if none is named.
     pub backend: Option<Backend>,
+    /// Whose processor the machine has.
+    pub cpu: Cpu,
     /// vCPUs of the domUs; as many as the back end carries if not given.
     pub vcpus: Option<u32>,
     /// Whether to say nothing while it comes up.
@@ -44,6 +46,7 @@ impl Default for RigConfig {
         RigConfig {
             name: "default".to_owned(),
             backend: None,
+            cpu: Cpu::default(),
             vcpus: None,
             quiet: false,
         }
@@ -158,11 +161,22 @@ impl Rig {
         check_name(&config.name)?;
         let progress = Progress::new(config.quiet);
         if let Ok(rig) = Rig::attach(&config.name) {
+            if rig.cpu() != config.cpu {
+                return Err(RigError::Backend(format!(
+                    "rig {} is up with an {} processor: end it, or name another",
+                    rig.name(),
+                    rig.cpu()
+                )));
+            }
             progress.say(format!("rig {} is up already ({})", rig.name(), rig.backend()));
             return Ok(rig);
         }
-        let emulator = Emulator::ready(config.backend, &progress)?;
-        progress.say(format!("back end: {}", emulator.backend()));
+        let emulator = Emulator::ready(config.backend, config.cpu, &progress)?;
+        progress.say(format!(
+            "back end: {}, {} processor",
+            emulator.backend(),
+            config.cpu
+        ));
         let (rig, mut child) = Rig::start(config, &emulator, &progress)?;
         let outcome = rig.boot(&mut child, &progress);
         if outcome.is_err() && !matches!(outcome, Err(RigError::EmulatorEnded(_))) {
@@ -219,6 +233,7 @@ impl Rig {
         let state = State {
             name: config.name.clone(),
             backend,
+            cpu: config.cpu,
             vcpus: config.vcpus.unwrap_or_else(|| backend.vcpus()),
             pid: child.id(),
             began: process_start(child.id()).unwrap_or_default(),
@@ -302,6 +317,11 @@ impl Rig {
     /// Its back end.
     pub fn backend(&self) -> Backend {
         self.state.backend
+    }
+
+    /// Whose processor its machine has.
+    pub fn cpu(&self) -> Cpu {
+        self.state.cpu
     }
 
     /// vCPUs that a domU of this rig can have at most.
@@ -459,6 +479,7 @@ impl Rig {
         check_name(&spec.name)?;
         let spec = DomainSpec {
             vcpus: spec.vcpus.min(self.state.vcpus),
+            altp2m: spec.altp2m && self.state.cpu.has_altp2m(),
             ..spec.clone()
         };
         if spec.grub {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! What is on disk about a rig that is up: enough for another process to use and to end it.
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Cpu};
 use crate::cache;
 use crate::domain::check_name;
 use crate::error::{At, Result, RigError};
@@ -13,6 +13,7 @@ use std::path::PathBuf;
 pub(crate) struct State {
     pub(crate) name: String,
     pub(crate) backend: Backend,
+    pub(crate) cpu: Cpu,
     /// vCPUs that a domU of this rig may have at most.
     pub(crate) vcpus: u32,
     /// The emulator's process.
@@ -38,13 +39,14 @@ impl State {
         let path = self.folder().join("state");
         let State {
             backend,
+            cpu,
             vcpus,
             pid,
             began,
             port,
             ..
         } = self;
-        fs::write(&path, format!("{backend} {vcpus} {pid} {began} {port}\n")).at(&path)
+        fs::write(&path, format!("{backend} {vcpus} {pid} {began} {port} {cpu}\n")).at(&path)
     }
 
     /// The rig of that name, if its emulator runs.
@@ -86,6 +88,8 @@ impl State {
             pid: words.next()?.parse().ok()?,
             began: words.next()?.parse().ok()?,
             port: words.next()?.parse().ok()?,
+            // Rigs brought up before there was a choice do not say.
+            cpu: words.next().map_or(Some(Cpu::Intel), |word| word.parse().ok())?,
         })
     }
 }
@@ -107,7 +111,8 @@ mod tests {
 
     #[test]
     fn a_state_that_is_cut_off_is_no_rig() {
-        assert!(State::parse("x", "bochs 2 17 4711 7700\n").is_some());
+        assert!(State::parse("x", "bochs 2 17 4711 7700 amd\n").is_some_and(|state| state.cpu == Cpu::Amd));
+        assert!(State::parse("x", "bochs 2 17 4711 7700 zilog\n").is_none());
         assert!(State::parse("x", "bochs 2 17 4711").is_none());
         assert!(State::parse("x", "abacus 2 17 4711 7700").is_none());
     }

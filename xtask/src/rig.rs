@@ -5,7 +5,7 @@ use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use xmesh_rig::{Backend, Rig, RigConfig};
+use xmesh_rig::{Backend, Cpu, Rig, RigConfig};
 
 /// Which rig.
 #[derive(Args)]
@@ -25,6 +25,9 @@ pub enum Command {
         /// kvm, bochs or bochs-packaged [default: the first that works]
         #[arg(long)]
         backend: Option<Backend>,
+        /// intel (altp2m) or amd (int3 in guest memory)
+        #[arg(long, default_value_t)]
+        cpu: Cpu,
         /// vCPUs of the domUs [default: what the back end carries, at most 2]
         #[arg(long)]
         vcpus: Option<u32>,
@@ -83,19 +86,22 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Up {
             which,
             backend,
+            cpu,
             vcpus,
         } => {
             let config = RigConfig {
                 name: which.name,
                 backend,
+                cpu,
                 vcpus,
                 quiet: false,
             };
             let rig = Rig::up(&config)?;
             println!(
-                "rig {} is up ({}, logs in {})",
+                "rig {} is up ({}, {} processor, logs in {})",
                 rig.name(),
                 rig.backend(),
+                rig.cpu(),
                 rig.folder().display()
             );
         }
@@ -125,21 +131,21 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
 
 fn list() -> anyhow::Result<()> {
     println!(
-        "{:<12} {:<15} {:<12} {:>4} {:>6} {:>6}  STATE",
-        "RIG", "BACKEND", "DOMAIN", "ID", "MEM", "VCPUS"
+        "{:<12} {:<15} {:<6} {:<12} {:>4} {:>6} {:>6}  STATE",
+        "RIG", "BACKEND", "CPU", "DOMAIN", "ID", "MEM", "VCPUS"
     );
     for rig in Rig::all() {
-        let (name, backend) = (rig.name(), rig.backend().to_string());
+        let (name, backend, cpu) = (rig.name(), rig.backend().to_string(), rig.cpu().to_string());
         match rig.domains() {
             Ok(domains) => {
                 for d in domains {
                     println!(
-                        "{name:<12} {backend:<15} {:<12} {:>4} {:>6} {:>6}  {}",
+                        "{name:<12} {backend:<15} {cpu:<6} {:<12} {:>4} {:>6} {:>6}  {}",
                         d.name, d.id, d.memory, d.vcpus, d.state
                     );
                 }
             }
-            Err(error) => println!("{name:<12} {backend:<15} {error}"),
+            Err(error) => println!("{name:<12} {backend:<15} {cpu:<6} {error}"),
         }
     }
     Ok(())

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! The configuration of Bochs.
 
-use super::{Backend, MEMORY, Machine};
+use super::{Backend, Cpu, MEMORY, Machine};
 use crate::agent::{DOM0_ADDRESS, DOM0_PORT};
 use crate::error::{At, Result};
 use std::fs;
@@ -13,12 +13,12 @@ use std::process::Command;
 /// `sleep 10` in an idle rig is over before the host's packet has arrived.
 const INSTRUCTIONS_PER_SECOND: u64 = 200_000_000;
 
-pub(super) fn configure(command: &mut Command, backend: Backend, machine: &Machine) -> Result<()> {
+pub(super) fn configure(command: &mut Command, backend: Backend, cpu: Cpu, machine: &Machine) -> Result<()> {
     let write = |name: &str, text: String| {
         let path = machine.folder.join(name);
         fs::write(&path, text).at(&path)
     };
-    write("bochsrc", bochsrc(backend, machine))?;
+    write("bochsrc", bochsrc(backend, cpu, machine))?;
     write("slirp.conf", slirp(machine.port))?;
     command.args(["-q", "-f", "bochsrc"]);
     if backend == Backend::BochsPackaged {
@@ -29,7 +29,7 @@ pub(super) fn configure(command: &mut Command, backend: Backend, machine: &Machi
     Ok(())
 }
 
-fn bochsrc(backend: Backend, machine: &Machine) -> String {
+fn bochsrc(backend: Backend, cpu: Cpu, machine: &Machine) -> String {
     let display = match backend {
         // The only display of Debian's Bochs that needs no screen; it is not to wait for a viewer.
         Backend::BochsPackaged => "display_library: rfb, options=\"timeout=0\"",
@@ -48,7 +48,7 @@ fn bochsrc(backend: Backend, machine: &Machine) -> String {
     } = machine;
     format!(
         r#"{display}
-cpu: model=corei7_skylake_x, count=1, ips={INSTRUCTIONS_PER_SECOND}, reset_on_triple_fault=0, ignore_bad_msrs=1
+cpu: model={model}, count=1, ips={INSTRUCTIONS_PER_SECOND}, reset_on_triple_fault=0, ignore_bad_msrs=1
 memory: guest={MEMORY}, host={MEMORY}
 romimage: file=/usr/share/bochs/BIOS-bochs-latest
 vgaromimage: file=/usr/share/vgabios/vgabios.bin
@@ -69,6 +69,7 @@ info: action=ignore
 error: action=ignore
 panic: action=fatal
 "#,
+        model = cpu.bochs_model(),
         dom0 = dom0_root.display(),
         domu = domu_root.display(),
         iso = iso.display(),

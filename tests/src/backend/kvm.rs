@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-only
-//! QEMU with KVM and nested VMX.
+//! QEMU with KVM and nested VMX or SVM.
 
-use super::{MEMORY, Machine};
+use super::{Cpu, MEMORY, Machine};
 use crate::agent::{DOM0_ADDRESS, DOM0_PORT};
 use crate::command::run;
 use crate::error::{Result, RigError};
@@ -11,35 +11,32 @@ use std::process::Command;
 pub(super) const PROGRAM: &str = "qemu-system-x86_64";
 
 /// What can be known before QEMU is installed.
-pub(super) fn cheap_probe() -> Result<()> {
-    let has_vmx = fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| {
+pub(super) fn cheap_probe(cpu: Cpu) -> Result<()> {
+    let (flag, module) = (cpu.flag(), cpu.kvm_module());
+    let has_flag = fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| {
         text.lines()
             .find(|line| line.starts_with("flags"))
-            .is_some_and(|flags| flags.split_whitespace().any(|flag| flag == "vmx"))
+            .is_some_and(|flags| flags.split_whitespace().any(|word| word == flag))
     });
-    if !has_vmx {
-        return refuse("this machine's processor shows no vmx (/proc/cpuinfo)");
+    if !has_flag {
+        return refuse(format!(
+            "this machine's processor shows no {flag} (/proc/cpuinfo)"
+        ));
     }
-    let nested = fs::read_to_string("/sys/module/kvm_intel/parameters/nested");
+    let nested = fs::read_to_string(format!("/sys/module/{module}/parameters/nested"));
     if !nested.is_ok_and(|value| matches!(value.trim(), "Y" | "1")) {
-        return refuse("kvm_intel is not there or not nested (modprobe kvm_intel nested=1)");
+        return refuse(format!(
+            "{module} is not there or not nested (modprobe {module} nested=1)"
+        ));
     }
     Ok(())
 }
 
-/// Whether KVM really gives a guest VMX: QEMU refuses to start if not, by `enforce`.
-pub(super) fn probe() -> Result<()> {
+/// Whether KVM really gives a guest VMX or SVM: QEMU refuses to start if not, by `enforce`.
+pub(super) fn probe(cpu: Cpu) -> Result<()> {
     let mut command = Command::new(PROGRAM);
-    command.args([
-        "-accel",
-        "kvm",
-        "-cpu",
-        "host,+vmx,enforce",
-        "-machine",
-        "q35",
-        "-m",
-        "64",
-    ]);
+    command.args(["-accel", "kvm", "-machine", "q35", "-m", "64"]);
+    command.args(["-cpu", &format!("host,+{},enforce", cpu.flag())]);
     command.args(["-nodefaults", "-display", "none", "-no-reboot"]);
     // No disk and no network: the BIOS finds nothing to boot and, so asked, restarts, which ends it.
     command.args(["-boot", "reboot-timeout=0"]);
@@ -50,11 +47,11 @@ pub(super) fn probe() -> Result<()> {
         .map_err(|error| RigError::Backend(error.to_string()))
 }
 
-fn refuse(why: &str) -> Result<()> {
-    Err(RigError::Backend(why.to_owned()))
+fn refuse(why: String) -> Result<()> {
+    Err(RigError::Backend(why))
 }
 
-pub(super) fn configure(command: &mut Command, machine: &Machine) {
+pub(super) fn configure(command: &mut Command, cpu: Cpu, machine: &Machine) {
     let disk = |path: &std::path::Path, index: u8| {
         format!(
             "file={},format=raw,if=ide,index={index},snapshot=on",
@@ -62,16 +59,8 @@ pub(super) fn configure(command: &mut Command, machine: &Machine) {
         )
     };
     command
-        .args([
-            "-accel",
-            "kvm",
-            "-cpu",
-            "host,+vmx",
-            "-machine",
-            "pc",
-            "-smp",
-            "2",
-        ])
+        .args(["-accel", "kvm", "-machine", "pc", "-smp", "2"])
+        .args(["-cpu", &format!("host,+{}", cpu.flag())])
         .args(["-m", &MEMORY.to_string()])
         .args(["-nodefaults", "-display", "none"])
         .args(["-serial", "file:xen.log"])

@@ -3,21 +3,23 @@
 
 mod bochs;
 mod bochs_build;
+mod cpu;
 mod kvm;
 
 use crate::command::run;
 use crate::error::{At, Result, RigError};
 use crate::progress::Progress;
 use crate::setup;
+pub use cpu::Cpu;
 use std::fmt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::str::FromStr;
 
-/// A way to run Xen with VMX and EPT.
+/// A way to run Xen with hardware virtualisation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backend {
-    /// QEMU with KVM and nested VMX: the processor itself.
+    /// QEMU with KVM and nested VMX or SVM: the processor itself.
     Kvm,
     /// Bochs 3.0 built here, with two faults mended.
     Bochs,
@@ -28,6 +30,7 @@ pub enum Backend {
 /// A back end ready to be started: its programs are there.
 pub(crate) struct Emulator {
     backend: Backend,
+    cpu: Cpu,
     program: PathBuf,
 }
 
@@ -92,46 +95,54 @@ impl FromStr for Backend {
 
 impl Emulator {
     /// Makes a back end ready: the one asked for, else the first that proves to work.
-    pub(crate) fn ready(wanted: Option<Backend>, progress: &Progress) -> Result<Emulator> {
+    pub(crate) fn ready(wanted: Option<Backend>, cpu: Cpu, progress: &Progress) -> Result<Emulator> {
         match wanted {
-            Some(Backend::Kvm) => Emulator::kvm(progress),
-            Some(Backend::Bochs) => Emulator::bochs(progress),
-            Some(Backend::BochsPackaged) => Emulator::bochs_packaged(progress),
-            None => Emulator::kvm(progress)
+            Some(Backend::Kvm) => Emulator::kvm(cpu, progress),
+            Some(Backend::Bochs) => Emulator::bochs(cpu, progress),
+            Some(Backend::BochsPackaged) => Emulator::bochs_packaged(cpu, progress),
+            None => Emulator::kvm(cpu, progress)
                 .or_else(|reason| {
                     progress.say(format!("not KVM: {reason}"));
-                    Emulator::bochs(progress)
+                    Emulator::bochs(cpu, progress)
                 })
                 .or_else(|reason| {
                     progress.say(format!("not our own Bochs: {reason}"));
-                    Emulator::bochs_packaged(progress)
+                    Emulator::bochs_packaged(cpu, progress)
                 }),
         }
     }
 
-    fn kvm(progress: &Progress) -> Result<Emulator> {
-        kvm::cheap_probe()?;
+    fn kvm(cpu: Cpu, progress: &Progress) -> Result<Emulator> {
+        kvm::cheap_probe(cpu)?;
         setup::ensure(setup::QEMU, progress)?;
-        kvm::probe()?;
+        kvm::probe(cpu)?;
         Ok(Emulator {
             backend: Backend::Kvm,
+            cpu,
             program: kvm::PROGRAM.into(),
         })
     }
 
-    fn bochs(progress: &Progress) -> Result<Emulator> {
+    fn bochs(cpu: Cpu, progress: &Progress) -> Result<Emulator> {
         setup::ensure(setup::BOCHS_BUILT, progress)?;
         Ok(Emulator {
             backend: Backend::Bochs,
+            cpu,
             program: bochs_build::program(progress)?,
         })
     }
 
-    fn bochs_packaged(progress: &Progress) -> Result<Emulator> {
+    fn bochs_packaged(cpu: Cpu, progress: &Progress) -> Result<Emulator> {
+        if cpu == Cpu::Amd {
+            return Err(RigError::Backend(
+                "Debian's Bochs starves Xen on an AMD processor: use bochs or kvm".to_owned(),
+            ));
+        }
         setup::ensure(setup::BOCHS_PACKAGED, progress)?;
         run(Command::new("bochs").arg("--help"))?;
         Ok(Emulator {
             backend: Backend::BochsPackaged,
+            cpu,
             program: "bochs".into(),
         })
     }
@@ -145,9 +156,9 @@ impl Emulator {
         use std::os::unix::process::CommandExt;
         let mut command = Command::new(&self.program);
         match self.backend {
-            Backend::Kvm => kvm::configure(&mut command, machine),
+            Backend::Kvm => kvm::configure(&mut command, self.cpu, machine),
             Backend::Bochs | Backend::BochsPackaged => {
-                bochs::configure(&mut command, self.backend, machine)?;
+                bochs::configure(&mut command, self.backend, self.cpu, machine)?;
             }
         }
         let log_path = machine.folder.join("emulator.log");
