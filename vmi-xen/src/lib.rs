@@ -2,6 +2,7 @@
 //! Introspection of Linux guests from dom0, with no profile and no agent
 
 pub mod altp2m;
+pub mod integrity;
 pub mod kernel;
 pub mod linux;
 pub mod live;

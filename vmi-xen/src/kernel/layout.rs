@@ -307,6 +307,125 @@ offsets! {
     }
 }
 
+offsets! {
+    /// Other ways to a task than the list of all processes: what a rootkit that
+    /// takes a task off that list must also think of.
+    KinshipOffsets {
+        children: u64 = "task_struct.children",
+        sibling: u64 = "task_struct.sibling",
+        exit_state: u64 = "task_struct.exit_state",
+    }
+}
+
+offsets! {
+    /// The table of PIDs: an XArray of `struct pid`, each with its tasks.
+    PidTableOffsets {
+        /// From a PID namespace.
+        xa_head: u64 = "pid_namespace.idr.idr_rt.xa_head",
+        /// Of a node: how many low bits of the index lie below it.
+        node_shift: u64 = "xa_node.shift",
+        node_slots: PointerArray = "xa_node.slots",
+        /// A list head for each kind of PID; the first kind is the thread's own.
+        pid_tasks: u64 = "pid.tasks",
+        pid_links: u64 = "task_struct.pid_links",
+    }
+}
+
+offsets! {
+    /// Run queues: what runs, and what waits for a CPU.
+    RunQueueOffsets {
+        curr: u64 = "rq.curr",
+        idle: u64 = "rq.idle",
+        cfs_tasks: u64 = "rq.cfs_tasks",
+        group_node: u64 = "task_struct.se.group_node",
+    }
+}
+
+offsets! {
+    /// Loaded modules: their list, their objects in sysfs, the tree of their
+    /// addresses.
+    ModuleOffsets {
+        list: u64 = "module.list",
+        name: u64 = "module.name",
+        state: u64 = "module.state",
+        kset_list: u64 = "kset.list",
+        kobj_entry: u64 = "kobject.entry",
+        mkobj_kobj: u64 = "module_kobject.kobj",
+        mkobj_mod: u64 = "module_kobject.mod",
+        tree: u64 = "mod_tree_root.root.tree",
+        mtn_mod: u64 = "mod_tree_node.mod",
+        mtn_node: u64 = "mod_tree_node.node",
+        rb_right: u64 = "rb_node.rb_right",
+        rb_left: u64 = "rb_node.rb_left",
+    }
+}
+
+/// Where a module says which memory is its own: one area up to 6.3, an array of
+/// them since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ModuleMemory {
+    /// Offset of the first area in `struct module`.
+    pub first: u64,
+    /// Bytes from one area to the next.
+    pub stride: u64,
+    /// Number of areas.
+    pub count: u32,
+    /// Offset of the area's address in it.
+    pub base: u64,
+    /// Offset of its length in bytes, 32 bits wide.
+    pub size: u64,
+}
+
+impl ModuleMemory {
+    fn resolve(btf: &Btf<'_>) -> Group<Self> {
+        let (areas, kind) = match btf.member("module.mem") {
+            Ok(areas) => (areas, "module_memory"),
+            Err(_) => (btf.member("module.core_layout")?, "module_layout"),
+        };
+        let of = |member: &str| btf.member(&format!("{kind}.{member}"));
+        Ok(Self {
+            first: u64::from(areas.offset),
+            stride: u64::from(areas.size / areas.count.max(1)),
+            count: areas.count,
+            base: u64::from(of("base")?.offset),
+            size: u64::from(of("size")?.offset),
+        })
+    }
+}
+
+offsets! {
+    /// Symbols of code that BPF made: programs, trampolines, dispatchers.
+    BpfSymbolOffsets {
+        lnode: u64 = "bpf_ksym.lnode",
+        start: u64 = "bpf_ksym.start",
+        end: u64 = "bpf_ksym.end",
+        name: u64 = "bpf_ksym.name",
+    }
+}
+
+offsets! {
+    /// ftrace: the places it may patch, and who asked for it.
+    FtraceOffsets {
+        page_next: u64 = "ftrace_page.next",
+        page_records: u64 = "ftrace_page.records",
+        page_index: u64 = "ftrace_page.index",
+        ip: u64 = "dyn_ftrace.ip",
+        ops_func: u64 = "ftrace_ops.func",
+        ops_next: u64 = "ftrace_ops.next",
+        ops_trampoline: u64 = "ftrace_ops.trampoline",
+        ops_trampoline_size: u64 = "ftrace_ops.trampoline_size",
+    }
+}
+
+offsets! {
+    /// Kernel probes.
+    KprobeOffsets {
+        hlist: u64 = "kprobe.hlist",
+        addr: u64 = "kprobe.addr",
+        pre_handler: u64 = "kprobe.pre_handler",
+    }
+}
+
 /// Every offset the engine uses, by capability.
 #[derive(Debug, Clone)]
 pub struct Layout {
@@ -342,6 +461,24 @@ pub struct Layout {
     pub net: Group<NetOffsets>,
     /// IPv6 addresses.
     pub net6: Group<Net6Offsets>,
+    /// Parents and children.
+    pub kinship: Group<KinshipOffsets>,
+    /// The table of PIDs.
+    pub pid_table: Group<PidTableOffsets>,
+    /// Run queues.
+    pub run_queue: Group<RunQueueOffsets>,
+    /// Loaded modules.
+    pub module: Group<ModuleOffsets>,
+    /// Memory of loaded modules.
+    pub module_memory: Group<ModuleMemory>,
+    /// Symbols of BPF's code.
+    pub bpf_symbol: Group<BpfSymbolOffsets>,
+    /// ftrace.
+    pub ftrace: Group<FtraceOffsets>,
+    /// Size in bytes of `struct dyn_ftrace`.
+    pub dyn_ftrace_size: Group<u64>,
+    /// Kernel probes.
+    pub kprobe: Group<KprobeOffsets>,
     /// `pcpu_hot.current_task`, in kernels from 6.2 to 6.14.
     pub pcpu_hot_current: Group<u64>,
 }
@@ -349,11 +486,13 @@ pub struct Layout {
 impl Layout {
     /// Looks every offset up.
     pub fn from_btf(btf: &Btf<'_>) -> Self {
-        let upid_size = btf.size_of("upid").map(u64::from).ok_or_else(|| {
-            LayoutError::Missing(MissingMember {
-                path: "upid".to_owned(),
+        let size_of = |name: &str| {
+            btf.size_of(name).map(u64::from).ok_or_else(|| {
+                LayoutError::Missing(MissingMember {
+                    path: name.to_owned(),
+                })
             })
-        });
+        };
         Self {
             task: TaskOffsets::resolve(btf),
             thread: ThreadOffsets::resolve(btf),
@@ -364,13 +503,22 @@ impl Layout {
             path: PathOffsets::resolve(btf),
             namespace: NamespaceOffsets::resolve(btf),
             pid_namespace: PidNamespaceOffsets::resolve(btf),
-            upid_size,
+            upid_size: size_of("upid"),
             cgroup: CgroupOffsets::resolve(btf),
             file: FileOffsets::resolve(btf),
             sock: SockOffsets::resolve(btf),
             sock6: Sock6Offsets::resolve(btf),
             net: NetOffsets::resolve(btf),
             net6: Net6Offsets::resolve(btf),
+            kinship: KinshipOffsets::resolve(btf),
+            pid_table: PidTableOffsets::resolve(btf),
+            run_queue: RunQueueOffsets::resolve(btf),
+            module: ModuleOffsets::resolve(btf),
+            module_memory: ModuleMemory::resolve(btf),
+            bpf_symbol: BpfSymbolOffsets::resolve(btf),
+            ftrace: FtraceOffsets::resolve(btf),
+            dyn_ftrace_size: size_of("dyn_ftrace"),
+            kprobe: KprobeOffsets::resolve(btf),
             pcpu_hot_current: btf
                 .member("pcpu_hot.current_task")
                 .map(|member| u64::from(member.offset))
@@ -400,6 +548,15 @@ impl Layout {
             sock6: no(why),
             net: no(why),
             net6: no(why),
+            kinship: no(why),
+            pid_table: no(why),
+            run_queue: no(why),
+            module: no(why),
+            module_memory: no(why),
+            bpf_symbol: no(why),
+            ftrace: no(why),
+            dyn_ftrace_size: no(why),
+            kprobe: no(why),
             pcpu_hot_current: no(why),
         }
     }
@@ -443,6 +600,15 @@ impl Layout {
             gap("IPv6 sockets", &self.sock6),
             gap("interface addresses", &self.net),
             gap("IPv6 interface addresses", &self.net6),
+            gap("parents and children", &self.kinship),
+            gap("the table of PIDs", &self.pid_table),
+            gap("run queues", &self.run_queue),
+            gap("modules", &self.module),
+            gap("modules' memory", &self.module_memory),
+            gap("BPF's code", &self.bpf_symbol),
+            gap("ftrace", &self.ftrace),
+            gap("ftrace", &self.dyn_ftrace_size),
+            gap("kernel probes", &self.kprobe),
         ]
         .into_iter()
         .flatten()

@@ -200,6 +200,13 @@ impl Kernel {
         Err(failure)
     }
 
+    /// Whether `va` lies in the kernel's image, between its first and its last
+    /// mapped byte.
+    pub fn in_image(&self, va: u64) -> bool {
+        va.checked_sub(self.image.start())
+            .is_some_and(|at| at < self.image.len())
+    }
+
     /// Whether `va` lies in the kernel's text.
     pub fn is_text(&self, va: u64) -> bool {
         self.image.is_text(va)

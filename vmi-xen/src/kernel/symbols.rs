@@ -136,6 +136,22 @@ impl Symbols {
         (entry.address == address).then(|| self.name_of(entry))
     }
 
+    /// Names of all symbols that start exactly at `address`.
+    pub fn names(&self, address: u64) -> impl Iterator<Item = &str> {
+        let at = self.entries.partition_point(|entry| entry.address < address);
+        self.entries[at..]
+            .iter()
+            .take_while(move |entry| entry.address == address)
+            .map(|entry| self.name_of(entry))
+    }
+
+    /// The lowest address above `address` that a symbol has: where what starts
+    /// at `address` ends at the latest.
+    pub fn above(&self, address: u64) -> Option<u64> {
+        let at = self.entries.partition_point(|entry| entry.address <= address);
+        Some(self.entries.get(at)?.address)
+    }
+
     /// All symbols by ascending address.
     pub fn iter(&self) -> impl Iterator<Item = Symbol<'_>> {
         self.entries.iter().map(|entry| self.symbol(entry))
@@ -204,6 +220,12 @@ mod tests {
         let symbols = sample();
         assert_eq!(symbols.name(200), Some("second"));
         assert_eq!(symbols.name(201), None);
+        assert_eq!(symbols.names(200).collect::<Vec<_>>(), ["second"]);
+        assert_eq!(symbols.names(201).count(), 0);
+        assert_eq!(
+            (symbols.above(100), symbols.above(299), symbols.above(300)),
+            (Some(150), Some(300), None)
+        );
         let (symbol, distance) = symbols.nearest(299).unwrap();
         assert_eq!((symbol.name, distance), ("second", 99));
         assert!(symbols.nearest(99).is_none());

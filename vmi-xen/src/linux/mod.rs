@@ -10,7 +10,9 @@
 //! early with what it has.
 
 mod args;
+mod census;
 mod cgroup;
+mod module;
 mod net;
 mod owner;
 mod path;
@@ -19,7 +21,9 @@ mod reader;
 mod socket;
 mod task;
 
+pub use census::{Census, HiddenTask, View, Views};
 pub use cgroup::container_id;
+pub use module::{Module, ModuleView};
 pub use net::InterfaceAddress;
 pub use owner::{Flow, SocketOwner};
 pub use process::Process;
@@ -126,7 +130,7 @@ impl<M: PhysicalMemory> Linux<M> {
 }
 
 /// Borrows a group of offsets, or says why there is none.
-fn group<T: Copy>(group: &Group<T>) -> Result<T, LinuxError> {
+pub(crate) fn group<T: Copy>(group: &Group<T>) -> Result<T, LinuxError> {
     match group {
         Ok(offsets) => Ok(*offsets),
         Err(why) => Err(why.clone().into()),

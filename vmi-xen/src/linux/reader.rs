@@ -6,37 +6,37 @@ use crate::kernel::layout::Scalar;
 use crate::memory::{MemoryError, PhysicalMemory};
 
 impl<M: PhysicalMemory> Linux<M> {
-    pub(super) fn read(&self, va: u64, buf: &mut [u8]) -> Result<(), MemoryError> {
+    pub(crate) fn read(&self, va: u64, buf: &mut [u8]) -> Result<(), MemoryError> {
         self.space().read(&self.mem, va, buf)
     }
 
-    pub(super) fn u8(&self, va: u64) -> Result<u8, MemoryError> {
+    pub(crate) fn u8(&self, va: u64) -> Result<u8, MemoryError> {
         let mut raw = [0; 1];
         self.read(va, &mut raw)?;
         Ok(raw[0])
     }
 
-    pub(super) fn u16(&self, va: u64) -> Result<u16, MemoryError> {
+    pub(crate) fn u16(&self, va: u64) -> Result<u16, MemoryError> {
         let mut raw = [0; 2];
         self.read(va, &mut raw)?;
         Ok(u16::from_le_bytes(raw))
     }
 
-    pub(super) fn u32(&self, va: u64) -> Result<u32, MemoryError> {
+    pub(crate) fn u32(&self, va: u64) -> Result<u32, MemoryError> {
         self.space().read_u32(&self.mem, va)
     }
 
-    pub(super) fn u64(&self, va: u64) -> Result<u64, MemoryError> {
+    pub(crate) fn u64(&self, va: u64) -> Result<u64, MemoryError> {
         self.space().read_u64(&self.mem, va)
     }
 
     /// A pointer, or None where it is null.
-    pub(super) fn pointer(&self, va: u64) -> Result<Option<u64>, MemoryError> {
+    pub(crate) fn pointer(&self, va: u64) -> Result<Option<u64>, MemoryError> {
         Ok(Some(self.u64(va)?).filter(|&pointer| pointer != 0))
     }
 
     /// An unsigned member whose size and place in its word BTF told.
-    pub(super) fn scalar(&self, base: u64, member: Scalar) -> Result<u64, MemoryError> {
+    pub(crate) fn scalar(&self, base: u64, member: Scalar) -> Result<u64, MemoryError> {
         let mut raw = [0; 8];
         let size = usize::from(member.size).min(8);
         self.read(base.wrapping_add(member.offset), &mut raw[..size])?;
@@ -48,7 +48,7 @@ impl<M: PhysicalMemory> Linux<M> {
     }
 
     /// Text in a fixed array, up to its NUL.
-    pub(super) fn text<const N: usize>(&self, va: u64) -> Result<String, MemoryError> {
+    pub(crate) fn text<const N: usize>(&self, va: u64) -> Result<String, MemoryError> {
         let mut raw = [0; N];
         self.read(va, &mut raw)?;
         let len = raw.iter().position(|&byte| byte == 0).unwrap_or(N);
@@ -63,7 +63,7 @@ impl<M: PhysicalMemory> Linux<M> {
     ///
     /// # Errors
     /// Only if the head itself cannot be read.
-    pub(super) fn each_in_list(
+    pub(crate) fn each_in_list(
         &self,
         head: u64,
         link_offset: u64,

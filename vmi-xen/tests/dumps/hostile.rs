@@ -5,6 +5,7 @@
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
+use vmi_xen::integrity::Checker;
 use vmi_xen::kernel::Kernel;
 use vmi_xen::linux::Linux;
 use vmi_xen::memory::{Dump, MemoryError, PhysicalMemory};
@@ -64,6 +65,17 @@ fn sweep(mem: &Corrupted<'_>, kernel: Kernel) {
     let _ = linux.addresses();
     for cpu in mem.dump.cpus() {
         let _ = linux.prove_current(cpu);
+    }
+    let mut checker = Checker::default();
+    for _ in 0..2 {
+        let report = checker.check(&linux, mem.dump.cpus(), &|_| false);
+        // Each finding can be told.
+        assert!(
+            report
+                .findings
+                .iter()
+                .all(|finding| finding.to_string().len() < 2000)
+        );
     }
 }
 

@@ -12,6 +12,7 @@
 #![allow(clippy::expect_used, reason = "all of it is test code")]
 
 mod compare;
+mod forge;
 mod hostile;
 mod initramfs;
 mod kernels;
