@@ -8,8 +8,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::kernel::{Group, Layout};
-use crate::linux::{IdentityKey, Linux, LinuxError, Process, Socket, TaskAddr};
-use crate::memory::PhysicalMemory;
+use crate::linux::{Budget, IdentityKey, Linux, LinuxError, Process, Socket, TaskAddr};
+use crate::memory::{MemoryError, PhysicalMemory};
 
 /// Ancestors whose executables are told.
 const MAX_PARENTS: usize = 8;
@@ -118,7 +118,8 @@ impl Watch {
     /// A trap at `point`. What it means is told to `observer` before this returns.
     ///
     /// # Errors
-    /// When guest memory does not make sense at this place; then nothing was told.
+    /// When guest memory does not make sense at this place, or would have more read than [`Budget::TRAP`]; then nothing
+    /// was told.
     pub fn fire<M: PhysicalMemory>(
         &mut self,
         linux: &Linux<M>,
@@ -127,6 +128,17 @@ impl Watch {
         observer: &mut dyn Observer,
     ) -> Result<(), LinuxError> {
         linux.refresh();
+        let fired = linux.within(Budget::TRAP, || self.told(linux, point, registers, observer));
+        fired.0
+    }
+
+    fn told<M: PhysicalMemory>(
+        &mut self,
+        linux: &Linux<M>,
+        point: Point,
+        registers: Registers,
+        observer: &mut dyn Observer,
+    ) -> Result<(), LinuxError> {
         match point {
             Point::Connect | Point::Listen => {
                 let socket = linux.socket(registers.rdi)?;
@@ -177,6 +189,25 @@ impl Watch {
         if let Some(known) = self.known(linux, task)? {
             return Ok(known);
         }
+        // Half of its parents would make it another subject.
+        match linux.within(Budget::TRAP, || self.read_subject(linux, task)) {
+            (Ok(_), true) => Err(MemoryError::OverBudget { va: task.0 }.into()),
+            (Ok((key, subject)), false) => {
+                if self.subjects.len() >= MAX_CACHED {
+                    self.subjects.clear();
+                }
+                self.subjects.insert(key.leader, (key, Arc::clone(&subject)));
+                Ok(subject)
+            }
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    fn read_subject<M: PhysicalMemory>(
+        &self,
+        linux: &Linux<M>,
+        task: TaskAddr,
+    ) -> Result<(IdentityKey, Arc<Subject>), LinuxError> {
         let key = linux.identity_key(task)?;
         let process = linux.process(key.leader)?;
         let parents = linux
@@ -185,12 +216,7 @@ impl Watch {
             .take(MAX_PARENTS)
             .filter_map(|parent| self.executable(linux, parent))
             .collect();
-        let subject = Arc::new(Subject { process, parents });
-        if self.subjects.len() >= MAX_CACHED {
-            self.subjects.clear();
-        }
-        self.subjects.insert(key.leader, (key, Arc::clone(&subject)));
-        Ok(subject)
+        Ok((key, Arc::new(Subject { process, parents })))
     }
 
     fn known<M: PhysicalMemory>(
@@ -209,9 +235,9 @@ impl Watch {
     fn executable<M: PhysicalMemory>(&self, linux: &Linux<M>, task: TaskAddr) -> Option<Arc<str>> {
         match self.known(linux, task).ok()? {
             Some(subject) => subject.process.exe.clone(),
-            // An ancestor that has not been seen yet is read for its name only, not kept: keeping it would mean its own
-            // ancestors too.
-            None => linux.process(task).ok()?.exe,
+            // An ancestor that has not been seen yet is read for its executable only, not kept: keeping it would mean its
+            // own ancestors too.
+            None => linux.executable(task).ok()?,
         }
     }
 }

@@ -13,7 +13,7 @@ use xen_bindings::{DomId, Xen, XenError, domain};
 
 use crate::altp2m::{Armed, Engine, EngineError, ProbeId, RecordError, UndoRecord};
 use crate::kernel::{Kernel, KernelError, LayoutError};
-use crate::linux::{InterfaceAddress, Linux, LinuxError, Socket};
+use crate::linux::{Budget, InterfaceAddress, Linux, LinuxError, Socket};
 use crate::live::{self, LiveMemory};
 use crate::observe::{Observer, Point, Registers, Subject, Watch};
 use crate::tap::{TapHandle, Taps};
@@ -171,12 +171,15 @@ impl Inspector {
     /// When the task list cannot be walked; single processes that cannot be read are left out.
     pub fn processes(&self) -> Result<Vec<Arc<Subject>>, LinuxError> {
         self.fresh();
-        let mut watch = Watch::default();
-        let leaders = self.linux.leaders()?;
-        Ok(leaders
-            .into_iter()
-            .filter_map(|task| watch.subject(&self.linux, task).ok())
-            .collect())
+        let sweep = || {
+            let mut watch = Watch::default();
+            let leaders = self.linux.leaders()?;
+            let subjects = leaders
+                .into_iter()
+                .filter_map(|task| watch.subject(&self.linux, task).ok());
+            Ok(subjects.collect())
+        };
+        self.linux.within(Budget::SWEEP, sweep).0
     }
 
     /// Every TCP and UDP socket that a process holds open, once, with the first process that holds it.
@@ -185,6 +188,10 @@ impl Inspector {
     /// As [`Inspector::processes`].
     pub fn sockets(&self) -> Result<Vec<(Socket, Arc<Subject>)>, LinuxError> {
         self.fresh();
+        self.linux.within(Budget::SWEEP, || self.swept_sockets()).0
+    }
+
+    fn swept_sockets(&self) -> Result<Vec<(Socket, Arc<Subject>)>, LinuxError> {
         let mut watch = Watch::default();
         let mut found: HashMap<u64, (Socket, Arc<Subject>)> = HashMap::new();
         for task in self.linux.leaders()? {

@@ -13,10 +13,12 @@ use thiserror::Error;
 const MAGIC: u16 = 0xeb9f;
 /// Steps along modifiers (typedef, const, …) before a chain counts as cyclic.
 const MAX_MODIFIERS: u32 = 32;
+/// Longer names are not looked up: KSYM_NAME_LEN of the kernel.
+const MAX_NAME: usize = 512;
 /// Nesting of anonymous members. The kernel's deepest is about four.
 const MAX_NESTING: u32 = 8;
-/// Members looked at in one lookup, over all nesting: an end to types that
-/// contain each other many times over.
+/// Members looked at in one lookup, over all nesting and all types of one name:
+/// an end to types that contain each other many times over.
 const MAX_MEMBERS: u32 = 100_000;
 
 const KIND_INT: u32 = 1;
@@ -213,9 +215,11 @@ impl<'a> Btf<'a> {
         self.record(*self.offsets.get(id as usize)? as usize)
     }
 
-    /// The string at an offset of the string section; empty if out of range.
+    /// The string at an offset of the string section; empty if out of range or
+    /// too long to be a name.
     fn string(&self, offset: u32) -> &'a [u8] {
         let tail = self.strings.get(offset as usize..).unwrap_or(&[]);
+        let tail = &tail[..tail.len().min(MAX_NAME)];
         let len = tail.iter().position(|&b| b == 0).unwrap_or(0);
         &tail[..len]
     }
@@ -289,17 +293,17 @@ impl<'a> Btf<'a> {
             path: path.to_owned(),
         };
         let (name, rest) = path.split_once('.').ok_or_else(missing)?;
+        let mut budget = MAX_MEMBERS;
         self.named(name)
-            .find_map(|id| self.resolve(id, rest))
+            .find_map(|id| self.resolve(id, rest, &mut budget))
             .ok_or_else(missing)
     }
 
-    fn resolve(&self, mut id: u32, path: &str) -> Option<Member> {
+    fn resolve(&self, mut id: u32, path: &str, budget: &mut u32) -> Option<Member> {
         let mut base_bits = 0u32;
-        let mut budget = MAX_MEMBERS;
         let mut found = None;
         for name in path.split('.') {
-            let (bits, width, ty) = self.find(id, name.as_bytes(), MAX_NESTING, &mut budget)?;
+            let (bits, width, ty) = self.find(id, name.as_bytes(), MAX_NESTING, budget)?;
             base_bits = base_bits.checked_add(bits)?;
             id = ty;
             found = Some(width);

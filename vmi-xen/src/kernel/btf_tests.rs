@@ -197,3 +197,34 @@ proptest! {
         }
     }
 }
+
+/// Many types of one name, all of which contain the same large one.
+#[test]
+fn types_of_one_name_share_the_effort() {
+    let mut b = Builder::new();
+    let int = b.int("int", 4);
+    let members: Vec<_> = (0..60_000).map(|at| ("m", int, at)).collect();
+    let large = b.composite(KIND_STRUCT, false, "", 4, &members);
+    for _ in 0..20_000 {
+        b.composite(KIND_STRUCT, false, "twin", 4, &[("", large, 0)]);
+    }
+    let bytes = b.finish();
+    let btf = Btf::parse(&bytes).unwrap();
+    let start = std::time::Instant::now();
+    assert!(btf.member("twin.nothing").is_err());
+    assert!(start.elapsed().as_secs() < 10, "{:?}", start.elapsed());
+}
+
+/// One name without an end, given to many types.
+#[test]
+fn endless_names_are_not_read_to_the_end() {
+    let mut b = Builder::new();
+    b.strings = vec![b'x'; 8 << 20];
+    for _ in 0..200_000 {
+        b.push(&[1, KIND_TYPEDEF << 24, 0]);
+    }
+    let bytes = b.finish();
+    let start = std::time::Instant::now();
+    assert!(Btf::parse(&bytes).is_ok());
+    assert!(start.elapsed().as_secs() < 60, "{:?}", start.elapsed());
+}

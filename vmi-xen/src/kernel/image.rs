@@ -51,7 +51,8 @@ pub fn in_image_area(va: u64) -> bool {
 
 impl Image {
     /// Walks the area for kernel images and returns the mapped regions around
-    /// `anchor`, or nothing if that is not mapped.
+    /// `anchor`, or nothing if that is not mapped. Each page or hole walked takes
+    /// one of `pages_left`; at none the area ends.
     ///
     /// # Errors
     /// [`MemoryError`] other than "not mapped" if the tables cannot be read.
@@ -59,8 +60,9 @@ impl Image {
         mem: &M,
         space: &AddressSpace,
         anchor: u64,
+        pages_left: &mut u64,
     ) -> Result<Option<Self>, MemoryError> {
-        let regions = mapped_regions(mem, space, IMAGE_AREA, IMAGE_AREA_LEN)?;
+        let regions = mapped_regions(mem, space, pages_left)?;
         let Some(home) = regions.iter().position(|region| region.contains(anchor)) else {
             return Ok(None);
         };
@@ -105,18 +107,21 @@ impl Image {
     }
 }
 
-/// Mapped pages in a range, joined to runs with the same rights.
+/// Mapped pages of the area for images, joined to runs with the same rights.
 fn mapped_regions<M: PhysicalMemory + ?Sized>(
     mem: &M,
     space: &AddressSpace,
-    start: u64,
-    len: u64,
+    pages_left: &mut u64,
 ) -> Result<Vec<Region>, MemoryError> {
     let mut regions: Vec<Region> = Vec::new();
-    let end = start + len;
-    let mut va = start;
-    // At least one page a round, so at most len / 4 KiB = 262 144 rounds.
+    let end = IMAGE_AREA + IMAGE_AREA_LEN;
+    let mut va = IMAGE_AREA;
+    // At least one page a round, so at most 262 144 rounds.
     while va < end {
+        let Some(left) = pages_left.checked_sub(1) else {
+            break;
+        };
+        *pages_left = left;
         let step = match space.walk(mem, va) {
             Ok(page) => {
                 let size = page.page_size - va % page.page_size;

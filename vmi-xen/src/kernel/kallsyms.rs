@@ -36,6 +36,10 @@ const MAX_ARENA: usize = 128 << 20;
 /// imitations must not keep the engine busy.
 const MAX_INDEXES: usize = 256;
 const MAX_TABLES: usize = 8;
+/// Entries looked at in search of the names' start. A real table is found among
+/// the first places tried; bytes that repeat fit at many places nearly to their
+/// end.
+const MAX_TRIED: usize = 16 * MAX_SYMBOLS;
 /// KSYM_NAME_LEN of the kernel, plus the kind.
 const MAX_NAME: usize = 513;
 /// Longest entry of the names table: two bytes of length, then tokens.
@@ -223,22 +227,22 @@ impl<'a> Tokens<'a> {
                 let Some(start) = index_at.checked_sub(len.next_multiple_of(alignment)) else {
                     continue;
                 };
-                let table: Option<Vec<&str>> = (0..TOKENS)
-                    .map(|i| {
-                        let end = if i + 1 < TOKENS { index(i + 1)? } else { len };
-                        let token = bytes.get(start + index(i)?..start + end)?;
-                        let (&nul, text) = token.split_last()?;
-                        let printable = text.iter().all(u8::is_ascii_graphic);
-                        if nul != 0 || !printable {
-                            return None;
-                        }
-                        std::str::from_utf8(text).ok()
-                    })
-                    .collect();
-                if let Some(table) = table
-                    && table[usize::from(b'0')] == "0"
-                    && table[usize::from(b'a')] == "a"
-                {
+                let token = |i: usize| {
+                    let end = if i + 1 < TOKENS { index(i + 1)? } else { len };
+                    let token = bytes.get(start + index(i)?..start + end)?;
+                    let (&nul, text) = token.split_last()?;
+                    let printable = text.iter().all(u8::is_ascii_graphic);
+                    if nul != 0 || !printable {
+                        return None;
+                    }
+                    std::str::from_utf8(text).ok()
+                };
+                // First what repeating bytes do not have, whatever their length.
+                if token(usize::from(b'0')) != Some("0") || token(usize::from(b'a')) != Some("a") {
+                    continue;
+                }
+                let table: Option<Vec<&str>> = (0..TOKENS).map(token).collect();
+                if let Some(table) = table {
                     return Some(Self { start, table });
                 }
             }
@@ -285,6 +289,7 @@ fn find_markers(bytes: &[u8], end: usize) -> Option<(usize, Vec<u32>)> {
 /// Finds `num_syms` and the names before the markers. Returns the place of
 /// both and the number of symbols.
 fn find_names(bytes: &[u8], markers_at: usize, markers: &[u32]) -> Option<(usize, usize, usize)> {
+    let mut tries = MAX_TRIED;
     // Dropping the last markers allows for chance continuations.
     for used in (markers.len().saturating_sub(2)..=markers.len()).rev() {
         let markers = markers.get(..used)?;
@@ -305,8 +310,15 @@ fn find_names(bytes: &[u8], markers_at: usize, markers: &[u32]) -> Option<(usize
                     continue;
                 };
                 let count = u32_at(bytes, num_syms_at)? as usize;
-                if counts.contains(&count) && names_fit(bytes.get(names_at..markers_at)?, count, markers) {
+                if !counts.contains(&count) {
+                    continue;
+                }
+                let names = bytes.get(names_at..markers_at)?;
+                if names_fit(names, count, markers, &mut tries) {
                     return Some((num_syms_at, names_at, count));
+                }
+                if tries == 0 {
+                    return None;
                 }
             }
         }
@@ -327,10 +339,15 @@ fn split_entry(names: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 /// Whether the entries of the names table start where the markers say, and the
-/// last one ends where the table does (but for alignment).
-fn names_fit(names: &[u8], count: usize, markers: &[u32]) -> bool {
+/// last one ends where the table does (but for alignment). Each entry takes one
+/// of `tries`.
+fn names_fit(names: &[u8], count: usize, markers: &[u32], tries: &mut usize) -> bool {
     let mut rest = names;
     for i in 0..count {
+        let Some(left) = tries.checked_sub(1) else {
+            return false;
+        };
+        *tries = left;
         if i % SYMBOLS_PER_MARKER == 0 {
             let at = names.len() - rest.len();
             if markers.get(i / SYMBOLS_PER_MARKER) != Some(&(at as u32)) {

@@ -205,3 +205,26 @@ proptest! {
         let _ = Kallsyms::find(&bytes);
     }
 }
+
+/// Bytes that are the same wherever one starts: nearly every place fits nearly to its end.
+#[test]
+fn repeating_bytes_do_not_keep_it_busy() {
+    const MARKERS: u32 = 788;
+    let mut block = (MARKERS * 256).to_le_bytes().repeat(260_000);
+    // No entry ends where the table does.
+    block.extend([0xff; 32]);
+    block.extend(0u32.to_le_bytes());
+    for marker in 0..MARKERS - 1 {
+        block.extend((1038 + marker * 1024).to_le_bytes());
+    }
+    let mut index = Vec::new();
+    for byte in 0..=u8::MAX {
+        index.extend((u16::from(byte) * 2).to_le_bytes());
+        block.extend([if byte.is_ascii_graphic() { byte } else { b'x' }, 0]);
+    }
+    block.extend(index);
+    let start = std::time::Instant::now();
+    assert!(Kallsyms::find(&block).is_none());
+    // A second at most; tried out to the end it is an hour.
+    assert!(start.elapsed().as_secs() < 60, "{:?}", start.elapsed());
+}

@@ -27,8 +27,16 @@ use image::Image;
 use kallsyms::Kallsyms;
 
 /// Read-only data larger than this is not searched. Debian's is 12 to 20 MiB,
-/// a debug kernel's up to about 100.
-const MAX_RODATA: u64 = 256 << 20;
+/// a debug kernel's up to about 100 MiB.
+const MAX_RODATA: u64 = 128 << 20;
+/// Pages looked up in page tables, and bytes read, in search of a kernel: an end
+/// to tables that map the whole area for image, through the registers of many
+/// vCPUs, as something new each time. A kernel is found with some ten thousand
+/// pages and its own read-only data.
+const MAX_SEARCH: Effort = Effort {
+    pages: 2 << 20,
+    bytes: 512 << 20,
+};
 /// Larger BTF is not read. Distribution kernels carry 4 to 8 MiB.
 const MAX_BTF: u64 = 64 << 20;
 /// Longest banner that is believed.
@@ -103,6 +111,12 @@ pub struct Kernel {
     image: Image,
 }
 
+/// What is left of the effort for a search.
+struct Effort {
+    pages: u64,
+    bytes: u64,
+}
+
 /// Where the image is linked with CONFIG_PHYSICAL_START at its default, as
 /// every distribution has it.
 const LINKED_AT: u64 = 0xffff_ffff_8100_0000;
@@ -117,6 +131,7 @@ impl Kernel {
     /// [`KernelError`] tells how far it came and what would help.
     pub fn find<M: PhysicalMemory + ?Sized>(mem: &M, cpus: &[CpuState]) -> Result<Self, KernelError> {
         let mut failure = KernelError::NoAnchor;
+        let mut effort = MAX_SEARCH;
         // Images that were searched already, by guest-physical address: most
         // vCPUs and anchors lead to the same one.
         let mut searched = Vec::new();
@@ -130,14 +145,14 @@ impl Kernel {
             for root in roots {
                 let space = AddressSpace::new(root, cpu.paging_levels());
                 for anchor in image::anchors(mem, &space, cpu) {
-                    let found = match Image::around(mem, &space, anchor) {
+                    let found = match Image::around(mem, &space, anchor, &mut effort.pages) {
                         Ok(Some(image)) => {
                             let place = (space.translate(mem, image.start()).ok(), image.len());
                             if searched.contains(&place) {
                                 continue;
                             }
                             searched.push(place);
-                            Self::from_image(mem, &space, image, cpus)
+                            Self::from_image(mem, &space, image, cpus, &mut effort.bytes)
                         }
                         Ok(None) => continue,
                         Err(error) => Err(error.into()),
@@ -157,13 +172,15 @@ impl Kernel {
         space: &AddressSpace,
         image: Image,
         cpus: &[CpuState],
+        bytes_left: &mut u64,
     ) -> Result<Self, KernelError> {
         let (start, len) = (image.start(), image.len());
         let mut failure = KernelError::NoKallsyms { start, len };
         for region in image.data_regions() {
-            if region.len > MAX_RODATA {
+            if region.len > MAX_RODATA.min(*bytes_left) {
                 continue;
             }
+            *bytes_left -= region.len;
             let mut bytes = vec![0; region.len as usize];
             // A hole that only the hypervisor knows of ends the region.
             if space.read(mem, region.start, &mut bytes).is_err() {

@@ -26,7 +26,7 @@ impl<M: PhysicalMemory> Linux<M> {
         let space = AddressSpace::new(root, self.space().levels());
         let read = |len: u64, most: usize| {
             let mut raw = vec![0; len.min(most as u64) as usize];
-            let got = space.read_prefix(&self.mem, start, &mut raw);
+            let got = self.prefix(&space, start, &mut raw);
             raw.truncate(got);
             raw
         };

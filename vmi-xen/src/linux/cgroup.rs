@@ -81,7 +81,7 @@ impl<M: PhysicalMemory> Linux<M> {
     /// A NUL-terminated string, read as far as its pages are mapped.
     fn c_string(&self, va: u64) -> Result<String, LinuxError> {
         let mut raw = [0; MAX_NAME];
-        let got = self.space().read_prefix(&self.mem, va, &mut raw);
+        let got = self.prefix(self.space(), va, &mut raw);
         if got == 0 {
             return Err(LinuxError::Implausible { what: "name", va });
         }

@@ -6,10 +6,12 @@
 //!
 //! **Invariant:** whatever the guest's memory holds, every walk ends and every
 //! string is bounded; a lie costs the truth about that guest, never more.
+//! What an operation reads in all is bounded by its [`Budget`].
 //! Lists are walked while the guest changes them, so a walk that derails ends
 //! early with what it has.
 
 mod args;
+mod budget;
 mod census;
 mod cgroup;
 mod module;
@@ -21,6 +23,7 @@ mod reader;
 mod socket;
 mod task;
 
+pub use budget::Budget;
 pub use census::{Census, HiddenTask, View, Views};
 pub use cgroup::container_id;
 pub use module::{Module, ModuleView};
@@ -81,6 +84,7 @@ pub struct Linux<M> {
     mem: M,
     kernel: Kernel,
     landmarks: Landmarks,
+    meter: budget::Meter,
 }
 
 impl<M: PhysicalMemory> Linux<M> {
@@ -104,6 +108,7 @@ impl<M: PhysicalMemory> Linux<M> {
             mem,
             kernel,
             landmarks,
+            meter: budget::Meter::default(),
         }
     }
 
@@ -115,6 +120,11 @@ impl<M: PhysicalMemory> Linux<M> {
     /// The guest's memory.
     pub fn memory(&self) -> &M {
         &self.mem
+    }
+
+    /// The guest's memory, for another reader.
+    pub fn into_memory(self) -> M {
+        self.mem
     }
 
     /// Forgets cached translations of kernel addresses. Call it at the start of

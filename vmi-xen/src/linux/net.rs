@@ -4,7 +4,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::{Linux, LinuxError, group};
+use super::{Budget, Linux, LinuxError, group};
 use crate::kernel::layout::NetOffsets;
 use crate::memory::{MemoryError, PhysicalMemory};
 
@@ -42,10 +42,13 @@ impl<M: PhysicalMemory> Linux<M> {
             .net_namespace_list
             .ok_or(LinuxError::NoSymbol("net_namespace_list"))?;
         let mut found = Vec::new();
-        self.each_in_list(head, offsets.list, MAX_NAMESPACES, |net| {
-            // A namespace on its way out may be half gone.
-            let _ = self.addresses_of_namespace(&offsets, net, &mut found);
-        })?;
+        let walk = || {
+            self.each_in_list(head, offsets.list, MAX_NAMESPACES, |net| {
+                // A namespace on its way out may be half gone.
+                let _ = self.addresses_of_namespace(&offsets, net, &mut found);
+            })
+        };
+        self.within(Budget::SWEEP, walk).0?;
         Ok(found)
     }
 

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::{Linux, LinuxError, Protocol, Socket, SocketState, TaskAddr};
+use super::{Budget, Linux, LinuxError, Protocol, Socket, SocketState, TaskAddr};
 use crate::memory::PhysicalMemory;
 
 /// A flow as a packet shows it, from the guest's side.
@@ -52,6 +52,10 @@ impl<M: PhysicalMemory> Linux<M> {
     /// # Errors
     /// As [`Linux::leaders`].
     pub fn socket_owner(&self, flow: &Flow) -> Result<Option<SocketOwner>, LinuxError> {
+        self.within(Budget::SWEEP, || self.swept_owner(flow)).0
+    }
+
+    fn swept_owner(&self, flow: &Flow) -> Result<Option<SocketOwner>, LinuxError> {
         let mut best: Option<(Fit, SocketOwner)> = None;
         for task in self.leaders()? {
             // A process that is gone meanwhile holds nothing.

@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use super::{Linux, LinuxError, TaskAddr, group};
-use crate::memory::PhysicalMemory;
+use super::{Budget, Linux, LinuxError, TaskAddr, group};
+use crate::memory::{MemoryError, PhysicalMemory};
 
 /// PF_KTHREAD of the kernel's sched.h, in all versions.
 const PF_KTHREAD: u32 = 0x0020_0000;
@@ -74,11 +74,14 @@ impl<M: PhysicalMemory> Linux<M> {
     /// As [`Linux::leaders`].
     pub fn processes(&self) -> Result<Vec<Process>, LinuxError> {
         self.refresh();
-        let leaders = self.leaders()?;
-        Ok(leaders
-            .into_iter()
-            .filter_map(|task| self.process(task).ok())
-            .collect())
+        self.within(Budget::SWEEP, || {
+            let leaders = self.leaders()?;
+            Ok(leaders
+                .into_iter()
+                .filter_map(|task| self.process(task).ok())
+                .collect())
+        })
+        .0
     }
 
     /// Parent, its parent and so on, up to PID 1.
@@ -100,8 +103,39 @@ impl<M: PhysicalMemory> Linux<M> {
     /// [`Layout::gaps`](crate::kernel::Layout::gaps).
     ///
     /// # Errors
-    /// If the task itself cannot be read.
+    /// If the task itself cannot be read, or [`MemoryError::OverBudget`] where
+    /// all of it together is more than any real process has: half of a process
+    /// might be taken for another one.
     pub fn process(&self, task: TaskAddr) -> Result<Process, LinuxError> {
+        match self.within(Budget::PROCESS, || self.whole_process(task)) {
+            (Ok(_), true) => Err(MemoryError::OverBudget { va: task.0 }.into()),
+            (result, _) => result,
+        }
+    }
+
+    /// Path of a process's executable, as [`Process::exe`] has it, by any of
+    /// its threads.
+    ///
+    /// # Errors
+    /// As [`Linux::process`].
+    pub fn executable(&self, task: TaskAddr) -> Result<Option<Arc<str>>, LinuxError> {
+        let read = || {
+            let offsets = group(&self.kernel.layout.task)?;
+            let mm = self.u64(task.0.wrapping_add(offsets.mm))?;
+            let kthread = self.u32(task.0.wrapping_add(offsets.flags))? & PF_KTHREAD != 0;
+            match mm {
+                0 => Ok(None),
+                _ if kthread => Ok(None),
+                mm => Ok(self.exe(task, mm)?.path),
+            }
+        };
+        match self.within(Budget::PROCESS, read) {
+            (Ok(_), true) => Err(MemoryError::OverBudget { va: task.0 }.into()),
+            (result, _) => result,
+        }
+    }
+
+    fn whole_process(&self, task: TaskAddr) -> Result<Process, LinuxError> {
         let offsets = group(&self.kernel.layout.task)?;
         let at = |offset: u64| task.0.wrapping_add(offset);
         let leader = self.leader(task)?;

@@ -3,11 +3,21 @@
 
 use super::{Linux, LinuxError};
 use crate::kernel::layout::Scalar;
-use crate::memory::{MemoryError, PhysicalMemory};
+use crate::memory::{AddressSpace, MemoryError, PAGE_SIZE, PhysicalMemory};
 
 impl<M: PhysicalMemory> Linux<M> {
     pub(crate) fn read(&self, va: u64, buf: &mut [u8]) -> Result<(), MemoryError> {
+        self.meter.charge(va, 1, buf.len() as u64)?;
         self.space().read(&self.mem, va, buf)
+    }
+
+    /// As [`AddressSpace::read_prefix`], in any address space.
+    pub(super) fn prefix(&self, space: &AddressSpace, va: u64, buf: &mut [u8]) -> usize {
+        let len = buf.len() as u64;
+        match self.meter.charge(va, 1 + len / PAGE_SIZE, len) {
+            Ok(()) => space.read_prefix(&self.mem, va, buf),
+            Err(_) => 0,
+        }
     }
 
     pub(crate) fn u8(&self, va: u64) -> Result<u8, MemoryError> {
@@ -23,11 +33,15 @@ impl<M: PhysicalMemory> Linux<M> {
     }
 
     pub(crate) fn u32(&self, va: u64) -> Result<u32, MemoryError> {
-        self.space().read_u32(&self.mem, va)
+        let mut raw = [0; 4];
+        self.read(va, &mut raw)?;
+        Ok(u32::from_le_bytes(raw))
     }
 
     pub(crate) fn u64(&self, va: u64) -> Result<u64, MemoryError> {
-        self.space().read_u64(&self.mem, va)
+        let mut raw = [0; 8];
+        self.read(va, &mut raw)?;
+        Ok(u64::from_le_bytes(raw))
     }
 
     /// A pointer, or None where it is null.

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::{Linux, LinuxError, TaskAddr, group};
+use super::{Budget, Linux, LinuxError, TaskAddr, group};
 use crate::kernel::layout::{FileOffsets, SockOffsets};
 use crate::memory::{MemoryError, PhysicalMemory};
 
@@ -196,6 +196,10 @@ impl<M: PhysicalMemory> Linux<M> {
     /// # Errors
     /// If the process's table of descriptors cannot be read.
     pub fn sockets_of(&self, task: TaskAddr) -> Result<Vec<(u32, Socket)>, LinuxError> {
+        self.within(Budget::SOCKETS, || self.all_sockets_of(task)).0
+    }
+
+    fn all_sockets_of(&self, task: TaskAddr) -> Result<Vec<(u32, Socket)>, LinuxError> {
         let offsets = group(&self.kernel.layout.file)?;
         let mut sockets = Vec::new();
         // An exiting process has none left, nor has a kernel thread.

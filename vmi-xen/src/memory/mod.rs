@@ -49,6 +49,13 @@ pub enum MemoryError {
         /// The guest-virtual address that was asked for.
         va: u64,
     },
+    /// One operation was about to read more than any sound guest asks for: its
+    /// structures run in circles, or are too many.
+    #[error("guest-virtual {va:#x} is not read any more: the operation has read too much already")]
+    OverBudget {
+        /// The guest-virtual address that was asked for.
+        va: u64,
+    },
     /// The source of the memory (a mapping, a file) failed.
     #[error("reading guest-physical {pa:#x}: {source}")]
     Source {

@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! Memory of a real kernel, corrupted: the engine must end, without panic, in
-//! bounded time, whatever it makes of it.
+//! bounded time, whatever it makes of it. The targets of `fuzz/` run here too,
+//! with inputs from a fixed seed.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use vmi_xen::integrity::Checker;
 use vmi_xen::kernel::Kernel;
-use vmi_xen::linux::Linux;
+use vmi_xen::linux::{Budget, Linux};
 use vmi_xen::memory::{Dump, MemoryError, PhysicalMemory};
+use vmi_xen::observe::Watch;
 
+use crate::fuzz;
 use crate::kernels::{Loaded, selected};
 
 /// Bringing up and sweeping a sound dump takes well under a second even
@@ -119,5 +122,141 @@ fn corrupted_kernel_images_end() {
             sweep(&mem, kernel);
         }
         assert!(begun.elapsed() < LIMIT, "seed {seed}: {:?}", begun.elapsed());
+    }
+}
+
+/// Inputs of up to 512 bytes, the same in each run.
+fn inputs(count: u64) -> impl Iterator<Item = Vec<u8>> {
+    (0..count).map(|seed| {
+        let len = mix(!seed) % 64;
+        (0..len)
+            .flat_map(|word| mix(seed << 8 | word).to_le_bytes())
+            .collect()
+    })
+}
+
+#[test]
+fn parsers_take_any_bytes() {
+    for input in inputs(600) {
+        fuzz::paging(&input);
+        fuzz::kallsyms(&input);
+        fuzz::btf(&input);
+        fuzz::dump(&input);
+    }
+    // Nothing changed: sound, and read to the end.
+    for sound in [&[][..], &[0]] {
+        fuzz::kallsyms(sound);
+        fuzz::btf(sound);
+        fuzz::dump(sound);
+    }
+}
+
+#[test]
+fn lies_stay_within_the_budgets() {
+    let Some(kernel) = selected().first() else {
+        return;
+    };
+    let Loaded { dump, .. } = kernel.load();
+    let guest = fuzz::Guest::record(&dump, dump.cpus());
+    for input in inputs(60) {
+        guest.tasks(&input);
+        guest.sockets(&input);
+        guest.traps(&input);
+    }
+}
+
+/// A guest in which everything is mapped and every pointer leads to something new: no list ends, and none comes round.
+struct Endless<'a> {
+    dump: &'a Dump,
+    sound: Cell<bool>,
+    reads: Cell<u64>,
+}
+
+impl PhysicalMemory for Endless<'_> {
+    fn read_phys(&self, pa: u64, buf: &mut [u8]) -> Result<(), MemoryError> {
+        if self.sound.get() {
+            return self.dump.read_phys(pa, buf);
+        }
+        self.reads.set(self.reads.get() + 1);
+        for (number, part) in (0..).zip(buf.chunks_mut(8)) {
+            // As a pointer, an address of the direct map; as an entry of a page table, a page that is present.
+            let word = 0xffff_8880_0000_0001 | mix(pa + number) & 0x3_ffff_ff00;
+            part.copy_from_slice(&word.to_le_bytes()[..part.len()]);
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn bounds_that_multiply_are_bounded_together() {
+    let Some(kernel) = selected().first() else {
+        return;
+    };
+    let Loaded { dump, .. } = kernel.load();
+    let mem = Endless {
+        dump: &dump,
+        sound: Cell::new(true),
+        reads: Cell::new(0),
+    };
+    let linux = Linux::new(&mem, Kernel::find(&mem, dump.cpus()).expect("a sound dump"));
+    mem.sound.set(false);
+    linux.refresh();
+    // An operation's own budget and that of what it is part of, whichever is less.
+    let small = Budget {
+        reads: 100_000,
+        bytes: 10_000_000,
+    };
+    for (what, run) in [
+        ("addresses", &(|| drop(linux.addresses())) as &dyn Fn()),
+        ("processes", &|| drop(linux.processes())),
+    ] {
+        let ((), refused) = linux.within(small, run);
+        assert!(refused, "{what} would go on after {} reads", mem.reads.get());
+        let reads = mem.reads.take();
+        assert!(
+            reads <= 12 * (small.reads + small.bytes / 4096),
+            "{what}: {reads} reads"
+        );
+        assert!(reads >= small.reads / 2, "{what}: {reads} reads");
+    }
+    for number in 0..100 {
+        let task = linux.current(number << 12).expect("any kernel address");
+        mem.reads.take();
+        let _ = linux.process(task);
+        let reads = mem.reads.take();
+        let most = 12 * (Budget::PROCESS.reads + Budget::PROCESS.bytes / 4096);
+        assert!(reads <= most, "one process: {reads} reads");
+    }
+}
+
+#[test]
+fn half_a_process_is_none() {
+    let Some(kernel) = selected().first() else {
+        return;
+    };
+    let Loaded { dump, .. } = kernel.load();
+    let linux = Linux::new(&dump, Kernel::find(&dump, dump.cpus()).expect("a sound dump"));
+    let leaders = linux.leaders().expect("leaders");
+    let told = |task| Watch::default().subject(&linux, task).expect("a process");
+    let whole = leaders
+        .into_iter()
+        .map(told)
+        .max_by_key(|subject| subject.parents.len());
+    let whole = whole.expect("a process");
+    let task = whole.process.task;
+    for reads in 0.. {
+        let budget = Budget {
+            reads,
+            ..Budget::PROCESS
+        };
+        let (process, refused) = linux.within(budget, || linux.process(task));
+        let (subject, _) = linux.within(budget, || Watch::default().subject(&linux, task));
+        assert_eq!(process.is_err(), refused, "{reads} reads");
+        if let Ok(subject) = subject {
+            assert_eq!(subject.process, whole.process);
+            assert_eq!(subject.parents, whole.parents);
+            assert!((50..1000).contains(&reads), "{reads} reads");
+            break;
+        }
     }
 }

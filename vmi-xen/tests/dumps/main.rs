@@ -13,6 +13,9 @@
 
 mod compare;
 mod forge;
+#[path = "../../fuzz/src/lib.rs"]
+#[allow(dead_code, reason = "some of it is for libFuzzer only")]
+mod fuzz;
 mod hostile;
 mod initramfs;
 mod kernels;
