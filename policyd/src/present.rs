@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use policy::{Decider, Endpoint, Protocol, Side};
 use policyd_api as api;
-use vmi_xen::linux::{self, Socket, SocketState};
+use vmi_xen::linux::{self, Socket};
 use vmi_xen::observe::Subject;
 
 use crate::world::World;
@@ -44,28 +44,11 @@ pub fn connection(socket: &Socket, owner: Option<&Subject>) -> api::Connection {
         .into(),
         local: socket.local,
         remote: socket.remote,
-        state: state(socket).into(),
+        state: socket.state.as_ss().into(),
         pid: owner.map(|s| s.process.tgid),
         uid: owner.map(|s| s.process.uid),
         exe: owner.and_then(|s| s.process.exe.as_deref().map(str::to_owned)),
         netns: socket.netns,
-    }
-}
-
-/// The state in the words of ss(8).
-fn state(socket: &Socket) -> &'static str {
-    match socket.state {
-        SocketState::Established => "ESTAB",
-        SocketState::SynSent => "SYN-SENT",
-        SocketState::SynReceived | SocketState::NewSynReceived => "SYN-RECV",
-        SocketState::FinWait1 => "FIN-WAIT-1",
-        SocketState::FinWait2 => "FIN-WAIT-2",
-        SocketState::TimeWait => "TIME-WAIT",
-        SocketState::Close | SocketState::BoundInactive => "UNCONN",
-        SocketState::CloseWait => "CLOSE-WAIT",
-        SocketState::LastAck => "LAST-ACK",
-        SocketState::Listen => "LISTEN",
-        SocketState::Closing => "CLOSING",
     }
 }
 

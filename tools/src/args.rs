@@ -52,6 +52,18 @@ pub enum Command {
         /// Name or id.
         domain: String,
     },
+    /// List the processes and sockets of a guest from a dump of its memory.
+    #[command(
+        after_help = "FILE is an ELF core of `xl dump-core` or of QEMU's `dump-guest-memory`, or a raw image of \
+        guest-physical memory.\n\n\
+        EXAMPLES\n  \
+        xl dump-core web1 /tmp/web1.core && xmesh inspect /tmp/web1.core\n  \
+        xmesh inspect --json web1.core | jq '.sockets[] | select(.pids == [])'"
+    )]
+    Inspect {
+        /// The dump.
+        file: PathBuf,
+    },
     /// Tell what happened, a sentence a line.
     #[command(after_help = "EXAMPLES\n  \
         xmesh events -f --kind verdict\n  \

@@ -2,6 +2,7 @@
 //! What each command asks of the daemon.
 
 mod domains;
+mod inspect;
 mod policies;
 mod watch;
 
@@ -13,9 +14,11 @@ use crate::output::Output;
 
 /// Runs the command of the line.
 pub fn run(args: &Args, output: &mut Output) -> Result<(), ToolError> {
-    // The one command that wants no daemon.
-    if let Command::PolicyCheck { files } = &args.command {
-        return policies::check(files, output);
+    // The commands that want no daemon.
+    match &args.command {
+        Command::PolicyCheck { files } => return policies::check(files, output),
+        Command::Inspect { file } => return inspect::inspect(file, output),
+        _ => {}
     }
     let client = Client::new(&args.socket)?;
     match &args.command {
@@ -23,6 +26,7 @@ pub fn run(args: &Args, output: &mut Output) -> Result<(), ToolError> {
         Command::Info => domains::info(&client, output),
         Command::Ps { domain } => domains::processes(&client, domain, output),
         Command::Conns { domain } => domains::connections(&client, domain, output),
+        Command::Inspect { file } => inspect::inspect(file, output),
         Command::Events(events) => watch::events(&client, events, output),
         Command::Flows { follow, domain } => watch::flows(&client, domain.as_deref(), *follow, output),
         Command::PolicyApply { file, dry_run } => policies::apply(&client, file, *dry_run, output),

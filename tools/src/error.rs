@@ -23,6 +23,25 @@ pub enum ToolError {
         /// Why.
         source: io::Error,
     },
+    /// A dump is none that is understood.
+    #[error("xmesh: {0}")]
+    Dump(#[from] vmi_xen::offline::OfflineError),
+    /// A dump's kernel was found, and more was not understood.
+    #[error("xmesh: {}: {source}", path.display())]
+    Guest {
+        /// The dump.
+        path: PathBuf,
+        /// What is not understood.
+        source: vmi_xen::linux::LinuxError,
+    },
+    /// Memory is missing in a dump; what the rest tells has been told.
+    #[error("xmesh: {}: {missing} bytes of the guest's memory are beyond the end of this file", path.display())]
+    Incomplete {
+        /// The dump.
+        path: PathBuf,
+        /// How many bytes.
+        missing: u64,
+    },
     /// What the arguments say together makes no sense.
     #[error("xmesh: {0}")]
     Usage(String),
@@ -41,7 +60,13 @@ impl ToolError {
             ToolError::Client(ClientError::Unreachable { .. }) => 3,
             ToolError::Usage(_) => 2,
             ToolError::ReaderGone => 0,
-            ToolError::Client(_) | ToolError::Policy(_) | ToolError::Read { .. } | ToolError::Write(_) => 1,
+            ToolError::Client(_)
+            | ToolError::Policy(_)
+            | ToolError::Read { .. }
+            | ToolError::Dump(_)
+            | ToolError::Guest { .. }
+            | ToolError::Incomplete { .. }
+            | ToolError::Write(_) => 1,
         }
     }
 }

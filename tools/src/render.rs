@@ -7,6 +7,7 @@
 pub mod domain;
 pub mod event;
 pub mod flow;
+pub mod guest;
 pub mod policy;
 pub mod table;
 pub mod time;

@@ -107,6 +107,17 @@ impl Image {
     }
 }
 
+/// The first address in the area for kernel images that is mapped; takes of
+/// `pages_left` as [`Image::around`] does.
+pub fn first_mapped<M: PhysicalMemory + ?Sized>(
+    mem: &M,
+    space: &AddressSpace,
+    pages_left: &mut u64,
+) -> Option<u64> {
+    let regions = mapped_regions(mem, space, pages_left).ok()?;
+    regions.first().map(|region| region.start)
+}
+
 /// Mapped pages of the area for images, joined to runs with the same rights.
 fn mapped_regions<M: PhysicalMemory + ?Sized>(
     mem: &M,

@@ -44,6 +44,16 @@ impl FromMember for u64 {
     }
 }
 
+/// The size of a member in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size(pub u64);
+
+impl FromMember for Size {
+    fn from_member(member: Member) -> Self {
+        Self(u64::from(member.size))
+    }
+}
+
 /// A member that may be a bit-field and whose size differs between kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Scalar {
@@ -65,16 +75,16 @@ impl FromMember for Scalar {
     }
 }
 
-/// An array of pointers.
+/// An array in a structure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PointerArray {
+pub struct Array {
     /// Offset of the first element in bytes.
     pub offset: u64,
     /// Number of elements.
     pub count: u32,
 }
 
-impl FromMember for PointerArray {
+impl FromMember for Array {
     fn from_member(member: Member) -> Self {
         Self {
             offset: u64::from(member.offset),
@@ -153,7 +163,40 @@ offsets! {
     CredOffsets {
         uid: u64 = "cred.uid",
         euid: u64 = "cred.euid",
+        suid: u64 = "cred.suid",
+        fsuid: u64 = "cred.fsuid",
         gid: u64 = "cred.gid",
+        egid: u64 = "cred.egid",
+        sgid: u64 = "cred.sgid",
+        fsgid: u64 = "cred.fsgid",
+    }
+}
+
+offsets! {
+    /// Sets of capabilities, 64 bits each.
+    CapabilityOffsets {
+        inheritable: u64 = "cred.cap_inheritable",
+        permitted: u64 = "cred.cap_permitted",
+        effective: u64 = "cred.cap_effective",
+        bounding: u64 = "cred.cap_bset",
+        ambient: u64 = "cred.cap_ambient",
+    }
+}
+
+offsets! {
+    /// Supplementary groups.
+    GroupOffsets {
+        group_info: u64 = "cred.group_info",
+        count: u64 = "group_info.ngroups",
+        ids: u64 = "group_info.gid",
+    }
+}
+
+offsets! {
+    /// The user namespace.
+    UserNamespaceOffsets {
+        user_ns: u64 = "cred.user_ns",
+        inum: u64 = "user_namespace.ns.inum",
     }
 }
 
@@ -231,7 +274,7 @@ offsets! {
     CgroupOffsets {
         cgroups: u64 = "task_struct.cgroups",
         dfl_cgrp: u64 = "css_set.dfl_cgrp",
-        subsys: PointerArray = "css_set.subsys",
+        subsys: Array = "css_set.subsys",
         css_cgroup: u64 = "cgroup_subsys_state.cgroup",
         kn: u64 = "cgroup.kn",
         kn_name: u64 = "kernfs_node.name",
@@ -265,6 +308,8 @@ offsets! {
         daddr: u64 = "sock.__sk_common.skc_daddr",
         rcv_saddr: u64 = "sock.__sk_common.skc_rcv_saddr",
         net: u64 = "sock.__sk_common.skc_net.net",
+        /// Bytes of `struct sock_common`.
+        common_len: Size = "sock.__sk_common",
         net_inum: u64 = "net.ns.inum",
         protocol: Scalar = "sock.sk_protocol",
         ack_backlog: u64 = "sock.sk_ack_backlog",
@@ -277,6 +322,65 @@ offsets! {
     Sock6Offsets {
         daddr: u64 = "sock.__sk_common.skc_v6_daddr",
         rcv_saddr: u64 = "sock.__sk_common.skc_v6_rcv_saddr",
+    }
+}
+
+offsets! {
+    /// From a socket to its inode, which names it in /proc.
+    SocketInodeOffsets {
+        sk_socket: u64 = "sock.sk_socket",
+        inode: u64 = "socket_alloc.vfs_inode",
+        i_ino: u64 = "inode.i_ino",
+        file: u64 = "socket.file",
+    }
+}
+
+offsets! {
+    /// The kernel's tables of TCP sockets that are connected or were.
+    TcpTableOffsets {
+        buckets: u64 = "inet_hashinfo.ehash",
+        mask: u64 = "inet_hashinfo.ehash_mask",
+        chain: u64 = "inet_ehash_bucket.chain",
+        link: u64 = "sock.__sk_common.skc_nulls_node",
+        /// The state that a small structure stands for.
+        substate: u64 = "inet_timewait_sock.tw_substate",
+    }
+}
+
+offsets! {
+    /// Listening TCP sockets, in a table of their own…
+    ListenTableOffsets {
+        buckets: u64 = "inet_hashinfo.lhash2",
+        mask: u64 = "inet_hashinfo.lhash2_mask",
+        chain: u64 = "inet_listen_hashbucket.nulls_head",
+    }
+}
+
+offsets! {
+    /// … or, in kernels before 5.19, in an array.
+    ListenArrayOffsets {
+        buckets: Array = "inet_hashinfo.listening_hash",
+        chain: u64 = "inet_listen_hashbucket.nulls_head",
+    }
+}
+
+offsets! {
+    /// Connections that wait to be accepted, or for their handshake's end.
+    AcceptOffsets {
+        queue: u64 = "inet_connection_sock.icsk_accept_queue.rskq_accept_head",
+        next: u64 = "request_sock.dl_next",
+        sk: u64 = "request_sock.sk",
+        listener: u64 = "request_sock.__req_common.skc_listener",
+    }
+}
+
+offsets! {
+    /// The kernel's tables of UDP sockets.
+    UdpTableOffsets {
+        buckets: u64 = "udp_table.hash",
+        mask: Scalar = "udp_table.mask",
+        chain: u64 = "udp_hslot.head",
+        link: u64 = "sock.__sk_common.skc_node",
     }
 }
 
@@ -324,7 +428,7 @@ offsets! {
         xa_head: u64 = "pid_namespace.idr.idr_rt.xa_head",
         /// Of a node: how many low bits of the index lie below it.
         node_shift: u64 = "xa_node.shift",
-        node_slots: PointerArray = "xa_node.slots",
+        node_slots: Array = "xa_node.slots",
         /// A list head for each kind of PID; the first kind is the thread's own.
         pid_tasks: u64 = "pid.tasks",
         pid_links: u64 = "task_struct.pid_links",
@@ -435,6 +539,12 @@ pub struct Layout {
     pub thread: Group<ThreadOffsets>,
     /// Credentials.
     pub cred: Group<CredOffsets>,
+    /// Sets of capabilities.
+    pub capability: Group<CapabilityOffsets>,
+    /// Supplementary groups.
+    pub groups: Group<GroupOffsets>,
+    /// User namespace.
+    pub user_namespace: Group<UserNamespaceOffsets>,
     /// Login session.
     pub audit: Group<AuditOffsets>,
     /// Arguments and page tables.
@@ -457,6 +567,28 @@ pub struct Layout {
     pub sock: Group<SockOffsets>,
     /// Sockets over IPv6.
     pub sock6: Group<Sock6Offsets>,
+    /// Inodes of sockets.
+    pub socket_inode: Group<SocketInodeOffsets>,
+    /// Table of TCP sockets.
+    pub tcp_table: Group<TcpTableOffsets>,
+    /// Size in bytes of a bucket of it.
+    pub tcp_bucket: Group<u64>,
+    /// Listening TCP sockets, as a table.
+    pub listen_table: Group<ListenTableOffsets>,
+    /// Listening TCP sockets, as an array.
+    pub listen_array: Group<ListenArrayOffsets>,
+    /// Size in bytes of a bucket of either.
+    pub listen_bucket: Group<u64>,
+    /// Connections that nobody has accepted yet.
+    pub accept: Group<AcceptOffsets>,
+    /// Table of UDP sockets.
+    pub udp_table: Group<UdpTableOffsets>,
+    /// Size in bytes of a bucket of it.
+    pub udp_bucket: Group<u64>,
+    /// A network namespace's own tables of TCP, in kernels from 6.1 on.
+    pub net_tcp_tables: Group<u64>,
+    /// A network namespace's own table of UDP, in kernels from 6.2 on.
+    pub net_udp_table: Group<u64>,
     /// Network namespaces, devices and IPv4 addresses.
     pub net: Group<NetOffsets>,
     /// IPv6 addresses.
@@ -486,28 +618,47 @@ pub struct Layout {
 impl Layout {
     /// Looks every offset up.
     pub fn from_btf(btf: &Btf<'_>) -> Self {
-        let size_of = |name: &str| {
+        let size = |name: &str| {
             btf.size_of(name).map(u64::from).ok_or_else(|| {
                 LayoutError::Missing(MissingMember {
                     path: name.to_owned(),
                 })
             })
         };
+        let member = |path: &str| {
+            btf.member(path)
+                .map(|member| u64::from(member.offset))
+                .map_err(LayoutError::from)
+        };
         Self {
             task: TaskOffsets::resolve(btf),
             thread: ThreadOffsets::resolve(btf),
             cred: CredOffsets::resolve(btf),
+            capability: CapabilityOffsets::resolve(btf),
+            groups: GroupOffsets::resolve(btf),
+            user_namespace: UserNamespaceOffsets::resolve(btf),
             audit: AuditOffsets::resolve(btf),
             args: ArgsOffsets::resolve(btf),
             exe: ExeOffsets::resolve(btf),
             path: PathOffsets::resolve(btf),
             namespace: NamespaceOffsets::resolve(btf),
             pid_namespace: PidNamespaceOffsets::resolve(btf),
-            upid_size: size_of("upid"),
+            upid_size: size("upid"),
             cgroup: CgroupOffsets::resolve(btf),
             file: FileOffsets::resolve(btf),
             sock: SockOffsets::resolve(btf),
             sock6: Sock6Offsets::resolve(btf),
+            socket_inode: SocketInodeOffsets::resolve(btf),
+            tcp_table: TcpTableOffsets::resolve(btf),
+            tcp_bucket: size("inet_ehash_bucket"),
+            listen_table: ListenTableOffsets::resolve(btf),
+            listen_array: ListenArrayOffsets::resolve(btf),
+            listen_bucket: size("inet_listen_hashbucket"),
+            accept: AcceptOffsets::resolve(btf),
+            udp_table: UdpTableOffsets::resolve(btf),
+            udp_bucket: size("udp_hslot"),
+            net_tcp_tables: member("net.ipv4.tcp_death_row.hashinfo"),
+            net_udp_table: member("net.ipv4.udp_table"),
             net: NetOffsets::resolve(btf),
             net6: Net6Offsets::resolve(btf),
             kinship: KinshipOffsets::resolve(btf),
@@ -517,12 +668,9 @@ impl Layout {
             module_memory: ModuleMemory::resolve(btf),
             bpf_symbol: BpfSymbolOffsets::resolve(btf),
             ftrace: FtraceOffsets::resolve(btf),
-            dyn_ftrace_size: size_of("dyn_ftrace"),
+            dyn_ftrace_size: size("dyn_ftrace"),
             kprobe: KprobeOffsets::resolve(btf),
-            pcpu_hot_current: btf
-                .member("pcpu_hot.current_task")
-                .map(|member| u64::from(member.offset))
-                .map_err(LayoutError::from),
+            pcpu_hot_current: member("pcpu_hot.current_task"),
         }
     }
 
@@ -535,6 +683,9 @@ impl Layout {
             task: no(why),
             thread: no(why),
             cred: no(why),
+            capability: no(why),
+            groups: no(why),
+            user_namespace: no(why),
             audit: no(why),
             args: no(why),
             exe: no(why),
@@ -546,6 +697,17 @@ impl Layout {
             file: no(why),
             sock: no(why),
             sock6: no(why),
+            socket_inode: no(why),
+            tcp_table: no(why),
+            tcp_bucket: no(why),
+            listen_table: no(why),
+            listen_array: no(why),
+            listen_bucket: no(why),
+            accept: no(why),
+            udp_table: no(why),
+            udp_bucket: no(why),
+            net_tcp_tables: no(why),
+            net_udp_table: no(why),
             net: no(why),
             net6: no(why),
             kinship: no(why),
@@ -578,15 +740,23 @@ impl Layout {
     }
 
     /// What this kernel lacks, one line each: the capability and why. Empty if
-    /// everything is understood. `pcpu_hot` is left out: most kernels have none.
+    /// everything is understood. What only some kernels have is left out:
+    /// `pcpu_hot`, and tables of a network namespace's own.
     pub fn gaps(&self) -> Vec<(&'static str, LayoutError)> {
         fn gap<T>(name: &'static str, group: &Group<T>) -> Option<(&'static str, LayoutError)> {
             group.as_ref().err().map(|why| (name, why.clone()))
         }
+        let listeners = match &self.listen_array {
+            Ok(_) => None,
+            Err(_) => gap("table of listening sockets", &self.listen_table),
+        };
         [
             gap("tasks", &self.task),
             gap("threads", &self.thread),
             gap("credentials", &self.cred),
+            gap("capabilities", &self.capability),
+            gap("supplementary groups", &self.groups),
+            gap("user namespace", &self.user_namespace),
             gap("login user", &self.audit),
             gap("arguments", &self.args),
             gap("executable", &self.exe),
@@ -598,6 +768,14 @@ impl Layout {
             gap("open files", &self.file),
             gap("sockets", &self.sock),
             gap("IPv6 sockets", &self.sock6),
+            gap("inodes of sockets", &self.socket_inode),
+            gap("table of TCP sockets", &self.tcp_table),
+            gap("table of TCP sockets", &self.tcp_bucket),
+            listeners,
+            gap("table of listening sockets", &self.listen_bucket),
+            gap("connections not accepted yet", &self.accept),
+            gap("table of UDP sockets", &self.udp_table),
+            gap("table of UDP sockets", &self.udp_bucket),
             gap("interface addresses", &self.net),
             gap("IPv6 interface addresses", &self.net6),
             gap("parents and children", &self.kinship),

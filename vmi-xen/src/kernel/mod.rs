@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! An unknown running Linux kernel becomes a typed [`Layout`] and a table of
 //! [`Symbols`], from its memory and its vCPUs' registers alone: no profile, no
-//! symbol file, no scan of all memory.
+//! symbol file, no scan of all memory. (Where there are no registers, as in a
+//! raw image, one look at each page finds the image: [`Kernel::find_in`].)
 //!
 //! The way: a register points into the kernel image (LSTAR, or a handler in
 //! the IDT). The page tables around it tell how far the image goes. kallsyms
@@ -13,15 +14,19 @@ pub mod btf;
 mod image;
 pub mod kallsyms;
 pub mod layout;
+mod scan;
 mod symbols;
 
 pub use image::Region;
 pub use layout::{Group, Layout, LayoutError};
 pub use symbols::{Symbol, Symbols};
 
+use std::cell::Cell;
+use std::ops::Range;
+
 use thiserror::Error;
 
-use crate::memory::{AddressSpace, CpuState, MemoryError, PhysicalMemory};
+use crate::memory::{AddressSpace, CpuState, MemoryError, PAGE_SIZE, PhysicalMemory};
 use btf::Btf;
 use image::Image;
 use kallsyms::Kallsyms;
@@ -49,6 +54,9 @@ pub enum KernelError {
     /// No vCPU runs in 64-bit mode, or none has entered its kernel yet.
     #[error("no vCPU points into a kernel image: not booted yet, or not 64-bit Linux; try again later")]
     NoAnchor,
+    /// No page of the memory looks like a Linux kernel's own page table.
+    #[error("no kernel image in this memory: not 64-bit Linux, not booted yet, or memory is missing")]
+    NoImage,
     /// An image is mapped there, but holds no symbol table.
     #[error(
         "no kallsyms in the {len} bytes mapped at {start:#x}: not Linux, still \
@@ -167,6 +175,41 @@ impl Kernel {
         Err(failure)
     }
 
+    /// Recognises the kernel in a memory of which no register is known, or none
+    /// that helps: an image on file. `ranges` is where there is memory.
+    ///
+    /// # Errors
+    /// As [`Kernel::find`].
+    pub fn find_in<M: PhysicalMemory + ?Sized>(
+        mem: &M,
+        ranges: impl Iterator<Item = Range<u64>>,
+    ) -> Result<Self, KernelError> {
+        let mut failure = KernelError::NoImage;
+        let mut bytes_left = MAX_SEARCH.bytes;
+        let pages_left = Cell::new(MAX_SEARCH.pages);
+        for scan::Candidate { space, anchor } in scan::candidates(mem, ranges, &pages_left) {
+            let mut left = pages_left.get();
+            let image = Image::around(mem, &space, anchor, &mut left)?;
+            pages_left.set(left);
+            let Some(image) = image else { continue };
+            match Self::from_image(mem, &space, image, &[], &mut bytes_left) {
+                Ok(kernel) => return Ok(kernel),
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure)
+    }
+
+    /// In an image that leaves out the hole below 4 GiB: how many bytes below
+    /// its address the memory from 4 GiB on lies. None where no kernel lies
+    /// there, or where nothing is left out.
+    pub fn displacement<M: PhysicalMemory + ?Sized>(
+        mem: &M,
+        ranges: impl Iterator<Item = Range<u64>>,
+    ) -> Option<u64> {
+        scan::displacement(mem, ranges)
+    }
+
     fn from_image<M: PhysicalMemory + ?Sized>(
         mem: &M,
         space: &AddressSpace,
@@ -222,6 +265,13 @@ impl Kernel {
     pub fn in_image(&self, va: u64) -> bool {
         va.checked_sub(self.image.start())
             .is_some_and(|at| at < self.image.len())
+    }
+
+    /// First guest-physical address behind the memory that the kernel was given
+    /// (its `max_pfn`), where it tells.
+    pub fn memory_end<M: PhysicalMemory + ?Sized>(&self, mem: &M) -> Option<u64> {
+        let at = self.symbols.address("max_pfn")?;
+        self.space.read_u64(mem, at).ok()?.checked_mul(PAGE_SIZE)
     }
 
     /// Whether `va` lies in the kernel's text.
@@ -319,12 +369,21 @@ fn own_space<M: PhysicalMemory + ?Sized>(
     symbols: &Symbols,
     text: u64,
 ) -> Result<AddressSpace, KernelError> {
+    let place = borrowed.translate(mem, text)?;
+    // The table of the image alone does not tell how many are above it.
+    let depths = match borrowed.levels() {
+        3 => 4..=5,
+        levels => levels..=levels,
+    };
     symbols
         .address("init_top_pgt")
         .or_else(|| symbols.address("swapper_pg_dir"))
         .and_then(|va| borrowed.translate(mem, va).ok())
-        .map(|root| AddressSpace::new(root, borrowed.levels()))
-        .filter(|own| own.translate(mem, text).ok() == borrowed.translate(mem, text).ok())
+        .and_then(|root| {
+            depths
+                .map(|levels| AddressSpace::new(root, levels))
+                .find(|own| own.translate(mem, text).is_ok_and(|pa| pa == place))
+        })
         .ok_or(KernelError::Booting { start: text })
 }
 

@@ -14,6 +14,8 @@ mod args;
 mod budget;
 mod census;
 mod cgroup;
+mod credentials;
+mod inventory;
 mod module;
 mod net;
 mod owner;
@@ -21,11 +23,14 @@ mod path;
 mod process;
 mod reader;
 mod socket;
+mod tables;
 mod task;
 
 pub use budget::Budget;
 pub use census::{Census, HiddenTask, View, Views};
 pub use cgroup::container_id;
+pub use credentials::{Capabilities, Credentials, Ids};
+pub use inventory::{HeldSocket, Holder};
 pub use module::{Module, ModuleView};
 pub use net::InterfaceAddress;
 pub use owner::{Flow, SocketOwner};
@@ -76,6 +81,8 @@ struct Landmarks {
     /// Added to a CPU's per-CPU base, where its current task is told.
     current_task: Option<u64>,
     net_namespace_list: Option<u64>,
+    tcp_hashinfo: Option<u64>,
+    udp_table: Option<u64>,
 }
 
 /// Reader over one guest's memory and kernel.
@@ -103,6 +110,8 @@ impl<M: PhysicalMemory> Linux<M> {
                 .or_else(|| symbol("current_task"))
                 .or_else(|| symbol("const_current_task")),
             net_namespace_list: symbol("net_namespace_list"),
+            tcp_hashinfo: symbol("tcp_hashinfo"),
+            udp_table: symbol("udp_table"),
         };
         Self {
             mem,

@@ -37,19 +37,28 @@ impl<M: PhysicalMemory> Linux<M> {
     /// no readable start.
     pub fn addresses(&self) -> Result<Vec<InterfaceAddress>, LinuxError> {
         let offsets = group(&self.kernel.layout.net)?;
+        let mut found = Vec::new();
+        let walk = || -> Result<(), LinuxError> {
+            for net in self.network_namespaces()? {
+                // A namespace on its way out may be half gone.
+                let _ = self.addresses_of_namespace(&offsets, net, &mut found);
+            }
+            Ok(())
+        };
+        self.within(Budget::SWEEP, walk).0?;
+        Ok(found)
+    }
+
+    /// Addresses of every `struct net`.
+    pub(super) fn network_namespaces(&self) -> Result<Vec<u64>, LinuxError> {
+        let offsets = group(&self.kernel.layout.net)?;
         let head = self
             .landmarks
             .net_namespace_list
             .ok_or(LinuxError::NoSymbol("net_namespace_list"))?;
-        let mut found = Vec::new();
-        let walk = || {
-            self.each_in_list(head, offsets.list, MAX_NAMESPACES, |net| {
-                // A namespace on its way out may be half gone.
-                let _ = self.addresses_of_namespace(&offsets, net, &mut found);
-            })
-        };
-        self.within(Budget::SWEEP, walk).0?;
-        Ok(found)
+        let mut namespaces = Vec::new();
+        self.each_in_list(head, offsets.list, MAX_NAMESPACES, |net| namespaces.push(net))?;
+        Ok(namespaces)
     }
 
     fn addresses_of_namespace(

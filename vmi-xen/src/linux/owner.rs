@@ -113,6 +113,7 @@ mod tests {
             sk: 1,
             protocol: Protocol::Tcp,
             state,
+            ipv6: false,
             local: local.parse().unwrap(),
             remote: remote.map(|remote| remote.parse().unwrap()),
             netns: 7,

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Budget, Linux, LinuxError, TaskAddr, group};
+use super::{Budget, Credentials, Linux, LinuxError, TaskAddr, group};
 use crate::memory::{MemoryError, PhysicalMemory};
 
 /// PF_KTHREAD of the kernel's sched.h, in all versions.
@@ -47,6 +47,8 @@ pub struct Process {
     pub euid: u32,
     /// Real group ID.
     pub gid: u32,
+    /// All users, groups and capabilities, the three above included.
+    pub credentials: Credentials,
     /// User ID of the login session (audit); `u32::MAX` where there is none.
     pub loginuid: u32,
     /// When the process started, in nanoseconds since the guest booted.
@@ -147,7 +149,7 @@ impl<M: PhysicalMemory> Linux<M> {
         // A kernel thread may borrow a process's memory for a while.
         let mm = self.pointer(at(offsets.mm))?.filter(|_| !kthread);
         let exe = mm.and_then(|mm| self.exe(task, mm).ok()).unwrap_or_default();
-        let creds = self.credentials(task, offsets.real_cred)?;
+        let credentials = self.credentials(self.u64(at(offsets.real_cred))?)?;
         let (cgroup, container) = self.cgroup(task);
         let (netns, mntns) = self.namespaces(task);
         Ok(Process {
@@ -160,9 +162,10 @@ impl<M: PhysicalMemory> Linux<M> {
             exe_deleted: exe.deleted,
             chroot: exe.chroot,
             args: mm.map(|mm| self.args(mm)).unwrap_or_default(),
-            uid: creds.uid,
-            euid: creds.euid,
-            gid: creds.gid,
+            uid: credentials.uid.real,
+            euid: credentials.uid.effective,
+            gid: credentials.gid.real,
+            credentials,
             loginuid: self.loginuid(task),
             start_time_ns: self.u64(leader.0.wrapping_add(offsets.start_time))?,
             netns,
@@ -171,16 +174,6 @@ impl<M: PhysicalMemory> Linux<M> {
             cgroup,
             container,
             kthread,
-        })
-    }
-
-    fn credentials(&self, task: TaskAddr, real_cred: u64) -> Result<Credentials, LinuxError> {
-        let offsets = group(&self.kernel.layout.cred)?;
-        let cred = self.u64(task.0.wrapping_add(real_cred))?;
-        Ok(Credentials {
-            uid: self.u32(cred.wrapping_add(offsets.uid))?,
-            euid: self.u32(cred.wrapping_add(offsets.euid))?,
-            gid: self.u32(cred.wrapping_add(offsets.gid))?,
         })
     }
 
@@ -242,12 +235,6 @@ impl<M: PhysicalMemory> Linux<M> {
         let namespace = self.u64(upid.wrapping_add(offsets.upid_ns))?;
         Ok(self.u32(namespace.wrapping_add(offsets.inum))?)
     }
-}
-
-struct Credentials {
-    uid: u32,
-    euid: u32,
-    gid: u32,
 }
 
 #[derive(Default)]

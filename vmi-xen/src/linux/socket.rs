@@ -52,6 +52,23 @@ pub enum SocketState {
 }
 
 impl SocketState {
+    /// The state in the words of ss(8).
+    pub fn as_ss(self) -> &'static str {
+        match self {
+            Self::Established => "ESTAB",
+            Self::SynSent => "SYN-SENT",
+            Self::SynReceived | Self::NewSynReceived => "SYN-RECV",
+            Self::FinWait1 => "FIN-WAIT-1",
+            Self::FinWait2 => "FIN-WAIT-2",
+            Self::TimeWait => "TIME-WAIT",
+            Self::Close | Self::BoundInactive => "UNCONN",
+            Self::CloseWait => "CLOSE-WAIT",
+            Self::LastAck => "LAST-ACK",
+            Self::Listen => "LISTEN",
+            Self::Closing => "CLOSING",
+        }
+    }
+
     /// From the kernel's number (include/net/tcp_states.h).
     fn from_number(number: u8) -> Option<Self> {
         Some(match number {
@@ -70,12 +87,6 @@ impl SocketState {
             13 => Self::BoundInactive,
             _ => return None,
         })
-    }
-
-    /// Whether the kernel keeps a smaller structure than `struct sock` for a
-    /// socket in this state: only its common head may be read.
-    fn is_mini(self) -> bool {
-        matches!(self, Self::TimeWait | Self::NewSynReceived)
     }
 }
 
@@ -97,8 +108,11 @@ pub struct Socket {
     pub protocol: Protocol,
     /// State.
     pub state: SocketState,
-    /// Local address; unspecified if not bound, port 0 if none yet. IPv4 over
-    /// an IPv6 socket is shown as IPv4.
+    /// It is a socket of IPv6. One that speaks IPv4 all the same (its addresses
+    /// are v4-mapped) has the IPv4 addresses here; tools that show it as the
+    /// guest's own do map them back.
+    pub ipv6: bool,
+    /// Local address; unspecified if not bound, port 0 if none yet.
     pub local: SocketAddr,
     /// Peer; None unless connected or connecting.
     pub remote: Option<SocketAddr>,
@@ -108,9 +122,72 @@ pub struct Socket {
     pub backlog: Option<Backlog>,
 }
 
+/// Longest `struct sock_common` that is believed; real ones have about 140
+/// bytes.
+const MAX_HEAD: usize = 256;
+
+/// A `struct sock_common`, which every socket and every small structure in its
+/// place begins with, read at once.
+struct Head {
+    raw: [u8; MAX_HEAD],
+    len: usize,
+}
+
+impl Head {
+    fn read<M: PhysicalMemory>(linux: &Linux<M>, sk: u64, len: u64) -> Result<Self, MemoryError> {
+        let mut raw = [0; MAX_HEAD];
+        let len = (len as usize).min(MAX_HEAD);
+        linux.read(sk, &mut raw[..len])?;
+        Ok(Self { raw, len })
+    }
+
+    /// None where BTF told of an offset outside the structure.
+    fn bytes<const N: usize>(&self, at: u64) -> Option<[u8; N]> {
+        let start = usize::try_from(at).ok()?;
+        let end = start.checked_add(N).filter(|&end| end <= self.len)?;
+        self.raw[start..end].try_into().ok()
+    }
+
+    fn u16(&self, at: u64) -> Option<u16> {
+        self.bytes(at).map(u16::from_le_bytes)
+    }
+
+    fn u64(&self, at: u64) -> Option<u64> {
+        self.bytes(at).map(u64::from_le_bytes)
+    }
+
+    fn ipv4(&self, at: u64) -> Option<IpAddr> {
+        self.bytes::<4>(at).map(|octets| Ipv4Addr::from(octets).into())
+    }
+
+    /// A v4-mapped address becomes IPv4.
+    fn ipv6(&self, at: u64) -> Option<IpAddr> {
+        self.bytes::<16>(at)
+            .map(|octets| Ipv6Addr::from(octets).to_canonical())
+    }
+}
+
+impl Socket {
+    /// Local address and peer as the guest's own tools show them: over IPv6 a
+    /// v4-mapped address where it is IPv4, and no peer as the unspecified
+    /// address with port 0.
+    pub fn as_shown(&self) -> (SocketAddr, SocketAddr) {
+        let unspecified = match self.ipv6 {
+            true => SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0),
+            false => SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0),
+        };
+        let of_family = |address: SocketAddr| match address.ip() {
+            IpAddr::V4(ip) if self.ipv6 => SocketAddr::new(ip.to_ipv6_mapped().into(), address.port()),
+            _ => address,
+        };
+        (of_family(self.local), self.remote.map_or(unspecified, of_family))
+    }
+}
+
 impl<M: PhysicalMemory> Linux<M> {
-    /// Reads the socket whose `struct sock` is at `sk`. About ten small reads,
-    /// all in two or three cache lines, and no allocation.
+    /// Reads the socket whose `struct sock` is at `sk`, or one of the smaller
+    /// structures that the kernel keeps in its place (TIME-WAIT, half-open). At
+    /// most six reads, most of the bytes in one, and no allocation.
     ///
     /// # Errors
     /// [`LinuxError::NotInet`] for sockets of other kinds,
@@ -118,28 +195,38 @@ impl<M: PhysicalMemory> Linux<M> {
     pub fn socket(&self, sk: u64) -> Result<Socket, LinuxError> {
         let layout = &self.kernel.layout;
         let offsets = group(&layout.sock)?;
-        let at = |offset: u64| sk.wrapping_add(offset);
-        let family = self.u16(at(offsets.family))?;
-        if family != AF_INET && family != AF_INET6 {
-            return Err(LinuxError::NotInet { family, protocol: 0 });
-        }
-        let implausible = LinuxError::Implausible {
+        let head = Head::read(self, sk, offsets.common_len.0)?;
+        let implausible = || LinuxError::Implausible {
             what: "socket",
             va: sk,
         };
-        let state = SocketState::from_number(self.u8(at(offsets.state))?).ok_or(implausible)?;
-        let protocol = self.protocol(sk, &offsets, family, state)?;
-        let (local, remote) = if family == AF_INET6 {
-            let six = group(&layout.sock6)?;
-            (self.ipv6(at(six.rcv_saddr))?, self.ipv6(at(six.daddr))?)
-        } else {
-            (self.ipv4(at(offsets.rcv_saddr))?, self.ipv4(at(offsets.daddr))?)
+        let family = head.u16(offsets.family).ok_or_else(implausible)?;
+        if family != AF_INET && family != AF_INET6 {
+            return Err(LinuxError::NotInet { family, protocol: 0 });
+        }
+        let number = head.bytes::<1>(offsets.state).ok_or_else(implausible)?[0];
+        let kept = SocketState::from_number(number).ok_or_else(implausible)?;
+        let (protocol, state) = match kept {
+            // Smaller structures: nothing behind their common head may be read.
+            SocketState::NewSynReceived => (Protocol::Tcp, kept),
+            SocketState::TimeWait => (Protocol::Tcp, self.substate(sk).unwrap_or(kept)),
+            _ => (self.protocol(sk, &offsets, family)?, kept),
         };
-        let remote_port = u16::from_be(self.u16(at(offsets.dport))?);
+        let ipv6 = family == AF_INET6;
+        let (local, remote) = if ipv6 {
+            let six = group(&layout.sock6)?;
+            head.ipv6(six.rcv_saddr).zip(head.ipv6(six.daddr))
+        } else {
+            head.ipv4(offsets.rcv_saddr).zip(head.ipv4(offsets.daddr))
+        }
+        .ok_or_else(implausible)?;
+        let local_port = head.u16(offsets.num).ok_or_else(implausible)?;
+        let remote_port = u16::from_be(head.u16(offsets.dport).ok_or_else(implausible)?);
+        let net = head.u64(offsets.net).ok_or_else(implausible)?;
         let backlog = match state {
             SocketState::Listen => Some(Backlog {
-                waiting: self.u32(at(offsets.ack_backlog))?,
-                limit: self.u32(at(offsets.max_ack_backlog))?,
+                waiting: self.u32(sk.wrapping_add(offsets.ack_backlog))?,
+                limit: self.u32(sk.wrapping_add(offsets.max_ack_backlog))?,
             }),
             _ => None,
         };
@@ -147,26 +234,40 @@ impl<M: PhysicalMemory> Linux<M> {
             sk,
             protocol,
             state,
-            local: SocketAddr::new(local, self.u16(at(offsets.num))?),
+            ipv6,
+            local: SocketAddr::new(local, local_port),
             remote: (remote_port != 0).then(|| SocketAddr::new(remote, remote_port)),
-            netns: self
-                .u64(at(offsets.net))
-                .and_then(|net| self.u32(net.wrapping_add(offsets.net_inum)))
-                .unwrap_or(0),
+            netns: self.u32(net.wrapping_add(offsets.net_inum)).unwrap_or(0),
             backlog,
         })
     }
 
-    fn protocol(
-        &self,
-        sk: u64,
-        offsets: &SockOffsets,
-        family: u16,
-        state: SocketState,
-    ) -> Result<Protocol, LinuxError> {
-        if state.is_mini() {
-            return Ok(Protocol::Tcp);
+    /// State of a socket as the kernel keeps it, which tells what kind of
+    /// structure is there.
+    pub(super) fn socket_state(&self, sk: u64) -> Result<SocketState, LinuxError> {
+        let offsets = group(&self.kernel.layout.sock)?;
+        let number = self.u8(sk.wrapping_add(offsets.state))?;
+        SocketState::from_number(number).ok_or(LinuxError::Implausible {
+            what: "socket",
+            va: sk,
+        })
+    }
+
+    /// What a structure in TIME-WAIT stands for: also for FIN-WAIT-2, once no
+    /// process holds the socket any more.
+    fn substate(&self, sk: u64) -> Result<SocketState, LinuxError> {
+        let offsets = group(&self.kernel.layout.tcp_table)?;
+        let number = self.u8(sk.wrapping_add(offsets.substate))?;
+        match SocketState::from_number(number) {
+            Some(state @ (SocketState::FinWait2 | SocketState::TimeWait)) => Ok(state),
+            _ => Err(LinuxError::Implausible {
+                what: "socket",
+                va: sk,
+            }),
         }
+    }
+
+    fn protocol(&self, sk: u64, offsets: &SockOffsets, family: u16) -> Result<Protocol, LinuxError> {
         match self.scalar(sk, offsets.protocol)? {
             IPPROTO_TCP | IPPROTO_MPTCP => Ok(Protocol::Tcp),
             IPPROTO_UDP => Ok(Protocol::Udp),
@@ -183,13 +284,6 @@ impl<M: PhysicalMemory> Linux<M> {
         Ok(Ipv4Addr::from(octets).into())
     }
 
-    /// An IPv6 address; a v4-mapped one becomes IPv4.
-    pub(super) fn ipv6(&self, va: u64) -> Result<IpAddr, MemoryError> {
-        let mut octets = [0; 16];
-        self.read(va, &mut octets)?;
-        Ok(Ipv6Addr::from(octets).to_canonical())
-    }
-
     /// Every TCP and UDP socket that a process has open, with its descriptor.
     /// Descriptors that cannot be read (closed meanwhile) are left out.
     ///
@@ -202,9 +296,30 @@ impl<M: PhysicalMemory> Linux<M> {
     fn all_sockets_of(&self, task: TaskAddr) -> Result<Vec<(u32, Socket)>, LinuxError> {
         let offsets = group(&self.kernel.layout.file)?;
         let mut sockets = Vec::new();
-        // An exiting process has none left, nor has a kernel thread.
-        let Some(files) = self.pointer(task.0.wrapping_add(offsets.files))? else {
-            return Ok(sockets);
+        self.each_file(&offsets, task, |fd, file| {
+            if let Ok(Some(sk)) = self.sk_of_file(&offsets, file)
+                && let Ok(socket) = self.socket(sk)
+            {
+                sockets.push((fd, socket));
+            }
+            true
+        })?;
+        Ok(sockets)
+    }
+
+    /// Calls `visit` with each descriptor of a process and its `struct file`,
+    /// until that returns false.
+    ///
+    /// # Errors
+    /// If the process's table of descriptors cannot be read.
+    pub(super) fn each_file(
+        &self,
+        offsets: &FileOffsets,
+        task: TaskAddr,
+        mut visit: impl FnMut(u32, u64) -> bool,
+    ) -> Result<(), LinuxError> {
+        let Some(files) = self.files(offsets, task)? else {
+            return Ok(());
         };
         let table = self.u64(files.wrapping_add(offsets.fdt))?;
         let count = self.u32(table.wrapping_add(offsets.max_fds))?.min(MAX_FDS);
@@ -217,20 +332,31 @@ impl<M: PhysicalMemory> Linux<M> {
             self.read(slots.wrapping_add(u64::from(fd) * 8), chunk)?;
             for (index, slot) in (0..).zip(chunk.chunks_exact(8)) {
                 let file = slot.try_into().map_or(0, u64::from_le_bytes);
-                if file != 0
-                    && let Ok(Some(sk)) = self.sk_of_file(&offsets, file)
-                    && let Ok(socket) = self.socket(sk)
-                {
-                    sockets.push((fd + index, socket));
+                if file != 0 && !visit(fd + index, file) {
+                    return Ok(());
                 }
             }
             fd += some;
         }
-        Ok(sockets)
+        Ok(())
+    }
+
+    /// The process's `files_struct`. An exiting process has none left, nor has
+    /// a kernel thread. A leader that ended before its threads has none either,
+    /// and its threads still have.
+    fn files(&self, offsets: &FileOffsets, task: TaskAddr) -> Result<Option<u64>, LinuxError> {
+        let files = |task: TaskAddr| self.pointer(task.0.wrapping_add(offsets.files));
+        if let Some(own) = files(task)? {
+            return Ok(Some(own));
+        }
+        let threads = self.threads(task).unwrap_or_default();
+        Ok(threads
+            .into_iter()
+            .find_map(|thread| files(thread).ok().flatten()))
     }
 
     /// The `struct sock` behind an open file, if that is a socket.
-    fn sk_of_file(&self, offsets: &FileOffsets, file: u64) -> Result<Option<u64>, MemoryError> {
+    pub(super) fn sk_of_file(&self, offsets: &FileOffsets, file: u64) -> Result<Option<u64>, MemoryError> {
         let inode = self.u64(file.wrapping_add(offsets.f_inode))?;
         if self.u16(inode.wrapping_add(offsets.i_mode))? & S_IFMT != S_IFSOCK {
             return Ok(None);

@@ -14,7 +14,7 @@ mod dump;
 mod paging;
 
 pub use cpu::CpuState;
-pub use dump::{Dump, DumpError};
+pub use dump::{Dump, DumpError, Format};
 pub use paging::{AddressSpace, PageFlags, Translation};
 
 use thiserror::Error;

@@ -57,12 +57,13 @@ pub struct AddressSpace {
 
 impl AddressSpace {
     /// An address space whose top table is at guest-physical `root` (bits
-    /// below 12 and above 51 are ignored). `levels` is 4 or 5; anything else
-    /// is taken as 4.
+    /// below 12 and above 51 are ignored). `levels` is 4 or 5, as CPUs have it,
+    /// or 3 for the uppermost 512 GiB alone, seen through the table of level 3
+    /// that maps them; anything else is taken as 4.
     pub fn new(root: u64, levels: u8) -> Self {
         Self {
             root: root & ENTRY_ADDRESS,
-            levels: if levels == 5 { 5 } else { 4 },
+            levels: if matches!(levels, 3 | 5) { levels } else { 4 },
             cache: Box::new([const { Cell::new((NO_PAGE, 0)) }; CACHE_SLOTS]),
         }
     }
@@ -72,7 +73,7 @@ impl AddressSpace {
         self.root
     }
 
-    /// Depth of the page tables, 4 or 5.
+    /// Depth of the page tables, 3 to 5.
     pub fn levels(&self) -> u8 {
         self.levels
     }

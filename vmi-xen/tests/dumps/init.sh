@@ -21,11 +21,19 @@ mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
 mount -t tmpfs tmpfs /tmp
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
+# Where systemd still mounts the controllers of version 1 beside version 2.
+mkdir -p /tmp/cgroup-v1
+mount -t cgroup -o pids pids /tmp/cgroup-v1
 exec >/dev/console 2>&1 </dev/console
 echo 'root:x:0:0::/:/bin/sh' >/etc/passwd
 echo 'worker:x:1000:1000::/:/bin/sh' >>/etc/passwd
 echo 'root:x:0:' >/etc/group
 echo 'worker:x:1000:' >>/etc/group
+echo 'extra:x:2000:worker' >>/etc/group
+# Sockets that wait for an answer must outlive a slow dump.
+echo 20 >/proc/sys/net/ipv4/tcp_syn_retries
+echo 20 >/proc/sys/net/ipv4/tcp_synack_retries
+echo 15 >/proc/sys/net/ipv4/tcp_orphan_retries
 for module in /modules/*.ko; do insmod "$module"; done
 
 ip link set lo up
@@ -58,6 +66,22 @@ mount -t overlay overlay -o lowerdir=/tmp/lower,upperdir=/tmp/upper,workdir=/tmp
 /mnt/overlay/bin/busybox sleep 1008 &
 # A login session.
 (echo 4321 >/proc/self/loginuid; exec sleep 1009) &
+# Sets of capabilities and groups that all differ; a set-user-ID program; a user
+# namespace; a process that is dead and not yet reaped.
+/workload capabilities &
+mkdir -p /opt/suid
+cp /workload /opt/suid/workload
+chmod 4755 /opt/suid/workload
+su worker -c '/opt/suid/workload hold' &
+unshare -U sleep 1012 &
+sh -c 'true & exec sleep 1013' &
+# A container by version 1 of control groups alone.
+(
+    id=fedcba9876543210fedcba9876543210fedcba9876543210fedcba9876543210
+    mkdir -p "/tmp/cgroup-v1/docker/$id"
+    echo 0 >"/tmp/cgroup-v1/docker/$id/cgroup.procs"
+    exec sleep 1014
+) &
 # A container: own namespaces, a pivoted root, a cgroup that names it.
 container=0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef
 mkdir -p "/sys/fs/cgroup/system.slice/docker-$container.scope"
@@ -98,24 +122,37 @@ stty -F /dev/ttyS1 raw
 echo "@release $(uname -r)" >&3
 echo "@kallsyms" >&3
 awk 'NR % 199 == 1 || $3 ~ /^(_text|_stext|_etext|tcp_connect|finalize_exec|do_exit|commit_creds|entry_SYSCALL_64|init_task|inet_csk_listen_start|linux_banner)$/ { print $1, $2, $3, $4 }' /proc/kallsyms >&3
-for dir in /proc/[0-9]*; do
-    pid=${dir#/proc/}
-    echo "@process $pid" >&3
+spaces=
+tell() {
+    dir=/proc/$1
+    echo "@process $1" >&3
     cat $dir/status >&3
     echo "stat $(cat $dir/stat)" >&3
     echo "loginuid $(cat $dir/loginuid)" >&3
-    echo "cgroup $(cat $dir/cgroup)" >&3
-    exe=$(readlink $dir/exe) || continue
+    sed 's/^/cgroup /' $dir/cgroup >&3
+    exe=$(readlink $dir/exe) || return
     echo "exe $exe" >&3
     echo "root $(readlink $dir/root)" >&3
     echo "cmdline $(base64 -w 0 $dir/cmdline)" >&3
-    for ns in net pid mnt; do echo "ns $(readlink $dir/ns/$ns)" >&3; done
+    for ns in net pid mnt user; do echo "ns $(readlink $dir/ns/$ns)" >&3; done
     for fd in $dir/fd/*; do
         target=$(readlink $fd)
         case $target in socket:*) echo "fd ${fd##*/} $target" >&3 ;; esac
     done
-    for table in tcp tcp6 udp udp6; do sed "s/^/$table /" $dir/net/$table >&3; done
+    space=$(readlink $dir/ns/net)
+    case "$spaces " in *" $space="*) ;; *) spaces="$spaces $space=$1" ;; esac
+}
+for process in /proc/[0-9]*; do tell ${process#/proc/}; done
+# What does not last is made last, and sockets are told last.
+/workload states /tmp/states-ready &
+states=$!
+while [ ! -e /tmp/states-ready ]; do sleep 1; done
+tell $states
+for space in $spaces; do
+    pid=${space#*=}
+    echo "@netns ${space%=*}" >&3
     nsenter -t $pid -n ip -o addr | sed 's/^/addr /' >&3
+    for table in tcp tcp6 udp udp6; do sed "s/^/$table /" /proc/$pid/net/$table >&3; done
 done
 echo "@ready" >&3
 while :; do read -r line </dev/console; sleep 100; done

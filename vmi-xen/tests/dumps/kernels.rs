@@ -21,6 +21,8 @@ use xmesh_rig::debian::{Apt, find_file};
 pub struct Kernel {
     /// Series, such as "6.1."; the newest package of it is taken.
     pub series: &'static str,
+    /// QEMU's machine type and its options.
+    pub machine: &'static str,
     /// QEMU's CPU model.
     pub cpu: &'static str,
     /// Further kernel parameters.
@@ -34,12 +36,14 @@ pub struct Kernel {
 const DEFAULT: &[Kernel] = &[
     Kernel {
         series: "6.1.",
+        machine: "q35",
         cpu: "qemu64",
         cmdline: "pti=on",
         vcpus: 2,
     },
     Kernel {
         series: "6.12.",
+        machine: "q35",
         cpu: "max",
         cmdline: "pti=off",
         vcpus: 2,
@@ -53,36 +57,43 @@ const ALL: &[Kernel] = &[
     DEFAULT[1],
     Kernel {
         series: "5.10.",
+        machine: "q35",
         cpu: "qemu64",
         cmdline: "nokaslr pti=off",
         vcpus: 1,
     },
     Kernel {
         series: "6.1.",
+        // Most of its memory above 4 GiB.
+        machine: "q35,max-ram-below-4g=128M",
         cpu: "max",
         cmdline: "pti=on rodata=off",
         vcpus: 1,
     },
     Kernel {
         series: "6.16.",
+        machine: "q35",
         cpu: "max",
         cmdline: "pti=on",
         vcpus: 2,
     },
     Kernel {
         series: "6.18.",
+        machine: "q35",
         cpu: "qemu64",
         cmdline: "pti=on",
         vcpus: 2,
     },
     Kernel {
         series: "7.2.",
+        machine: "q35",
         cpu: "qemu64",
         cmdline: "pti=off",
         vcpus: 2,
     },
     Kernel {
         series: "7.3.",
+        machine: "q35",
         cpu: "max",
         cmdline: "pti=on",
         vcpus: 2,
@@ -104,6 +115,7 @@ pub fn selected() -> &'static [Kernel] {
 
 /// A dump and what its guest's own /proc said.
 pub struct Loaded {
+    pub path: PathBuf,
     pub dump: Dump,
     pub truth: Truth,
 }
@@ -112,7 +124,12 @@ pub struct Loaded {
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 const INIT: &str = include_str!("init.sh");
-const WORKLOAD: &str = include_str!("workload.rs");
+const WORKLOAD: [&str; 4] = [
+    include_str!("workload/src/main.rs"),
+    include_str!("workload/src/identity.rs"),
+    include_str!("workload/src/sockets.rs"),
+    include_str!("workload/src/states.rs"),
+];
 /// Loaded by init in this order of their file names.
 const MODULES: [&str; 2] = ["dummy", "overlay"];
 
@@ -128,6 +145,7 @@ impl Kernel {
         let told = fs::read(&told).expect("what the guest told");
         Loaded {
             dump: Dump::open(&memory).expect("a dump"),
+            path: memory,
             truth: Truth::parse(&String::from_utf8_lossy(&told)),
         }
     }
@@ -145,7 +163,16 @@ impl Kernel {
     fn files_from(&self, cache: &Path, apt: &Apt) -> Result<(PathBuf, PathBuf)> {
         let image = apt.kernel_package(self.series)?;
         let mut hasher = DefaultHasher::new();
-        (&image, self.cpu, self.cmdline, self.vcpus, INIT, WORKLOAD).hash(&mut hasher);
+        (
+            &image,
+            self.machine,
+            self.cpu,
+            self.cmdline,
+            self.vcpus,
+            INIT,
+            WORKLOAD,
+        )
+            .hash(&mut hasher);
         let name = format!("{}{:016x}", self.series, hasher.finish());
         let memory = cache.join(format!("{name}.elf"));
         let truth = cache.join(format!("{name}.truth"));
@@ -157,6 +184,7 @@ impl Kernel {
             Machine {
                 vmlinuz: &kernel.vmlinuz,
                 initramfs: &initramfs,
+                machine: self.machine,
                 cpu: self.cpu,
                 cmdline: self.cmdline,
                 memory_mib: 320,
@@ -212,15 +240,23 @@ fn build_initramfs(apt: &Apt, modules: &Path, work: &Path) -> Result<Vec<u8>> {
     Ok(archive.finish())
 }
 
-/// Compiles the guest's own program: what busybox cannot do (UDP, threads).
+/// Builds the guest's own program, with no library beside it.
 fn build_workload(work: &Path) -> Result<Vec<u8>> {
-    let source = work.join("workload.rs");
-    let binary = work.join("workload");
-    fs::write(&source, WORKLOAD)?;
-    run(Command::new("rustc")
-        .args(["--edition", "2024", "-C", "opt-level=s", "-C", "strip=symbols"])
-        .args(["-C", "target-feature=+crt-static", "-C", "panic=abort", "-o"])
-        .arg(&binary)
-        .arg(&source))?;
-    Ok(fs::read(&binary)?)
+    const TARGET: &str = "x86_64-unknown-linux-gnu";
+    run(Command::new(env!("CARGO"))
+        .args([
+            "build",
+            "--quiet",
+            "--locked",
+            "--release",
+            "--package",
+            "dump-workload",
+        ])
+        // Named, so that the flags are not for build scripts too.
+        .args(["--target", TARGET, "--target-dir"])
+        .arg(work)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=symbols")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS"))?;
+    Ok(fs::read(work.join(TARGET).join("release/dump-workload"))?)
 }

@@ -18,6 +18,7 @@ const BOOT_LIMIT: Duration = Duration::from_secs(400);
 pub struct Machine<'a> {
     pub vmlinuz: &'a Path,
     pub initramfs: &'a Path,
+    pub machine: &'a str,
     pub cpu: &'a str,
     pub cmdline: &'a str,
     pub memory_mib: u32,
@@ -41,15 +42,8 @@ impl Machine<'_> {
         let monitor = work.join("qmp");
         let log = fs::File::create(work.join("qemu.log"))?;
         let guest = Command::new("qemu-system-x86_64")
-            .args([
-                "-accel",
-                "tcg",
-                "-machine",
-                "q35",
-                "-nodefaults",
-                "-display",
-                "none",
-            ])
+            .args(["-accel", "tcg", "-machine", self.machine])
+            .args(["-nodefaults", "-display", "none"])
             .args(["-no-reboot", "-cpu", self.cpu])
             .args(["-m", &self.memory_mib.to_string()])
             .args(["-smp", &self.vcpus.to_string()])

@@ -13,6 +13,7 @@
 
 mod compare;
 mod forge;
+mod formats;
 #[path = "../../fuzz/src/lib.rs"]
 #[allow(dead_code, reason = "some of it is for libFuzzer only")]
 mod fuzz;
@@ -31,7 +32,7 @@ use vmi_xen::memory::CpuState;
 #[test]
 fn engine_agrees_with_the_guests_own_proc() {
     for kernel in selected() {
-        let Loaded { dump, truth } = kernel.load();
+        let Loaded { dump, truth, .. } = kernel.load();
         let found = Kernel::find(&dump, dump.cpus()).expect(kernel.series);
         assert!(found.layout.gaps().is_empty(), "{:?}", found.layout.gaps());
         assert_eq!(found.release, truth.release);
@@ -39,6 +40,8 @@ fn engine_agrees_with_the_guests_own_proc() {
         let linux = Linux::new(&dump, found);
         compare::symbols(&linux, &truth);
         compare::processes(&linux, &truth);
+        compare::descriptors(&linux, &truth);
+        compare::sockets(&linux, &truth);
         compare::addresses(&linux, &truth);
         syscalls::entries(&&dump, linux.kernel());
         for cpu in dump.cpus() {
@@ -51,7 +54,7 @@ fn engine_agrees_with_the_guests_own_proc() {
 #[test]
 fn the_system_call_entry_alone_leads_to_the_kernel() {
     for kernel in selected() {
-        let Loaded { dump, truth } = kernel.load();
+        let Loaded { dump, truth, .. } = kernel.load();
         let with_lstar = |lstar: u64, idt_base: u64| -> Vec<CpuState> {
             let cpus = dump.cpus().iter();
             cpus.map(|&cpu| CpuState {

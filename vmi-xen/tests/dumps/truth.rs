@@ -5,39 +5,54 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// A row of /proc/net/tcp and its like.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SocketRow {
     pub udp: bool,
+    pub ipv6: bool,
     pub local: SocketAddr,
-    pub remote: Option<SocketAddr>,
+    pub remote: SocketAddr,
     pub state: u8,
     /// Of a listening socket: connections that wait.
     pub receive_queue: u32,
+    /// 0 if no file ever was, or is any more.
+    pub inode: u64,
 }
 
 /// One process by its own /proc.
 #[derive(Debug, Default)]
 pub struct ProcessTruth {
     pub name: String,
+    pub state: String,
     pub tgid: u32,
     pub ppid: u32,
-    pub uid: u32,
-    pub euid: u32,
-    pub gid: u32,
+    /// Real, effective, saved, of the file system.
+    pub uid: [u32; 4],
+    pub gid: [u32; 4],
+    pub groups: Vec<u32>,
+    /// Inheritable, permitted, effective, bounding, ambient.
+    pub capabilities: [u64; 5],
     pub threads: usize,
     /// In hundredths of a second since boot.
     pub start_ticks: u64,
     pub loginuid: u32,
+    /// Of version 2.
     pub cgroup: String,
+    /// Of the controller `pids` in version 1.
+    pub cgroup_v1: String,
     pub exe: Option<String>,
     pub root: String,
     pub cmdline: Vec<u8>,
     pub namespaces: BTreeMap<String, u32>,
     /// Descriptor to inode of its socket.
     pub socket_fds: BTreeMap<u32, u64>,
-    /// Inode to socket, of the process's network namespace.
-    pub sockets: BTreeMap<u64, SocketRow>,
-    /// Interface, address, prefix length, of the process's network namespace.
+}
+
+/// One network namespace by its own /proc.
+#[derive(Debug, Default)]
+pub struct NetTruth {
+    /// Sorted.
+    pub sockets: Vec<SocketRow>,
+    /// Interface, address, prefix length.
     pub addresses: BTreeSet<(String, IpAddr, u8)>,
 }
 
@@ -48,29 +63,50 @@ pub struct Truth {
     /// Name and address of some of the kernel's symbols, none of modules.
     pub symbols: Vec<(String, u64)>,
     pub processes: BTreeMap<u32, ProcessTruth>,
+    /// By inode number.
+    pub netns: BTreeMap<u32, NetTruth>,
+}
+
+/// What the lines that follow are about.
+enum Section {
+    Symbols,
+    Process(u32),
+    Netns(u32),
 }
 
 impl Truth {
     pub fn parse(told: &str) -> Self {
         let mut truth = Self::default();
-        let mut pid = 0;
+        let mut section = Section::Symbols;
         for line in told.lines() {
             let (key, rest) = split(line);
             match key {
                 "@release" => truth.release = rest.to_owned(),
-                "@process" => pid = rest.parse().expect("a PID"),
-                _ if pid == 0 => {
-                    let words: Vec<&str> = line.split_whitespace().collect();
-                    if let [address, _, name] = words[..]
-                        && let Ok(address) = u64::from_str_radix(address, 16)
-                    {
-                        truth.symbols.push((name.to_owned(), address));
-                    }
-                }
-                _ => truth.processes.entry(pid).or_default().line(key, rest),
+                "@process" => section = Section::Process(rest.parse().expect("a PID")),
+                "@netns" => section = Section::Netns(namespace(rest).1),
+                _ => truth.line(&section, line),
             }
         }
+        for net in truth.netns.values_mut() {
+            net.sockets.sort();
+        }
         truth
+    }
+
+    fn line(&mut self, section: &Section, line: &str) {
+        let (key, rest) = split(line);
+        match *section {
+            Section::Process(pid) => self.processes.entry(pid).or_default().line(key, rest),
+            Section::Netns(inode) => self.netns.entry(inode).or_default().line(key, rest),
+            Section::Symbols => {
+                let words: Vec<&str> = line.split_whitespace().collect();
+                if let [address, _, name] = words[..]
+                    && let Ok(address) = u64::from_str_radix(address, 16)
+                {
+                    self.symbols.push((name.to_owned(), address));
+                }
+            }
+        }
     }
 
     /// Address of a symbol that was told.
@@ -78,11 +114,25 @@ impl Truth {
         let found = self.symbols.iter().find(|(symbol, _)| symbol == name);
         found.unwrap_or_else(|| panic!("{name} was not told")).1
     }
+
+    /// Every socket of the guest, by the inode of its network namespace.
+    pub fn sockets(&self) -> impl Iterator<Item = (u32, SocketRow)> + '_ {
+        self.netns
+            .iter()
+            .flat_map(|(&netns, net)| net.sockets.iter().map(move |&row| (netns, row)))
+    }
 }
 
 fn split(line: &str) -> (&str, &str) {
     let (key, rest) = line.split_once([' ', '\t']).unwrap_or((line, ""));
     (key, rest.trim())
+}
+
+/// "net:[4026531840]"
+fn namespace(text: &str) -> (&str, u32) {
+    let (kind, inode) = text.split_once(":[").expect("namespace");
+    let inode = inode.trim_end_matches(']').parse().expect("namespace");
+    (kind, inode)
 }
 
 impl ProcessTruth {
@@ -92,12 +142,27 @@ impl ProcessTruth {
             word.and_then(|word| word.parse().ok())
                 .unwrap_or_else(|| panic!("no number {index} in {key} {rest}"))
         };
+        let mut capabilities = |index: usize| {
+            self.capabilities[index] = u64::from_str_radix(rest, 16).expect("capabilities");
+        };
         match key {
             "Name:" => self.name = rest.to_owned(),
+            "State:" => self.state = rest.to_owned(),
             "Tgid:" => self.tgid = number(0),
             "PPid:" => self.ppid = number(0),
-            "Uid:" => (self.uid, self.euid) = (number(0), number(1)),
-            "Gid:" => self.gid = number(0),
+            "Uid:" => self.uid = [0, 1, 2, 3].map(number),
+            "Gid:" => self.gid = [0, 1, 2, 3].map(number),
+            "Groups:" => {
+                self.groups = rest
+                    .split_whitespace()
+                    .map(|id| id.parse().expect("group"))
+                    .collect()
+            }
+            "CapInh:" => capabilities(0),
+            "CapPrm:" => capabilities(1),
+            "CapEff:" => capabilities(2),
+            "CapBnd:" => capabilities(3),
+            "CapAmb:" => capabilities(4),
             "Threads:" => self.threads = number(0) as usize,
             "stat" => {
                 // The name, in brackets, may hold anything.
@@ -106,13 +171,15 @@ impl ProcessTruth {
                 self.start_ticks = start.parse().expect("starttime");
             }
             "loginuid" => self.loginuid = number(0),
-            "cgroup" => self.cgroup = rest.strip_prefix("0::").unwrap_or(rest).to_owned(),
+            "cgroup" => match rest.strip_prefix("0::") {
+                Some(path) => self.cgroup = path.to_owned(),
+                None => self.cgroup_v1 = rest.splitn(3, ':').nth(2).expect("path").to_owned(),
+            },
             "exe" => self.exe = Some(rest.to_owned()),
             "root" => self.root = rest.to_owned(),
             "cmdline" => self.cmdline = base64(rest),
             "ns" => {
-                let (kind, inode) = rest.split_once(":[").expect("namespace");
-                let inode = inode.trim_end_matches(']').parse().expect("namespace");
+                let (kind, inode) = namespace(rest);
                 self.namespaces.insert(kind.to_owned(), inode);
             }
             "fd" => {
@@ -120,6 +187,14 @@ impl ProcessTruth {
                 let inode = socket.trim_end_matches(']').parse().expect("inode");
                 self.socket_fds.insert(fd.parse().expect("fd"), inode);
             }
+            _ => {}
+        }
+    }
+}
+
+impl NetTruth {
+    fn line(&mut self, key: &str, rest: &str) {
+        match key {
             "tcp" | "tcp6" | "udp" | "udp6" => self.socket_row(key, rest),
             "addr" => self.address(rest),
             _ => {}
@@ -128,21 +203,25 @@ impl ProcessTruth {
 
     fn socket_row(&mut self, table: &str, rest: &str) {
         let words: Vec<&str> = rest.split_whitespace().collect();
-        if words.first().is_none_or(|word| !word.ends_with(':')) || words[0] == "sl" {
+        if words.first().is_none_or(|word| !word.ends_with(':')) {
             return;
         }
-        let Some((local, remote)) = socket_addr(words[1]).zip(socket_addr(words[2])) else {
-            return;
-        };
+        let (local, remote) = socket_addr(words[1])
+            .zip(socket_addr(words[2]))
+            .expect("addresses");
         let (_, receive) = words[4].split_once(':').expect("queues");
-        let row = SocketRow {
+        let state = u8::from_str_radix(words[3], 16).expect("state");
+        let receive = u32::from_str_radix(receive, 16).expect("queue");
+        self.sockets.push(SocketRow {
             udp: table.starts_with("udp"),
+            ipv6: table.ends_with('6'),
             local,
-            remote: (remote.port() != 0).then_some(remote),
-            state: u8::from_str_radix(words[3], 16).expect("state"),
-            receive_queue: u32::from_str_radix(receive, 16).expect("queue"),
-        };
-        self.sockets.insert(words[9].parse().expect("inode"), row);
+            remote,
+            state,
+            // Other sockets' queues are bytes, which the engine leaves out.
+            receive_queue: if state == LISTEN { receive } else { 0 },
+            inode: words[9].parse().expect("inode"),
+        });
     }
 
     fn address(&mut self, rest: &str) {
@@ -158,6 +237,9 @@ impl ProcessTruth {
     }
 }
 
+/// TCP_LISTEN of include/net/tcp_states.h.
+const LISTEN: u8 = 10;
+
 /// "0100007F:1B59": words in the CPU's order, then the port.
 fn socket_addr(text: &str) -> Option<SocketAddr> {
     let (address, port) = text.split_once(':')?;
@@ -167,7 +249,7 @@ fn socket_addr(text: &str) -> Option<SocketAddr> {
         .collect();
     let ip = match bytes.len() {
         4 => Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?).into(),
-        _ => Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?).to_canonical(),
+        _ => Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?).into(),
     };
     Some(SocketAddr::new(ip, u16::from_str_radix(port, 16).ok()?))
 }

@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: GPL-3.0-only
-//! Runs inside the dumped guest: sockets and threads that busybox has no
-//! command for. Compiled on its own, statically, by the test helper.
+//! Runs inside the dumped guest: sockets, threads and credentials that busybox
+//! has no command for. The test helper builds it, statically.
+#![forbid(unsafe_code)]
+#![allow(clippy::expect_used, reason = "a workload that fails must say so and end")]
+
+mod identity;
+mod sockets;
+mod states;
 
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
@@ -77,9 +83,12 @@ fn all() {
         .map(|_| std::fs::File::open("/workload").expect("open"))
         .collect();
     let last = UdpSocket::bind("127.0.0.1:5305").expect("bind UDP");
+    let special = sockets::special();
     retitle();
     forever();
-    drop((unbound, connected, six, listener, client, server, waiting, many, last));
+    drop((
+        unbound, connected, six, listener, client, server, waiting, many, last, special,
+    ));
 }
 
 fn main() {
@@ -87,6 +96,9 @@ fn main() {
     match args.get(1).map(String::as_str) {
         Some("serve") => serve(&args[2..]),
         Some("connect") => connect(&args[2..]),
+        Some("hold") => forever(),
+        Some("states") => states::run(&args[2]),
+        Some("capabilities") => identity::run(),
         _ => all(),
     }
 }
