@@ -4,7 +4,7 @@
 use super::root::{DOMU_MODULES, Root};
 use crate::cache;
 use crate::command::run;
-use crate::debian::Apt;
+use crate::debian::{Apt, find_file};
 use crate::error::{At, Result, RigError};
 use crate::progress::Progress;
 use std::collections::HashSet;
@@ -46,6 +46,10 @@ fn make(place: &Path, apt: &Apt, package: &str) -> Result<()> {
     let mut order = String::new();
     let mut seen = HashSet::new();
     for module in DOMU_MODULES.split(' ') {
+        // What is no file is built in: every cloud kernel has all of them.
+        if find_file(&files.modules, &|name| name.starts_with(&format!("{module}.ko"))).is_none() {
+            continue;
+        }
         let needed = run(Command::new("modprobe")
             .arg("-d")
             .arg(base)

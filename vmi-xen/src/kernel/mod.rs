@@ -11,12 +11,14 @@
 //! every structure. The kernel's own top page table replaces the borrowed one.
 
 pub mod btf;
+mod exits;
 mod image;
 pub mod kallsyms;
 pub mod layout;
 mod scan;
 mod symbols;
 
+pub use exits::{Exits, ExitsError, exits};
 pub use image::Region;
 pub use layout::{Group, Layout, LayoutError};
 pub use symbols::{Symbol, Symbols};

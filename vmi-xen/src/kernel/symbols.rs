@@ -129,6 +129,12 @@ impl Symbols {
         Some((self.symbol(entry), address - entry.address))
     }
 
+    /// The lowest address above `address` at which a symbol starts: where what starts at `address` ends at the latest.
+    pub fn next_after(&self, address: u64) -> Option<u64> {
+        let after = self.entries.partition_point(|entry| entry.address <= address);
+        self.entries.get(after).map(|entry| entry.address)
+    }
+
     /// Name of a symbol that starts exactly at `address`.
     pub fn name(&self, address: u64) -> Option<&str> {
         let at = self.entries.partition_point(|entry| entry.address < address);
@@ -229,5 +235,8 @@ mod tests {
         let (symbol, distance) = symbols.nearest(299).unwrap();
         assert_eq!((symbol.name, distance), ("second", 99));
         assert!(symbols.nearest(99).is_none());
+        assert_eq!(symbols.next_after(99), Some(100));
+        assert_eq!(symbols.next_after(100), Some(150));
+        assert_eq!(symbols.next_after(300), None);
     }
 }

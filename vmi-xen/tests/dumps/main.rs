@@ -25,7 +25,7 @@ mod syscalls;
 mod truth;
 
 use kernels::{Loaded, selected};
-use vmi_xen::kernel::Kernel;
+use vmi_xen::kernel::{Kernel, exits};
 use vmi_xen::linux::Linux;
 use vmi_xen::memory::CpuState;
 
@@ -80,5 +80,47 @@ fn the_system_call_entry_alone_leads_to_the_kernel() {
         // Nothing to go by.
         assert!(Kernel::find(&dump, &with_lstar(0, 0)).is_err());
         assert!(Kernel::find(&dump, &[]).is_err());
+    }
+}
+
+/// Where a function returns is found by decoding it; system calls are functions of every kind.
+#[test]
+fn functions_return_where_they_are_said_to() {
+    for kernel in selected() {
+        let Loaded { dump, .. } = kernel.load();
+        let found = Kernel::find(&dump, dump.cpus()).expect(kernel.series);
+        let symbols = found.symbols.iter();
+        let calls: Vec<(String, u64)> = symbols
+            .filter(|s| s.name.starts_with("__x64_sys_") && !s.name.contains('.'))
+            .map(|s| (s.name.to_owned(), s.address))
+            .collect();
+        assert!(
+            calls.len() > 250,
+            "{}: {} system calls",
+            kernel.series,
+            calls.len()
+        );
+        for (name, va) in calls {
+            let exits =
+                exits(&dump, &found, va).unwrap_or_else(|error| panic!("{}: {name}: {error}", kernel.series));
+            let ends = ["__x64_sys_exit", "__x64_sys_exit_group"].contains(&name.as_str());
+            let left = !exits.returns.is_empty() || !exits.tail_calls.is_empty() || exits.indirect;
+            assert!(left || ends, "{}: {name} is never left: {exits:?}", kernel.series);
+            for at in exits.returns {
+                let mut byte = [0];
+                found.space.read(&dump, at, &mut byte).expect("text");
+                // ret, ret imm16, jmp rel32, jmp rel8 (rep before ret).
+                assert!(
+                    [0xc3, 0xc2, 0xe9, 0xeb, 0xf3].contains(&byte[0]),
+                    "{name}: {at:#x}: {byte:x?}"
+                );
+            }
+        }
+        let accept = found.symbols.address("inet_csk_accept").expect("inet_csk_accept");
+        let accept = exits(&dump, &found, accept).expect(kernel.series);
+        assert!(!accept.returns.is_empty(), "{}", kernel.series);
+        let exit = found.symbols.address("do_exit").expect("do_exit");
+        let exit = exits(&dump, &found, exit).expect(kernel.series);
+        assert!(exit.returns.is_empty(), "{}: {exit:?}", kernel.series);
     }
 }
