@@ -44,6 +44,9 @@ pub struct Options {
     /// Directory in a bpffs for what must outlive the daemon at the vifs
     #[arg(long, default_value = "/sys/fs/bpf/xmesh")]
     pub pin_dir: PathBuf,
+    /// Seconds between two checks of every guest's kernel; 0 is never
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub check_every: u64,
     /// Take the datapath off every vif and end
     #[arg(long)]
     pub detach: bool,

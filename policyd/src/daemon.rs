@@ -25,6 +25,7 @@ use crate::enforcer::{Enforcer, Order, Owners, Policies};
 use crate::events::EventLog;
 use crate::gate::decider;
 use crate::guardian::{self, Supervisor};
+use crate::integrity;
 use crate::lock::InstanceLock;
 use crate::present;
 use crate::registry::{DomainEntry, Registry, lock};
@@ -164,6 +165,14 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         move || watcher.run(&stop)
     })?;
 
+    let checks = (options.check_every > 0)
+        .then(|| {
+            let every = Duration::from_secs(options.check_every);
+            let (registry, orders, stop) = (Arc::clone(&registry), orders.clone(), Arc::clone(&stop));
+            spawn("checks", move || integrity::run(&registry, &orders, every, &stop))
+        })
+        .transpose()?;
+
     let (stop_api, stopping) = watch::channel(false);
     let daemon = Arc::new(Daemon {
         events,
@@ -183,6 +192,9 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     stop.store(true, Ordering::SeqCst);
     let _ = watcher.join();
     let _ = vifs.join();
+    if let Some(checks) = checks {
+        let _ = checks.join();
+    }
     let _ = orders.send(Order::Stop);
     let _ = enforcer.join();
     // Takes the records of guests that were freed, and frees any that a thread of ours could not.
@@ -341,6 +353,14 @@ impl Daemon {
             .iter()
             .map(|(socket, who)| present::connection(socket, Some(who)))
             .collect())
+    }
+
+    /// `GET /v1/domains/{domain}/check`: checks the guest's kernel now.
+    pub fn check(&self, domain: &str) -> Result<api::Check, DaemonError> {
+        let entry = self.find(domain)?;
+        let report = integrity::check(&entry, &self.orders)
+            .map_err(|why| DaemonError::Unavailable(format!("{} cannot be checked: {why}", entry.vm.name)))?;
+        Ok(present::check(&entry.vm.name, &report))
     }
 
     fn records(&self, scope: Option<u32>) -> Result<Vec<FlowRecord>, DaemonError> {

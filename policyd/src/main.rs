@@ -12,6 +12,7 @@ mod enforcer;
 mod events;
 mod gate;
 mod guardian;
+mod integrity;
 mod inventory;
 mod links;
 mod lock;

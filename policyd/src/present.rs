@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use policy::{Decider, Endpoint, Protocol, Side};
 use policyd_api as api;
+use vmi_xen::integrity::{Finding, Report, Severity};
 use vmi_xen::linux::{self, Socket};
 use vmi_xen::observe::Subject;
 
@@ -31,6 +32,69 @@ pub fn process(subject: &Subject) -> api::Process {
         netns: p.netns,
         start_time_ns: p.start_time_ns,
         parents: subject.parents.iter().map(|p| p.to_string()).collect(),
+    }
+}
+
+/// What a check found.
+pub fn finding(finding: &Finding) -> api::Finding {
+    let mut shown = api::Finding {
+        severity: match finding.severity() {
+            Severity::Notice => api::Severity::Notice,
+            Severity::Warning => api::Severity::Warning,
+            Severity::Alert => api::Severity::Alert,
+        },
+        kind: finding.kind().to_owned(),
+        message: finding.to_string(),
+        pid: None,
+        name: None,
+        seen_in: Vec::new(),
+        missing_in: Vec::new(),
+    };
+    match finding {
+        Finding::HiddenTask(task) => {
+            shown.pid = Some(task.pid);
+            shown.name = Some(task.comm.clone());
+            shown.seen_in = words(task.seen_in.iter());
+            shown.missing_in = words(task.missing_in.iter());
+        }
+        Finding::HiddenModule {
+            name,
+            seen_in,
+            missing_in,
+            ..
+        } => {
+            shown.name = Some(name.clone());
+            shown.seen_in = words(seen_in.iter());
+            shown.missing_in = words(missing_in.iter());
+        }
+        _ => {}
+    }
+    shown
+}
+
+fn words(items: impl Iterator<Item = impl ToString>) -> Vec<String> {
+    items.map(|item| item.to_string()).collect()
+}
+
+/// A whole check, the worst finding first.
+pub fn check(domain: &str, report: &Report) -> api::Check {
+    let mut findings: Vec<api::Finding> = report.findings.iter().map(finding).collect();
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    let extent = report.extent;
+    api::Check {
+        domain: domain.to_owned(),
+        findings,
+        unchecked: report.unchecked.clone(),
+        tasks: extent.tasks,
+        modules: extent.modules,
+        system_calls: extent.system_calls,
+        registers: extent.registers,
+        gates: extent.gates,
+        sites: extent.sites,
+        operations: extent.operations,
+        text: extent.text,
+        functions: extent.functions,
+        took_ms: report.took.as_millis() as u64,
     }
 }
 

@@ -11,6 +11,7 @@ use policyd_api::{Mode, Probe, Vif};
 use vmi_xen::session::{Inspector, Waker};
 
 use crate::gate::GateStats;
+use crate::integrity::Watchdog;
 
 /// All domains, by id.
 #[derive(Default)]
@@ -28,6 +29,8 @@ pub struct DomainEntry {
     pub sight: Mutex<Sight>,
     /// Reads the guest on demand; none until its kernel is known.
     pub inspector: Mutex<Option<Inspector>>,
+    /// What checks of its kernel remember.
+    pub watchdog: Mutex<Watchdog>,
     /// Counters of its gate.
     pub gate: Arc<GateStats>,
     stop: AtomicBool,
@@ -75,6 +78,7 @@ impl DomainEntry {
                 traps: 0,
             }),
             inspector: Mutex::new(None),
+            watchdog: Mutex::default(),
             gate: Arc::default(),
             stop: AtomicBool::new(false),
             waker: Mutex::new(None),

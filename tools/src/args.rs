@@ -7,8 +7,20 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand};
 
 /// Kinds of event that the daemon knows, and `verdict` for the two that carry one.
-const KINDS: [&str; 11] = [
-    "fork", "exec", "exit", "listen", "connect", "refused", "sight", "domain", "policy", "lost", "verdict",
+const KINDS: [&str; 13] = [
+    "fork",
+    "exec",
+    "exit",
+    "listen",
+    "connect",
+    "refused",
+    "sight",
+    "domain",
+    "policy",
+    "hidden",
+    "integrity",
+    "lost",
+    "verdict",
 ];
 
 /// See and govern the connections of this host's domains.
@@ -63,6 +75,13 @@ pub enum Command {
     Inspect {
         /// The dump.
         file: PathBuf,
+    },
+    /// Check a domain's kernel: what hides in it, and what was changed.
+    #[command(after_help = "Exit status: 1 if anything was found beyond notices.\n\n\
+        EXAMPLES\n  xmesh check web1\n  xmesh --json check web1 | jq -r '.findings[].message'")]
+    Check {
+        /// Name or id.
+        domain: String,
     },
     /// Tell what happened, a sentence a line.
     #[command(after_help = "EXAMPLES\n  \

@@ -27,6 +27,7 @@ pub fn run(args: &Args, output: &mut Output) -> Result<(), ToolError> {
         Command::Ps { domain } => domains::processes(&client, domain, output),
         Command::Conns { domain } => domains::connections(&client, domain, output),
         Command::Inspect { file } => inspect::inspect(file, output),
+        Command::Check { domain } => domains::check(&client, domain, output),
         Command::Events(events) => watch::events(&client, events, output),
         Command::Flows { follow, domain } => watch::flows(&client, domain.as_deref(), *follow, output),
         Command::PolicyApply { file, dry_run } => policies::apply(&client, file, *dry_run, output),

@@ -45,6 +45,9 @@ pub enum ToolError {
     /// What the arguments say together makes no sense.
     #[error("xmesh: {0}")]
     Usage(String),
+    /// A check found something; the findings are on standard output.
+    #[error("xmesh: the domain is not as it should be")]
+    Found,
     /// Standard output takes no more: a full disk, a closed terminal.
     #[error("xmesh: cannot write the answer: {0}")]
     Write(io::Error),
@@ -66,6 +69,7 @@ impl ToolError {
             | ToolError::Dump(_)
             | ToolError::Guest { .. }
             | ToolError::Incomplete { .. }
+            | ToolError::Found
             | ToolError::Write(_) => 1,
         }
     }

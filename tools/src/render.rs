@@ -4,6 +4,7 @@
 //! Names, paths and arguments come out of guests' memory, so whatever is shown of them is stripped of
 //! control characters first: a guest must not be able to write to an administrator's terminal.
 
+pub mod check;
 pub mod domain;
 pub mod event;
 pub mod flow;

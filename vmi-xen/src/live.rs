@@ -48,6 +48,14 @@ impl LiveMemory {
         }
     }
 
+    /// Registers of every vCPU, as [`cpu_states`] has them.
+    ///
+    /// # Errors
+    /// Where the domain does not exist.
+    pub fn cpu_states(&self) -> Result<Vec<CpuState>, XenError> {
+        cpu_states(&self.xen, self.domid)
+    }
+
     /// Forgets all mappings, so that later reads see the domain's present map.
     pub fn invalidate(&self) {
         self.chunks.borrow_mut().fill_with(|| None);

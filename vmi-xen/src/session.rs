@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use xen_bindings::{DomId, Xen, XenError, domain};
 
 use crate::altp2m::{Armed, Engine, EngineError, ProbeId, RecordError, UndoRecord};
+use crate::integrity::{Checker, Report};
 use crate::kernel::{Kernel, KernelError, LayoutError};
 use crate::linux::{Budget, InterfaceAddress, Linux, LinuxError, Socket};
 use crate::live::{self, LiveMemory};
@@ -23,6 +24,10 @@ pub use crate::altp2m::Waker;
 
 /// Longest wait on the ring before the domain is looked at.
 const WAIT: Duration = Duration::from_millis(500);
+/// How often a finding about a running guest must be seen again.
+const CONFIRMATIONS: u32 = 2;
+/// And how long after: no honest kernel takes as long between two halves of one change.
+const CONFIRM_AFTER: Duration = Duration::from_millis(100);
 /// How often the status is told.
 const STATUS_PERIOD: Duration = Duration::from_secs(1);
 
@@ -217,6 +222,31 @@ impl Inspector {
     pub fn addresses(&self) -> Result<Vec<InterfaceAddress>, LinuxError> {
         self.fresh();
         self.linux.addresses()
+    }
+
+    /// Checks the guest's kernel with a checker that is this guest's alone. Where something is found it looks again, twice, a
+    /// moment later, and tells what was there each time: an honest change takes microseconds. `own` tells whether a
+    /// breakpoint at an address is the engine's.
+    ///
+    /// # Errors
+    /// When the vCPUs' registers cannot be read; all else that cannot be checked is in the report.
+    pub fn check(&self, checker: &mut Checker, own: &dyn Fn(u64) -> bool) -> Result<Report, XenError> {
+        let mut look = || {
+            self.fresh();
+            let cpus = self.linux.memory().cpu_states()?;
+            Ok(checker.check(&self.linux, &cpus, own))
+        };
+        let mut report = look()?;
+        for _ in 0..CONFIRMATIONS {
+            if report.findings.is_empty() {
+                break;
+            }
+            std::thread::sleep(CONFIRM_AFTER);
+            let again = look()?;
+            report.confirm(&again);
+            report.took += again.took;
+        }
+        Ok(report)
     }
 
     fn fresh(&self) {

@@ -88,6 +88,11 @@ impl Client {
         self.get(&format!("/v1/domains/{}/connections", escape(domain)))
     }
 
+    /// Checks the kernel of one domain, by name or id.
+    pub fn check(&self, domain: &str) -> Result<Check, ClientError> {
+        self.get(&format!("/v1/domains/{}/check", escape(domain)))
+    }
+
     /// Flows at the vifs, of one domain or all.
     pub fn flows(&self, domain: Option<&str>) -> Result<Vec<Flow>, ClientError> {
         match domain {

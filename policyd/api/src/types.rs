@@ -323,6 +323,16 @@ pub enum What {
         /// What was done, as `apply shop`.
         change: String,
     },
+    /// A process, thread or module of a guest hides.
+    Hidden {
+        /// What was found.
+        finding: Finding,
+    },
+    /// A guest's kernel is not as it should be.
+    Integrity {
+        /// What was found.
+        finding: Finding,
+    },
     /// Events were lost on the way.
     Lost {
         /// How many.
@@ -345,8 +355,94 @@ impl What {
             What::Sight { .. } => "sight",
             What::Domain { .. } => "domain",
             What::Policy { .. } => "policy",
+            What::Hidden { .. } => "hidden",
+            What::Integrity { .. } => "integrity",
             What::Lost { .. } => "lost",
         }
+    }
+}
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Honest tools do this too, as tracing does.
+    Notice,
+    /// Rare on an honest machine.
+    Warning,
+    /// Nothing honest does this.
+    Alert,
+}
+
+impl Severity {
+    /// The lower-case word used in text and JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Severity::Notice => "notice",
+            Severity::Warning => "warning",
+            Severity::Alert => "alert",
+        }
+    }
+}
+
+/// Something in a guest that an untouched kernel does not show.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// A word for the kind, as `hidden-process` or `system-call`.
+    pub kind: String,
+    /// The finding as a sentence, evidence included.
+    pub message: String,
+    /// Of a hidden process or thread, the number that it says it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// The name that what hides says it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Where what hides was seen.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub seen_in: Vec<String>,
+    /// Where it was not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing_in: Vec<String>,
+}
+
+/// What a check of one domain's kernel found, and how far it went.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Check {
+    /// Name of the domain.
+    pub domain: String,
+    /// What was found, the worst first.
+    pub findings: Vec<Finding>,
+    /// What could not be checked, and why.
+    pub unchecked: Vec<String>,
+    /// Tasks, threads included.
+    pub tasks: usize,
+    /// Modules.
+    pub modules: usize,
+    /// Entries of system-call tables.
+    pub system_calls: usize,
+    /// Registers by which vCPUs enter the kernel.
+    pub registers: usize,
+    /// Gates of the interrupt descriptor table.
+    pub gates: usize,
+    /// Places in the code that the kernel patches itself.
+    pub sites: usize,
+    /// Constant tables of operations.
+    pub operations: usize,
+    /// Bytes of the kernel's code.
+    pub text: usize,
+    /// Functions that were compared with what they were at the first check; 0 at the first.
+    pub functions: usize,
+    /// Milliseconds it took.
+    pub took_ms: u64,
+}
+
+impl Check {
+    /// The worst severity found.
+    pub fn worst(&self) -> Option<Severity> {
+        self.findings.iter().map(|finding| finding.severity).max()
     }
 }
 

@@ -78,6 +78,10 @@ pub async fn connections(
     blocking(move || daemon.connections(&domain)).await
 }
 
+pub async fn check(State(daemon): State<Arc<Daemon>>, Path(domain): Path<String>) -> Answer<Check> {
+    blocking(move || daemon.check(&domain)).await
+}
+
 /// Query of `/v1/flows`.
 #[derive(Deserialize)]
 pub struct FlowQuery {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-3.0-only
-//! `list`, `info`, `ps`, `conns`.
+//! `list`, `info`, `ps`, `conns`, `check`.
 
-use policyd_api::Client;
+use policyd_api::{Client, Severity};
 
 use crate::error::ToolError;
 use crate::output::Output;
-use crate::render::domain;
+use crate::render::{check, domain};
 
 pub fn list(client: &Client, verbose: bool, output: &mut Output) -> Result<(), ToolError> {
     let domains = client.domains()?;
@@ -33,4 +33,16 @@ pub fn connections(client: &Client, name: &str, output: &mut Output) -> Result<(
     // Listeners first, as what a domain offers is what is asked most.
     connections.sort_by_key(|c| (c.remote.is_some(), c.protocol.clone(), c.local, c.remote));
     output.answer(&connections, |c| domain::connections(c))
+}
+
+pub fn check(client: &Client, name: &str, output: &mut Output) -> Result<(), ToolError> {
+    let check = client.check(name)?;
+    output.answer(&check, check::report)?;
+    match check.worst() {
+        Some(Severity::Warning | Severity::Alert) => {
+            output.finish()?;
+            Err(ToolError::Found)
+        }
+        Some(Severity::Notice) | None => Ok(()),
+    }
 }

@@ -56,6 +56,9 @@ pub fn sentence(event: &Event) -> String {
         What::Policy { generation, change } => {
             format!("policy: {change}, generation {generation} is in force")
         }
+        What::Hidden { finding } | What::Integrity { finding } => {
+            format!("{domain} {}: {}", finding.severity.as_str(), finding.message)
+        }
         What::Lost { count, place } => format!("{count} events were lost at {place}"),
     };
     format!("{} {}", timestamp(event.time_ns), plain(&said))
@@ -103,7 +106,7 @@ fn ending(code: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use policyd_api::Mode;
+    use policyd_api::{Finding, Mode, Severity};
 
     fn process(exe: Option<&str>) -> Process {
         Process {
@@ -254,6 +257,20 @@ mod tests {
                 change: "apply shop".into()
             }),
             "policy: apply shop, generation 5 is in force"
+        );
+        assert_eq!(
+            said(What::Hidden {
+                finding: Finding {
+                    severity: Severity::Alert,
+                    kind: "hidden-process".into(),
+                    message: "process 7 (x) hides".into(),
+                    pid: Some(7),
+                    name: Some("x".into()),
+                    seen_in: Vec::new(),
+                    missing_in: Vec::new(),
+                }
+            }),
+            "web1 alert: process 7 (x) hides"
         );
         assert_eq!(
             said(What::Lost {

@@ -159,7 +159,7 @@ impl Checker {
         }
         hooks::detours(linux, book, &text, &mut report.findings);
         let symbols = &linux.kernel().symbols;
-        let Some(baseline) = &self.baseline else {
+        let Some(baseline) = self.baseline.as_ref().filter(|known| known.is_of(&text)) else {
             // Until the first program runs the kernel still patches itself, and
             // frees what only its start needed.
             if has_booted(linux) {

@@ -89,8 +89,7 @@ pub struct Baseline {
     key: RandomState,
     /// One for each function, in the order of their addresses.
     digests: Vec<u64>,
-    /// Where the text started: another kernel has other functions.
-    start: u64,
+    range: Range<u64>,
 }
 
 impl Baseline {
@@ -104,7 +103,7 @@ impl Baseline {
         Self {
             key,
             digests,
-            start: text.range.start,
+            range: text.range.clone(),
         }
     }
 
@@ -113,12 +112,14 @@ impl Baseline {
         self.digests.len()
     }
 
+    /// Whether these are digests of this text at all, and not of another
+    /// kernel's: a guest may boot another without a new domain.
+    pub fn is_of(&self, text: &Text) -> bool {
+        self.range == text.range
+    }
+
     /// Functions that are not as they were: address and length in bytes.
-    /// Nothing, if this is another kernel's text.
     pub fn changed(&self, text: &Text, symbols: &Symbols) -> Vec<(u64, usize)> {
-        if text.range.start != self.start {
-            return Vec::new();
-        }
         text.functions(symbols)
             .zip(&self.digests)
             .filter(|((_, bytes), digest)| self.key.hash_one(bytes) != **digest)
