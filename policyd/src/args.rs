@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! The command line.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
@@ -26,6 +27,9 @@ pub enum Command {
         /// Where the undo records are
         #[arg(long)]
         undo_dir: PathBuf,
+        /// Arguments of the daemon, for another in place of one that hangs
+        #[arg(last = true)]
+        daemon: Vec<OsString>,
     },
 }
 

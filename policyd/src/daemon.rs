@@ -128,9 +128,9 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let datapath = Arc::new(Mutex::new(datapath));
 
     guardian::spare_from_oom();
-    let supervisor = Arc::new(Supervisor::start(&undo_dir)?);
-    let events = Arc::new(EventLog::new(EVENT_LOG));
     let registry = Arc::new(Registry::default());
+    let supervisor = Arc::new(Supervisor::start(&undo_dir, Arc::clone(&registry))?);
+    let events = Arc::new(EventLog::new(EVENT_LOG));
     let owners = Arc::new(Owners::default());
     let world = Arc::new(ArcSwap::from_pointee(World::new(
         Arc::new(Ruleset::empty(0)),

@@ -68,6 +68,7 @@ pub fn watch(context: &Context, entry: &Arc<DomainEntry>) {
         // others.
         let outcome = catch_unwind(AssertUnwindSafe(|| try_watch(context, entry)));
         entry.set_waker(None);
+        entry.serving(false);
         let outcome = outcome.unwrap_or(Err(SessionError::Fault));
         match outcome {
             Ok(End::Stopped | End::Gone) => break,
@@ -124,7 +125,12 @@ fn try_watch(context: &Context, entry: &Arc<DomainEntry>) -> Result<End, Session
         scope.spawn(|| begin(context, entry, &status));
         // Dropped here, before the other is waited for: whatever ends the session, the guest is freed at once.
         let mut session = session;
-        session.run(&mut || entry.stopping(), &mut |status| publish(entry, status))
+        let mut stop = || {
+            // Called at least twice a second: the guardian's proof that vCPUs do not wait in vain.
+            entry.serving(true);
+            entry.stopping()
+        };
+        session.run(&mut stop, &mut |status| publish(entry, status))
     })
 }
 

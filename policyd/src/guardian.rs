@@ -4,36 +4,104 @@
 //! The daemon holds the write end of a pipe whose read end is the guardian's standard input. However the daemon
 //! ends, the kernel closes that end; the guardian wakes, undoes what the undo records say is applied to
 //! each guest, and ends. It holds no other state, so a guardian that dies is simply started again.
+//!
+//! While it lives the daemon writes a byte a second, as long as every guest's traps are served. When the bytes stay away (the daemon
+//! was stopped, or hangs) vCPUs wait for nobody: the guardian kills the daemon, frees the guests, and becomes
+//! another daemon, which attaches again.
 
-use std::io::Read;
+use std::ffi::OsString;
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::registry::Registry;
 use vmi_xen::altp2m::{self, EngineError, UndoRecord, Undone};
 use xen_bindings::{DomId, Xen};
 
 /// How long the guardian tries to free a guest before it gives up, loudly.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Runs the guardian: blocks until the daemon is gone, then frees its guests. Exit status 0 if all are free.
-pub fn run(undo_dir: &Path) -> std::process::ExitCode {
+/// How often the daemon says that it serves, and the guardian looks.
+const BEAT: Duration = Duration::from_secs(1);
+/// The daemon is silent while some guest's traps have waited for longer than this.
+const SERVED_WITHIN: Duration = Duration::from_secs(5);
+/// Looks in a row without a byte after which the daemon is taken for stuck. Looks are counted, not time: while dom0 itself does not
+/// run, neither does the guardian.
+const SILENT_LOOKS: u32 = 5;
+
+/// How the daemon failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Failure {
+    /// It has ended.
+    Ended,
+    /// It lives and serves nobody.
+    Stuck,
+}
+
+/// Runs the guardian: blocks until the daemon is gone or stuck, then frees its guests. In place of a stuck one it becomes a daemon with the
+/// arguments `daemon`; otherwise the exit status is 0 if all guests are free.
+pub fn run(undo_dir: &Path, daemon: &[OsString]) -> std::process::ExitCode {
+    let parent = nix::unistd::getppid();
     outlive_the_daemon();
-    let mut byte = [0u8; 1];
-    loop {
-        match std::io::stdin().read(&mut byte) {
-            Ok(0) => break,
-            Ok(_) => {}
-            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(_) => break,
+    let stuck = watch(std::io::stdin()) == Failure::Stuck;
+    if stuck {
+        log::error!(
+            "policyd (pid {parent}) has stopped serving its guests: it is killed, another is started"
+        );
+        // Its end of the pipe is open, so it lives, and is still our parent: nobody else can have its number.
+        if let Err(e) = nix::sys::signal::kill(parent, nix::sys::signal::Signal::SIGKILL) {
+            log::error!("killing pid {parent}: {e}");
         }
+        // The records are locked until it is gone.
+        while watch(std::io::stdin()) != Failure::Ended {}
     }
-    if free_all(undo_dir, PATIENCE) {
+    let free = free_all(undo_dir, PATIENCE);
+    if stuck {
+        let error = Command::new("/proc/self/exe")
+            .args(daemon)
+            .stdin(Stdio::null())
+            .exec();
+        log::error!("starting policyd: {error}; start it by hand");
+    }
+    if free {
         std::process::ExitCode::SUCCESS
     } else {
         std::process::ExitCode::FAILURE
+    }
+}
+
+/// Waits until the daemon at the other end of a pipe fails.
+fn watch(mut pipe: impl Read + AsFd) -> Failure {
+    use nix::errno::Errno;
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let mut bytes = [0u8; 64];
+    let mut silent = 0;
+    // More milliseconds than a timeout can hold would be none.
+    let timeout = PollTimeout::try_from(BEAT).unwrap_or(PollTimeout::NONE);
+    loop {
+        match poll(&mut [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)], timeout) {
+            Ok(0) => {
+                silent += 1;
+                if silent >= SILENT_LOOKS {
+                    return Failure::Stuck;
+                }
+                continue;
+            }
+            Ok(_) => {}
+            Err(Errno::EINTR) => continue,
+            Err(_) => return Failure::Ended,
+        }
+        match pipe.read(&mut bytes) {
+            Ok(0) => return Failure::Ended,
+            Ok(_) => silent = 0,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(_) => return Failure::Ended,
+        }
     }
 }
 
@@ -130,8 +198,9 @@ struct Shared {
 }
 
 impl Supervisor {
-    /// Starts a guardian and a thread that starts another whenever one dies.
-    pub fn start(undo_dir: &Path) -> std::io::Result<Supervisor> {
+    /// Starts a guardian, a thread that starts another whenever one dies, and one that tells it that the guests are served, as long as
+    /// `registry` shows that.
+    pub fn start(undo_dir: &Path, registry: Arc<Registry>) -> std::io::Result<Supervisor> {
         let shared = Arc::new(Shared {
             undo_dir: undo_dir.to_path_buf(),
             pid: AtomicU32::new(0),
@@ -142,6 +211,10 @@ impl Supervisor {
         let thread = std::thread::Builder::new().name("guardian".into()).spawn({
             let shared = Arc::clone(&shared);
             move || shared.keep_alive(child)
+        })?;
+        std::thread::Builder::new().name("heartbeat".into()).spawn({
+            let shared = Arc::clone(&shared);
+            move || shared.beat(&registry)
         })?;
         Ok(Supervisor {
             shared,
@@ -175,11 +248,25 @@ impl Shared {
             .arg("guardian")
             .arg("--undo-dir")
             .arg(&self.undo_dir)
+            .arg("--")
+            .args(std::env::args_os().skip(1))
             .stdin(Stdio::piped())
             .spawn()?;
         self.pid.store(child.id(), Ordering::Relaxed);
         *self.lifeline.lock().unwrap_or_else(PoisonError::into_inner) = child.stdin.take();
         Ok(child)
+    }
+
+    /// Tells the guardian every second that the guests are served, until the daemon stops.
+    fn beat(&self, registry: &Registry) {
+        while !self.stopping.load(Ordering::SeqCst) {
+            if registry.served_within(SERVED_WITHIN) {
+                let mut lifeline = self.lifeline.lock().unwrap_or_else(PoisonError::into_inner);
+                // A guardian that has died is replaced, and the next is told.
+                let _ = lifeline.as_mut().map(|pipe| pipe.write_all(b"."));
+            }
+            std::thread::sleep(BEAT / 2);
+        }
     }
 
     fn keep_alive(&self, mut child: Child) {
@@ -203,5 +290,32 @@ impl Shared {
                 }
             };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_daemon_that_beats_lives_and_one_that_ends_has_ended() {
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        let daemon = std::thread::spawn(move || {
+            for _ in 0..SILENT_LOOKS + 2 {
+                writer.write_all(b".").unwrap();
+                std::thread::sleep(BEAT);
+            }
+        });
+        assert_eq!(watch(reader), Failure::Ended);
+        daemon.join().unwrap();
+    }
+
+    #[test]
+    fn a_daemon_that_is_silent_is_stuck() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let begun = Instant::now();
+        assert_eq!(watch(reader), Failure::Stuck);
+        assert!(begun.elapsed() >= BEAT * (SILENT_LOOKS - 1));
+        drop(writer);
     }
 }

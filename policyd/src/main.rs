@@ -32,7 +32,7 @@ fn main() -> ExitCode {
     let args = args::Args::parse();
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     match args.command {
-        Some(args::Command::Guardian { undo_dir }) => guardian::run(&undo_dir),
+        Some(args::Command::Guardian { undo_dir, daemon }) => guardian::run(&undo_dir, &daemon),
         None => match daemon::run(&args.options) {
             Ok(()) => ExitCode::SUCCESS,
             Err(e) => {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use policy::VmId;
 use policyd_api::{Mode, Probe, Vif};
@@ -35,6 +36,7 @@ pub struct DomainEntry {
     pub gate: Arc<GateStats>,
     stop: AtomicBool,
     waker: Mutex<Option<Waker>>,
+    served: Mutex<Option<Instant>>,
 }
 
 /// What is seen of a domain, as `xmesh list` shows it.
@@ -82,6 +84,7 @@ impl DomainEntry {
             gate: Arc::default(),
             stop: AtomicBool::new(false),
             waker: Mutex::new(None),
+            served: Mutex::new(None),
         }
     }
 
@@ -108,6 +111,16 @@ impl DomainEntry {
         self.stop.load(Ordering::SeqCst)
     }
 
+    /// Says that its thread serves traps at this moment, or (`false`) that it has none to serve.
+    pub fn serving(&self, serving: bool) {
+        *lock(&self.served) = serving.then(Instant::now);
+    }
+
+    /// For how long its traps have not been served; none where there are none to serve.
+    fn unserved(&self) -> Option<Duration> {
+        lock(&self.served).map(|at| at.elapsed())
+    }
+
     /// What wakes its thread while it waits on the ring. A stop that came before is not lost.
     pub fn set_waker(&self, waker: Option<Waker>) {
         let mut slot = lock(&self.waker);
@@ -121,6 +134,12 @@ impl DomainEntry {
 }
 
 impl Registry {
+    /// Whether the traps of every domain have been served within this time.
+    pub fn served_within(&self, limit: Duration) -> bool {
+        let late = |domain: &Arc<DomainEntry>| domain.unserved().is_some_and(|time| time > limit);
+        !self.all().iter().any(late)
+    }
+
     /// All domains in the order of their ids.
     pub fn all(&self) -> Vec<Arc<DomainEntry>> {
         self.domains

@@ -12,6 +12,7 @@ pub mod linux;
 #[cfg(feature = "live")]
 pub mod live;
 pub mod memory;
+pub mod meter;
 pub mod observe;
 pub mod offline;
 #[cfg(feature = "live")]

@@ -57,6 +57,9 @@ pub enum SessionError {
     /// The undo record cannot be had; without it nothing is done to a guest.
     #[error("no traps: {0}")]
     Record(#[from] RecordError),
+    /// Another kernel runs in the domain: kexec, or a boot loader that went on.
+    #[error("another kernel runs in it now")]
+    KernelChanged,
     /// A hypercall failed.
     #[error(transparent)]
     Xen(#[from] XenError),
@@ -81,6 +84,7 @@ impl SessionError {
                     | EngineError::TooManyVcpus { .. }
             ),
             SessionError::Fault
+            | SessionError::KernelChanged
             | SessionError::NoProbe(_)
             | SessionError::Gone(_)
             | SessionError::Kernel(_)
@@ -406,6 +410,12 @@ impl<O: Observer> Session<O> {
                 next_report = Instant::now() + STATUS_PERIOD;
                 report(&self.status());
                 self.engine.audit()?;
+                // What was mapped may have been given back by ballooning.
+                self.linux.memory().invalidate();
+                self.linux.refresh();
+                if !self.linux.kernel().is_still_there(self.linux.memory()) {
+                    return Err(SessionError::KernelChanged);
+                }
                 self.taps.tick();
                 match domain::info(&self.xen, self.domid)? {
                     Some(info) if !info.dying && info.shutdown.is_none() => {}

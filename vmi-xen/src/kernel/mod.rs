@@ -276,6 +276,19 @@ impl Kernel {
         self.space.read_u64(mem, at).ok()?.checked_mul(PAGE_SIZE)
     }
 
+    /// Whether this very kernel still runs there: another one, started by kexec, has its banner elsewhere or another one there. One
+    /// small read.
+    pub fn is_still_there<M: PhysicalMemory + ?Sized>(&self, mem: &M) -> bool {
+        // What was replaced while it was read cannot be compared; no kernel says such things.
+        if !self.banner.is_ascii() {
+            return true;
+        }
+        let mut bytes = vec![0; self.banner.len()];
+        self.symbols
+            .address("linux_banner")
+            .is_some_and(|at| self.space.read(mem, at, &mut bytes).is_ok() && bytes == self.banner.as_bytes())
+    }
+
     /// Whether `va` lies in the kernel's text.
     pub fn is_text(&self, va: u64) -> bool {
         self.image.is_text(va)
