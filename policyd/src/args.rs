@@ -51,7 +51,17 @@ pub struct Options {
     /// Seconds between two checks of every guest's kernel; 0 is never
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub check_every: u64,
+    /// What traps may cost a guest, in percent of one vCPU's time; probes that cost more rest for a while
+    #[arg(long, value_name = "PERCENT", default_value = "5", value_parser = percent)]
+    pub budget: f64,
     /// Take the datapath off every vif and end
     #[arg(long)]
     pub detach: bool,
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    match text.trim_end_matches('%').parse::<f64>() {
+        Ok(percent) if percent > 0.0 && percent <= 100.0 => Ok(percent),
+        _ => Err("a number above 0, at most 100".to_owned()),
+    }
 }

@@ -14,6 +14,7 @@ use netback_filter::{DecidedBy, Direction, FlowRecord};
 use policy::{Decision, Endpoint, Flow, Owner, Protocol, Refuse, Ruleset, Verdict};
 use policyd_api as api;
 use tokio::sync::watch;
+use vmi_xen::meter::TrapBudget;
 use vmi_xen::observe::Subject;
 use xen_bindings::Xen;
 use xen_bindings::store::Store as Xenstore;
@@ -158,6 +159,10 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         orders: orders.clone(),
         facts,
         undo_dir: undo_dir.clone(),
+        budget: TrapBudget {
+            share: options.budget / 100.0,
+            ..TrapBudget::default()
+        },
     });
     let watcher = Watcher::new(context, xen, Xenstore::open()?, Arc::clone(&datapath));
     let watcher = spawn("watcher", {

@@ -13,6 +13,7 @@ use netback_filter::FlowWriter;
 use policy::Protocol;
 use policyd_api::{Mode, Probe, What};
 use vmi_xen::linux::{self, LinuxError, SocketState};
+use vmi_xen::meter::TrapBudget;
 use vmi_xen::session::{End, Inspector, Session, SessionError, Status};
 
 use crate::enforcer::Order;
@@ -42,6 +43,8 @@ pub struct Context {
     pub facts: Sender<(u32, Fact)>,
     /// Where the undo records are.
     pub undo_dir: PathBuf,
+    /// What traps may cost a guest.
+    pub budget: TrapBudget,
 }
 
 impl Context {
@@ -117,7 +120,8 @@ fn try_watch(context: &Context, entry: &Arc<DomainEntry>) -> Result<End, Session
     );
     // Before any trap: from here on nothing of an earlier attachment is believed.
     take_stock(context, entry, false);
-    let session = Session::attach(domid, kernel, &context.undo_dir, gate)?;
+    let mut session = Session::attach(domid, kernel, &context.undo_dir, gate)?;
+    session.set_budget(context.budget);
     entry.set_waker(Some(session.waker()));
     let status = session.status();
     std::thread::scope(|scope| {
@@ -130,7 +134,16 @@ fn try_watch(context: &Context, entry: &Arc<DomainEntry>) -> Result<End, Session
             entry.serving(true);
             entry.stopping()
         };
-        session.run(&mut stop, &mut |status| publish(entry, status))
+        let mut uncovered = status.uncovered.clone();
+        session.run(&mut stop, &mut |status| {
+            publish(entry, status);
+            if uncovered != status.uncovered {
+                uncovered.clone_from(&status.uncovered);
+                // Telling may wait for the enforcer, and vCPUs must not.
+                let status = status.clone();
+                scope.spawn(move || tell_sight(context, entry, &status));
+            }
+        })
     })
 }
 
@@ -139,11 +152,21 @@ fn begin(context: &Context, entry: &DomainEntry, status: &Status) {
     publish(entry, status);
     // A connection is in this inventory, or it trapped, or both.
     take_stock(context, entry, true);
+    tell_sight(context, entry, status);
+}
+
+/// Tells which degree of sight the probes make.
+fn tell_sight(context: &Context, entry: &DomainEntry, status: &Status) {
     let message = match status.uncovered.as_slice() {
         [] => "every probe is armed".to_owned(),
         uncovered => uncovered.join("; "),
     };
-    sight(context, entry, Mode::Altp2m, &message);
+    let mode = if status.connects_rest {
+        Mode::Lookup
+    } else {
+        Mode::Altp2m
+    };
+    sight(context, entry, mode, &message);
     if status.uncovered.is_empty() {
         entry.sight().problems.clear();
     }
@@ -169,9 +192,19 @@ fn publish(entry: &DomainEntry, status: &Status) {
         .map(|p| Probe {
             function: p.function.to_owned(),
             resume: p.resume.clone(),
-            hits: p.hits,
+            address: (p.address != 0).then(|| format!("{:#x}", p.address)),
+            hits: p.meter.hits,
+            mean_us: micros(p.meter.mean()),
+            p99_us: micros(p.meter.p99()),
+            max_us: micros(p.meter.max),
+            page_accesses: p.meter.accesses,
+            share: p.share,
         })
         .collect();
+}
+
+fn micros(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
 }
 
 /// Reads listeners, connections and addresses, and hands them to the enforcer; returns when the World has them. Returns whether

@@ -59,6 +59,15 @@ pub enum Command {
         /// Name or id.
         domain: String,
     },
+    /// List the probes in the domains and what each costs.
+    #[command(
+        after_help = "HITS counts since the daemon attached; US/HIT, P99 and MAX are µs that a trap took in the daemon; ACCESSES are \
+        the guest's own accesses to the probe's page, which trap too; SHARE is what all of that has cost of one vCPU's time."
+    )]
+    Probes {
+        /// Name or id; all domains without it.
+        domain: Option<String>,
+    },
     /// List the sockets of a domain and who owns them.
     Conns {
         /// Name or id.

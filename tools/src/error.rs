@@ -42,6 +42,9 @@ pub enum ToolError {
         /// How many bytes.
         missing: u64,
     },
+    /// No domain has that name or id.
+    #[error("xmesh: no domain {0:?}; `xmesh list` lists them")]
+    NoDomain(String),
     /// What the arguments say together makes no sense.
     #[error("xmesh: {0}")]
     Usage(String),
@@ -70,6 +73,7 @@ impl ToolError {
             | ToolError::Guest { .. }
             | ToolError::Incomplete { .. }
             | ToolError::Found
+            | ToolError::NoDomain(_)
             | ToolError::Write(_) => 1,
         }
     }

@@ -45,6 +45,12 @@ fn domain(name: &str, id: u16, mode: Mode) -> Domain {
             function: "tcp_connect".into(),
             resume: "skip".into(),
             hits: 9,
+            address: Some("0xffffffff81a00004".into()),
+            mean_us: 12.25,
+            p99_us: 50.0,
+            max_us: 211.0,
+            page_accesses: 3,
+            share: 0.0125,
         }],
         traps: 1234,
     }

@@ -22,6 +22,8 @@ pub struct Meter {
     pub total: Duration,
     /// The longest.
     pub max: Duration,
+    /// Accesses of the guest to the probe's page that trapped too.
+    pub accesses: u64,
     classes: [u64; BOUNDS.len() + 1],
 }
 
@@ -59,17 +61,18 @@ impl Meter {
         Duration::ZERO
     }
 
-    /// What the guest paid.
-    fn cost(&self) -> Duration {
-        self.total
-            .saturating_add(EXIT.saturating_mul(u32::try_from(self.hits).unwrap_or(u32::MAX)))
+    /// What the guest paid: the handler's time, an exit for each trap, and two for each access to the page.
+    pub fn cost(&self) -> Duration {
+        let exits = self.hits.saturating_add(self.accesses.saturating_mul(2));
+        let exits = u32::try_from(exits).unwrap_or(u32::MAX);
+        self.total.saturating_add(EXIT.saturating_mul(exits))
     }
 }
 
 /// How much a guest may be slowed down.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Budget {
-    /// Share of one vCPU's time, 0 to 1, that traps may take over a [`Budget::window`].
+pub struct TrapBudget {
+    /// Share of one vCPU's time, 0 to 1, that traps may take over a [`TrapBudget::window`].
     pub share: f64,
     /// The time that is averaged over.
     pub window: Duration,
@@ -79,10 +82,10 @@ pub struct Budget {
     pub longest_rest: Duration,
 }
 
-impl Default for Budget {
+impl Default for TrapBudget {
     /// 5 % of one vCPU over 5 s; rests of 10 s to 10 min.
     fn default() -> Self {
-        Budget {
+        TrapBudget {
             share: 0.05,
             window: Duration::from_secs(5),
             first_rest: Duration::from_secs(10),
@@ -117,7 +120,7 @@ pub enum Verdict {
 /// Keeps probes within a budget. The caller says which are armed and what they cost; the cheapest to do without go first.
 #[derive(Debug)]
 pub struct Governor {
-    budget: Budget,
+    budget: TrapBudget,
     since: Instant,
     probes: Vec<Governed>,
 }
@@ -137,7 +140,7 @@ struct Governed {
 
 impl Governor {
     /// For probes of which some are optional: those go first, whatever the others cost.
-    pub fn new(budget: Budget, optional: &[bool], now: Instant) -> Governor {
+    pub fn new(budget: TrapBudget, optional: &[bool], now: Instant) -> Governor {
         let probes = optional
             .iter()
             .map(|optional| Governed {
@@ -156,7 +159,7 @@ impl Governor {
     }
 
     /// The budget.
-    pub fn budget(&self) -> Budget {
+    pub fn budget(&self) -> TrapBudget {
         self.budget
     }
 
@@ -257,7 +260,7 @@ mod tests {
     #[test]
     fn within_the_budget_nothing_happens() {
         let start = Instant::now();
-        let mut governor = Governor::new(Budget::default(), &[false, true], start);
+        let mut governor = Governor::new(TrapBudget::default(), &[false, true], start);
         // 5 s at 4 %: 200 ms.
         let meters = [meter(100, MS), meter(90, MS)];
         assert_eq!(
@@ -269,7 +272,7 @@ mod tests {
     #[test]
     fn the_costliest_optional_probe_goes_first_and_comes_back() {
         let start = Instant::now();
-        let mut governor = Governor::new(Budget::default(), &[false, true, true], start);
+        let mut governor = Governor::new(TrapBudget::default(), &[false, true, true], start);
         let meters = [meter(900, MS), meter(100, MS), meter(200, MS)];
         // Too early to judge.
         assert_eq!(
@@ -305,7 +308,7 @@ mod tests {
     #[test]
     fn who_misbehaves_again_stays_away_longer_and_who_behaves_is_forgiven() {
         let start = Instant::now();
-        let budget = Budget::default();
+        let budget = TrapBudget::default();
         let mut governor = Governor::new(budget, &[true], start);
         let mut now = start;
         let mut m = Meter::default();

@@ -16,6 +16,7 @@ use crate::integrity::{Checker, Report};
 use crate::kernel::{Kernel, KernelError, LayoutError};
 use crate::linux::{Budget, InterfaceAddress, Linux, LinuxError, Socket};
 use crate::live::{self, LiveMemory};
+use crate::meter::{Governor, Meter, TrapBudget, Verdict};
 use crate::observe::{Observer, Point, Registers, Subject, Watch};
 use crate::tap::{TapHandle, Taps};
 use crate::traps::{Degree, Traps};
@@ -112,6 +113,8 @@ pub struct Status {
     pub probes: Vec<ProbeStatus>,
     /// What is not seen, a sentence each.
     pub uncovered: Vec<String>,
+    /// Connects are not trapped for the time being: the budget does not allow it.
+    pub connects_rest: bool,
     /// Traps at which guest memory made no sense; nothing was told of them.
     pub unreadable: u64,
 }
@@ -121,10 +124,14 @@ pub struct Status {
 pub struct ProbeStatus {
     /// Kernel function.
     pub function: &'static str,
+    /// Guest-virtual address of the instruction that it stands on; 0 if it is not armed.
+    pub address: u64,
     /// How its traps are resumed, or why it is not armed.
     pub resume: String,
-    /// Times it fired.
-    pub hits: u64,
+    /// How often it fired, and how long that took.
+    pub meter: Meter,
+    /// Share of one vCPU's time that it has cost since the session began, 0 to 1.
+    pub share: f64,
 }
 
 /// Brings up a reader of a domain: finds its kernel, knowing nothing of it.
@@ -271,13 +278,15 @@ pub struct Session<O> {
     domid: DomId,
     probes: Vec<Probe>,
     unreadable: u64,
+    governor: Governor,
+    begun: Instant,
 }
 
 /// A probe, armed or not.
 struct Probe {
     point: Point,
     armed: Result<Armed, String>,
-    hits: u64,
+    meter: Meter,
 }
 
 impl<O: Observer> Session<O> {
@@ -301,7 +310,7 @@ impl<O: Observer> Session<O> {
             .map(|point| Probe {
                 point,
                 armed: arm(&mut *engine, &linux, point),
-                hits: 0,
+                meter: Meter::default(),
             })
             .collect();
         if probes.iter().all(|p| p.armed.is_err()) {
@@ -318,6 +327,8 @@ impl<O: Observer> Session<O> {
             observer,
             xen,
             domid,
+            governor: governor(TrapBudget::default(), &probes),
+            begun: Instant::now(),
             probes,
             unreadable: 0,
         })
@@ -331,6 +342,11 @@ impl<O: Observer> Session<O> {
     /// By which other threads hand in probes of their own.
     pub fn taps(&self) -> TapHandle {
         self.handle.clone()
+    }
+
+    /// Sets what traps may cost the guest; [`TrapBudget::default`] until then.
+    pub fn set_budget(&mut self, budget: TrapBudget) {
+        self.governor = governor(budget, &self.probes);
     }
 
     /// How the probes are put into the guest.
@@ -352,7 +368,9 @@ impl<O: Observer> Session<O> {
                         Ok(_) => "step".into(),
                         Err(why) => format!("not armed: {why}"),
                     },
-                    hits: p.hits,
+                    address: p.armed.as_ref().map_or(0, |armed| armed.va),
+                    meter: p.meter,
+                    share: p.meter.cost().as_secs_f64() / self.begun.elapsed().as_secs_f64().max(0.001),
                 })
                 .collect(),
             uncovered: self
@@ -361,7 +379,50 @@ impl<O: Observer> Session<O> {
                 .filter_map(|p| Some((p.point, p.armed.as_ref().err()?)))
                 .map(|(point, why)| format!("{}: {why}; {}", point.function(), point.covers()))
                 .collect(),
+            connects_rest: self
+                .probes
+                .iter()
+                .enumerate()
+                .any(|(index, p)| p.point == Point::Connect && self.governor.is_away(index)),
             unreadable: self.unreadable,
+        }
+    }
+
+    /// Takes probes away that cost too much, and puts back those that have rested.
+    fn keep_within_budget(&mut self) -> Result<(), EngineError> {
+        for probe in &mut self.probes {
+            probe.meter.accesses = self.engine.page_accesses(id(probe.point));
+        }
+        let meters: Vec<Meter> = self.probes.iter().map(|probe| probe.meter).collect();
+        loop {
+            match self.governor.judge(&meters, Instant::now()) {
+                Verdict::Keep => return Ok(()),
+                Verdict::Rest {
+                    probe,
+                    all,
+                    own,
+                    rest,
+                } => {
+                    // The governor has as many probes as there are.
+                    let Some(probe) = self.probes.get_mut(probe) else {
+                        return Ok(());
+                    };
+                    self.engine.disarm(id(probe.point))?;
+                    probe.armed = Err(format!(
+                        "rests for {} s: traps took {:.1} % of a vCPU, {:.1} % of them its own; the budget is {:.1} %",
+                        rest.as_secs(),
+                        all * 100.0,
+                        own / all * 100.0,
+                        self.governor.budget().share * 100.0
+                    ));
+                }
+                Verdict::Return { probe } => {
+                    let Some(probe) = self.probes.get_mut(probe) else {
+                        return Ok(());
+                    };
+                    probe.armed = arm(&mut *self.engine, &self.linux, probe.point);
+                }
+            }
         }
     }
 
@@ -397,7 +458,7 @@ impl<O: Observer> Session<O> {
                 let Some(probe) = probes.iter_mut().find(|p| self::id(p.point) == id) else {
                     return;
                 };
-                probe.hits += 1;
+                let began = Instant::now();
                 let registers = Registers {
                     gs_base: trap.regs.gs_base,
                     rdi: trap.regs.rdi,
@@ -405,9 +466,11 @@ impl<O: Observer> Session<O> {
                 if watch.fire(linux, probe.point, registers, observer).is_err() {
                     *unreadable += 1;
                 }
+                probe.meter.add(began.elapsed());
             })?;
             if Instant::now() >= next_report {
                 next_report = Instant::now() + STATUS_PERIOD;
+                self.keep_within_budget()?;
                 report(&self.status());
                 self.engine.audit()?;
                 // What was mapped may have been given back by ballooning.
@@ -441,6 +504,15 @@ fn arm(engine: &mut dyn Traps, linux: &Linux<LiveMemory>, point: Point) -> Resul
         .translate(linux.memory(), va)
         .map_err(|e| e.to_string())?;
     engine.arm(id(point), va, pa).map_err(|e| e.to_string())
+}
+
+/// Exec, exit and fork are told for the record; listen and connect are what verdicts are made of.
+fn governor(budget: TrapBudget, probes: &[Probe]) -> Governor {
+    let optional: Vec<bool> = probes
+        .iter()
+        .map(|probe| !matches!(probe.point, Point::Connect | Point::Listen))
+        .collect();
+    Governor::new(budget, &optional, Instant::now())
 }
 
 fn id(point: Point) -> ProbeId {

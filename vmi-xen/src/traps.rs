@@ -55,6 +55,12 @@ pub trait Traps: Send {
     /// Where Xen refuses.
     fn audit(&mut self) -> Result<(), EngineError>;
 
+    /// How many accesses of the guest to the page of a probe have trapped: probes on one page share them.
+    fn page_accesses(&self, id: ProbeId) -> u64 {
+        let _ = id;
+        0
+    }
+
     /// Counters so far.
     fn stats(&self) -> Stats;
 

@@ -103,8 +103,26 @@ pub struct Probe {
     pub function: String,
     /// `skip` (one exit), `step` (single-step), or why it is not armed.
     pub resume: String,
+    /// Guest-virtual address of the instruction that it stands on, as `0xffffffff81000000`; none if it is not armed.
+    #[serde(default)]
+    pub address: Option<String>,
     /// Times it fired.
     pub hits: u64,
+    /// Mean time that a trap took in the daemon, µs.
+    #[serde(default)]
+    pub mean_us: f64,
+    /// Time within which 99 of 100 traps were done, µs.
+    #[serde(default)]
+    pub p99_us: f64,
+    /// The longest, µs.
+    #[serde(default)]
+    pub max_us: f64,
+    /// Accesses of the guest to the probe's page that trapped too; shared by the probes on one page.
+    #[serde(default)]
+    pub page_accesses: u64,
+    /// Share of one vCPU's time that it has cost since the attach, 0 to 1.
+    #[serde(default)]
+    pub share: f64,
 }
 
 /// A process in a guest, or what is left of one that has ended.

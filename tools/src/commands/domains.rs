@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-only
-//! `list`, `info`, `ps`, `conns`, `check`.
+//! `list`, `info`, `ps`, `probes`, `conns`, `check`.
 
 use policyd_api::{Client, Severity};
 
@@ -26,6 +26,21 @@ pub fn processes(client: &Client, name: &str, output: &mut Output) -> Result<(),
     let mut processes = client.processes(name)?;
     processes.sort_by_key(|p| p.pid);
     output.answer(&processes, |p| domain::processes(p))
+}
+
+pub fn probes(client: &Client, name: Option<&str>, output: &mut Output) -> Result<(), ToolError> {
+    let mut domains = client.domains()?;
+    if let Some(name) = name {
+        // As xl: a name first, then an id.
+        let found = domains
+            .iter()
+            .position(|d| d.name == name)
+            .or_else(|| domains.iter().position(|d| d.id.to_string() == name))
+            .ok_or_else(|| ToolError::NoDomain(name.to_owned()))?;
+        domains = vec![domains.swap_remove(found)];
+    }
+    domains.retain(|d| !d.probes.is_empty());
+    output.answer(&domains, |domains| domain::probes(domains))
 }
 
 pub fn connections(client: &Client, name: &str, output: &mut Output) -> Result<(), ToolError> {

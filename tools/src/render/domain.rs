@@ -113,6 +113,39 @@ pub fn processes(processes: &[Process]) -> String {
     table.render()
 }
 
+/// `xmesh probes`.
+pub fn probes(domains: &[Domain]) -> String {
+    let mut table = Table::new(&[
+        ("Domain", Left),
+        ("Probe", Left),
+        ("Address", Left),
+        ("Hits", Right),
+        ("US/Hit", Right),
+        ("P99", Right),
+        ("Max", Right),
+        ("Accesses", Right),
+        ("Share", Right),
+        ("Resume", Left),
+    ]);
+    for d in domains {
+        for p in &d.probes {
+            table.row([
+                d.name.clone(),
+                p.function.clone(),
+                or_dash(p.address.as_ref()),
+                p.hits.to_string(),
+                format!("{:.1}", p.mean_us),
+                format!("{:.0}", p.p99_us),
+                format!("{:.0}", p.max_us),
+                p.page_accesses.to_string(),
+                format!("{:.2}%", p.share * 100.0),
+                p.resume.clone(),
+            ]);
+        }
+    }
+    table.render()
+}
+
 /// `xmesh conns`.
 pub fn connections(connections: &[Connection]) -> String {
     let mut table = Table::new(&[

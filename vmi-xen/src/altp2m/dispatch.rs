@@ -289,7 +289,8 @@ impl Engine {
     /// The guest wrote to (or, if hidden, read from) a shadowed page: let that
     /// happen to its own page.
     fn on_access(&mut self, request: &Request, gfn: Gfn, write: bool) -> Response {
-        if self.shadows.contains_key(&gfn) {
+        if let Some(shadow) = self.shadows.get_mut(&gfn) {
+            shadow.accesses += 1;
             self.stats.writes += u64::from(write);
             self.stats.reads += u64::from(!write);
             return self.step(request, Step::Access);

@@ -341,6 +341,11 @@ impl Traps for Engine {
         Engine::audit(self)
     }
 
+    fn page_accesses(&self, id: ProbeId) -> u64 {
+        let shadow = self.shadows.values().find(|shadow| shadow.has(id));
+        shadow.map_or(0, |shadow| shadow.accesses)
+    }
+
     fn stats(&self) -> Stats {
         Engine::stats(self)
     }

@@ -77,6 +77,8 @@ pub(super) struct Refreshed {
 pub(super) struct Shadow {
     /// Which of the shadow slots the copy is in.
     pub slot: u32,
+    /// Accesses of the guest that trapped.
+    pub accesses: u64,
     original: ForeignPages,
     copy: ForeignPages,
     probes: Probes,
@@ -87,6 +89,7 @@ impl Shadow {
     pub(super) fn new(xen: &Xen, domid: DomId, gfn: Gfn, slot: u32, copy: Gfn) -> Result<Self, XenError> {
         let shadow = Self {
             slot,
+            accesses: 0,
             original: ForeignPages::map_one(xen, domid, gfn, false)?,
             copy: ForeignPages::map_one(xen, domid, copy, true)?,
             probes: Probes::default(),
