@@ -2,6 +2,7 @@
 //! The symbols of one kernel, by name and by address.
 
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 
 /// All symbols of a kernel image (not those of modules).
 ///
@@ -12,8 +13,59 @@ pub struct Symbols {
     arena: String,
     /// Sorted by address.
     entries: Vec<Entry>,
-    /// Indexes into `entries`, sorted by name, then by address.
-    by_name: Vec<u32>,
+    by_name: NameIndex,
+}
+
+/// Finds entries by their name's hash. Made in two passes, which for 200 000
+/// names takes a fifth of the time that sorting them would; keyed at random, so
+/// that no guest can make all its names collide.
+#[derive(Clone, Default)]
+struct NameIndex {
+    hasher: RandomState,
+    /// Indexes into the entries, bucket by bucket, ascending in each.
+    order: Vec<u32>,
+    /// Where each bucket starts in `order`; one more, for the end.
+    starts: Vec<u32>,
+}
+
+impl NameIndex {
+    /// `names` in the order of the entries, of which there are fewer than 2^32.
+    fn build<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> Self {
+        let hasher = RandomState::new();
+        let buckets = names.len().next_power_of_two();
+        let of_entry: Vec<u32> = names
+            .map(|name| (hasher.hash_one(name) as usize % buckets) as u32)
+            .collect();
+        let mut starts = vec![0u32; buckets + 1];
+        for &bucket in &of_entry {
+            starts[bucket as usize + 1] += 1;
+        }
+        for bucket in 0..buckets {
+            starts[bucket + 1] += starts[bucket];
+        }
+        let mut next = starts.clone();
+        let mut order = vec![0; of_entry.len()];
+        for (entry, &bucket) in (0u32..).zip(&of_entry) {
+            let place = &mut next[bucket as usize];
+            order[*place as usize] = entry;
+            *place += 1;
+        }
+        Self {
+            hasher,
+            order,
+            starts,
+        }
+    }
+
+    /// Entries that may have this name, ascending.
+    fn candidates(&self, name: &str) -> &[u32] {
+        // None where nothing was built.
+        let Some(buckets) = self.starts.len().checked_sub(1) else {
+            return &[];
+        };
+        let bucket = self.hasher.hash_one(name) as usize % buckets;
+        &self.order[self.starts[bucket] as usize..self.starts[bucket + 1] as usize]
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -66,23 +118,9 @@ impl Symbols {
         let mut symbols = Self {
             arena,
             entries,
-            by_name: Vec::new(),
+            by_name: NameIndex::default(),
         };
-        // The first bytes of a name as a number decide most comparisons without
-        // a look into the arena: halves the time of bring-up.
-        let mut keyed: Vec<(u64, u32)> = (0..)
-            .zip(&symbols.entries)
-            .map(|(index, entry)| (first_bytes(symbols.name_of(entry)), index))
-            .collect();
-        keyed.sort_unstable_by(|&(key_a, a), &(key_b, b)| {
-            let name = |index: u32| symbols.name_of(&symbols.entries[index as usize]);
-            key_a
-                .cmp(&key_b)
-                .then_with(|| name(a).cmp(name(b)))
-                .then(a.cmp(&b))
-        });
-        let by_name = keyed.into_iter().map(|(_, index)| index).collect();
-        symbols.by_name = by_name;
+        symbols.by_name = NameIndex::build(symbols.entries.iter().map(|entry| symbols.name_of(entry)));
         symbols
     }
 
@@ -111,13 +149,11 @@ impl Symbols {
 
     /// Every symbol called `name`, by ascending address.
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = Symbol<'a>> {
-        let start = self
-            .by_name
-            .partition_point(|&index| self.name_of(&self.entries[index as usize]) < name);
-        self.by_name[start..]
+        self.by_name
+            .candidates(name)
             .iter()
             .map(|&index| self.symbol(&self.entries[index as usize]))
-            .take_while(move |symbol| symbol.name == name)
+            .filter(move |symbol| symbol.name == name)
     }
 
     /// The symbol that `address` belongs to, that is the nearest one at or
@@ -179,14 +215,6 @@ impl Symbols {
     }
 }
 
-/// The first eight bytes, in an order of numbers that is the order of names.
-fn first_bytes(name: &str) -> u64 {
-    let mut raw = [0; 8];
-    let len = name.len().min(8);
-    raw[..len].copy_from_slice(&name.as_bytes()[..len]);
-    u64::from_be_bytes(raw)
-}
-
 /// Where a name lies in the arena, and its kind.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Name {
@@ -219,6 +247,31 @@ mod tests {
         assert_eq!(symbols.all("twin").count(), 2);
         assert_eq!(symbols.address("nothing"), None);
         assert_eq!(symbols.address("zzz"), None);
+    }
+
+    #[test]
+    fn every_name_is_found_in_a_large_table_and_none_in_an_empty_one() {
+        let mut arena = String::new();
+        let names: Vec<Name> = (0..5000)
+            .map(|index| {
+                let start = arena.len() as u32;
+                // Every name twice, at addresses apart.
+                arena += &format!("name_{}", index % 2500);
+                Name {
+                    start,
+                    len: (arena.len() as u32 - start) as u16,
+                    kind: b't',
+                }
+            })
+            .collect();
+        let symbols = Symbols::build(arena, names.into_iter(), (0..5000).map(|index| index * 16));
+        for index in 0..2500u64 {
+            let name = format!("name_{index}");
+            let found: Vec<u64> = symbols.all(&name).map(|symbol| symbol.address).collect();
+            assert_eq!(found, [index * 16, (index + 2500) * 16], "{name}");
+        }
+        assert_eq!(symbols.all("name_2500").count(), 0);
+        assert_eq!(Symbols::default().address("name"), None);
     }
 
     #[test]
