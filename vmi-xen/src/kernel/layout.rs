@@ -308,6 +308,8 @@ offsets! {
         daddr: u64 = "sock.__sk_common.skc_daddr",
         rcv_saddr: u64 = "sock.__sk_common.skc_rcv_saddr",
         net: u64 = "sock.__sk_common.skc_net.net",
+        /// Its hash, whose low bits number its bucket.
+        hash: u64 = "sock.__sk_common.skc_hash",
         /// Bytes of `struct sock_common`.
         common_len: Size = "sock.__sk_common",
         net_inum: u64 = "net.ns.inum",
@@ -589,6 +591,8 @@ pub struct Layout {
     pub net_tcp_tables: Group<u64>,
     /// A network namespace's own table of UDP, in kernels from 6.2 on.
     pub net_udp_table: Group<u64>,
+    /// What a network namespace mixes into the hashes of its sockets.
+    pub net_hash_mix: Group<u64>,
     /// Network namespaces, devices and IPv4 addresses.
     pub net: Group<NetOffsets>,
     /// IPv6 addresses.
@@ -659,6 +663,7 @@ impl Layout {
             udp_bucket: size("udp_hslot"),
             net_tcp_tables: member("net.ipv4.tcp_death_row.hashinfo"),
             net_udp_table: member("net.ipv4.udp_table"),
+            net_hash_mix: member("net.hash_mix"),
             net: NetOffsets::resolve(btf),
             net6: Net6Offsets::resolve(btf),
             kinship: KinshipOffsets::resolve(btf),
@@ -708,6 +713,7 @@ impl Layout {
             udp_bucket: no(why),
             net_tcp_tables: no(why),
             net_udp_table: no(why),
+            net_hash_mix: no(why),
             net: no(why),
             net6: no(why),
             kinship: no(why),
@@ -741,7 +747,8 @@ impl Layout {
 
     /// What this kernel lacks, one line each: the capability and why. Empty if
     /// everything is understood. What only some kernels have is left out:
-    /// `pcpu_hot`, and tables of a network namespace's own.
+    /// `pcpu_hot`, and tables of a network namespace's own; and what only
+    /// makes lookups faster.
     pub fn gaps(&self) -> Vec<(&'static str, LayoutError)> {
         fn gap<T>(name: &'static str, group: &Group<T>) -> Option<(&'static str, LayoutError)> {
             group.as_ref().err().map(|why| (name, why.clone()))

@@ -11,17 +11,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 const JHASH_INITVAL: u32 = 0xdead_beef;
 
-/// Secrets that the kernel made at random when it first needed them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Secrets {
-    /// `inet_ehash_secret`.
-    pub ehash: u32,
-    /// `inet6_ehash_secret`.
-    pub ehash6: u32,
-    /// `ipv6_hash_secret`, later `tcp_ipv6_hash_secret`.
-    pub address6: u32,
-}
-
 /// Both ends of a connection, and what the namespace mixes in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ends {
@@ -43,31 +32,74 @@ pub(super) enum PortRule {
     Added,
 }
 
-/// Number of a connection's bucket, before the table's mask. None for ends of
-/// different families.
-pub(super) fn connection(rule: PortRule, secrets: &Secrets, ends: &Ends) -> Option<u32> {
-    let local_port = u32::from(ends.local.1);
-    // The kernel hashes the peer's port as it came off the wire.
-    let remote_port = u32::from(ends.remote.1.to_be());
-    let (hashed, added) = match rule {
-        PortRule::Hashed => (local_port, 0),
-        PortRule::Added => (0, local_port),
-    };
-    let ports = hashed << 16 | remote_port;
-    let hash = match (ends.local.0, ends.remote.0) {
-        (IpAddr::V4(local), IpAddr::V4(remote)) => {
-            let seed = secrets.ehash.wrapping_add(ends.mix);
-            jhash_3words(word(local), word(remote), ports, seed)
+/// How the peer's IPv6 address takes part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum AddressRule {
+    /// Its first two words count as one: to 6.4, and not in later releases of
+    /// older series either, since it invites collisions (CVE-2023-1206).
+    Folded,
+    /// All of it.
+    Whole,
+}
+
+/// How IPv4 connections are hashed, with the secret that the kernel made at
+/// random when it first needed one (`inet_ehash_secret`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Rule4 {
+    pub port: PortRule,
+    pub secret: u32,
+}
+
+/// How IPv6 connections are hashed, with the secrets for the connection
+/// (`inet6_ehash_secret`) and for the peer's address (`ipv6_hash_secret`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Rule6 {
+    pub port: PortRule,
+    pub address: AddressRule,
+    pub secret: u32,
+    pub address_secret: u32,
+}
+
+impl Rule4 {
+    /// `skc_hash` of a connection, whose low bits number its bucket. None for
+    /// IPv6.
+    pub fn hash(&self, ends: &Ends) -> Option<u32> {
+        let (IpAddr::V4(local), IpAddr::V4(remote)) = (ends.local.0, ends.remote.0) else {
+            return None;
+        };
+        let (ports, added) = self.port.ports(ends);
+        let seed = self.secret.wrapping_add(ends.mix);
+        Some(jhash_3words(word(local), word(remote), ports, seed).wrapping_add(added))
+    }
+}
+
+impl Rule6 {
+    /// As [`Rule4::hash`]; None for IPv4.
+    pub fn hash(&self, ends: &Ends) -> Option<u32> {
+        let (IpAddr::V6(local), IpAddr::V6(remote)) = (ends.local.0, ends.remote.0) else {
+            return None;
+        };
+        let (ports, added) = self.port.ports(ends);
+        let seed = self.secret.wrapping_add(ends.mix);
+        let remote = match (self.address, words(remote)) {
+            (AddressRule::Folded, [a, b, c, d]) => jhash_3words(a ^ b, c, d, self.address_secret),
+            (AddressRule::Whole, words) => jhash_4words(words, self.address_secret),
+        };
+        Some(jhash_3words(words(local)[3], remote, ports, seed).wrapping_add(added))
+    }
+}
+
+impl PortRule {
+    /// Both ports as they are hashed, and what is added to the hash.
+    fn ports(self, ends: &Ends) -> (u32, u32) {
+        let local = u32::from(ends.local.1);
+        // The kernel hashes the peer's port as it came off the wire.
+        let remote = u32::from(ends.remote.1.to_be());
+        match self {
+            Self::Hashed => (local << 16 | remote, 0),
+            Self::Added => (remote, local),
         }
-        (IpAddr::V6(local), IpAddr::V6(remote)) => {
-            let seed = secrets.ehash6.wrapping_add(ends.mix);
-            let [a, b, c, d] = words(remote);
-            let remote = jhash_3words(a ^ b, c, d, secrets.address6);
-            jhash_3words(words(local)[3], remote, ports, seed)
-        }
-        _ => return None,
-    };
-    Some(hash.wrapping_add(added))
+    }
 }
 
 /// Number of a listener's bucket in `lhash2`, before the table's mask.
@@ -93,9 +125,7 @@ fn word(address: Ipv4Addr) -> u32 {
 
 fn words(address: Ipv6Addr) -> [u32; 4] {
     let octets = address.octets();
-    [0, 4, 8, 12].map(|at| {
-        u32::from_le_bytes([octets[at], octets[at + 1], octets[at + 2], octets[at + 3]])
-    })
+    [0, 4, 8, 12].map(|at| u32::from_le_bytes([octets[at], octets[at + 1], octets[at + 2], octets[at + 3]]))
 }
 
 fn seed(seed: u32, words: u32) -> u32 {
@@ -151,38 +181,59 @@ fn finish([mut a, mut b, mut c]: [u32; 3]) -> u32 {
 mod tests {
     use super::*;
 
-    fn ends(local: &str, remote: &str) -> Ends {
+    fn ends(mix: u32, local: &str, remote: &str) -> Ends {
         let part = |text: &str| {
             let address: std::net::SocketAddr = text.parse().unwrap();
             (address.ip(), address.port())
         };
         Ends {
-            mix: 5,
+            mix,
             local: part(local),
             remote: part(remote),
         }
     }
 
-    /// What each part is for; the values themselves are proved on dumps.
+    /// Values that a 6.1 kernel had, secrets and all.
     #[test]
-    fn every_part_counts_where_it_should() {
-        let secrets = Secrets {
-            ehash: 1,
-            ehash6: 2,
-            address6: 3,
+    fn connections_of_a_real_kernel() {
+        let mix = 0x54f8_6156;
+        let rule = Rule4 {
+            port: PortRule::Hashed,
+            secret: 0xb709_d82e,
         };
-        let hash = |rule, local: &str, remote: &str| connection(rule, &secrets, &ends(local, remote)).unwrap();
-        for (near, next, far) in [
-            ("10.0.0.1:80", "10.0.0.1:81", "10.0.0.2:5000"),
-            ("[fd00::1]:80", "[fd00::1]:81", "[fd00::2]:5000"),
+        for (local, remote, hash) in [
+            ("127.0.0.1:7001", "127.0.0.1:50200", 0x629a_3f8e),
+            ("10.9.0.1:7040", "10.9.0.200:4444", 0xd188_865f),
         ] {
-            let added = hash(PortRule::Added, near, far);
-            assert_eq!(hash(PortRule::Added, next, far), added + 1);
-            assert_ne!(hash(PortRule::Hashed, near, far), added);
-            assert_ne!(hash(PortRule::Hashed, far, near), hash(PortRule::Hashed, near, far));
+            assert_eq!(rule.hash(&ends(mix, local, remote)), Some(hash), "{local}");
         }
-        let mixed = ends("10.0.0.1:80", "[fd00::2]:5000");
-        assert_eq!(connection(PortRule::Added, &secrets, &mixed), None);
+        let rule = Rule6 {
+            port: PortRule::Hashed,
+            address: AddressRule::Whole,
+            secret: 0xd1c4_29e1,
+            address_secret: 0xb123_1dcd,
+        };
+        for (local, remote, hash) in [
+            ("[::1]:7010", "[::1]:53830", 0x77ed_e407),
+            ("[::1]:41200", "[::1]:7003", 0x9c4e_17cc),
+        ] {
+            assert_eq!(rule.hash(&ends(mix, local, remote)), Some(hash), "{local}");
+        }
+    }
+
+    #[test]
+    fn an_added_port_moves_to_the_next_bucket() {
+        let rule = Rule4 {
+            port: PortRule::Added,
+            secret: 1,
+        };
+        let hash = |local: &str| rule.hash(&ends(5, local, "10.0.0.2:5000")).unwrap();
+        assert_eq!(hash("10.0.0.1:81"), hash("10.0.0.1:80") + 1);
+        assert_eq!(rule.hash(&ends(5, "10.0.0.1:80", "[fd00::2]:5000")), None);
+    }
+
+    #[test]
+    fn the_unspecified_address_of_either_family_is_one() {
         let any4 = listener(7, Ipv4Addr::UNSPECIFIED.into(), 80);
         assert_eq!(any4, listener(7, Ipv6Addr::UNSPECIFIED.into(), 80));
         assert_ne!(any4, listener(8, Ipv4Addr::UNSPECIFIED.into(), 80));

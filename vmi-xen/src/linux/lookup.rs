@@ -3,34 +3,62 @@
 //! its own table.
 //!
 //! Which bucket is a matter of the kernel's version and of its secrets, so it is
-//! proved first: a few sockets that lie in the table must lie in the buckets
-//! that the rule gives. Where none of the known rules does, or there are too few
-//! sockets to prove one, the whole table is walked.
+//! proved first, by sockets that lie in the table. The secrets are static
+//! variables that many kernels do not name; but the function that uses them
+//! tells where they are, so every place in the image that its code mentions is
+//! tried. Where no known rule holds, or there are too few sockets to prove one,
+//! the whole table is walked.
 
 use std::cell::Cell;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::hashes::{self, Ends, PortRule, Secrets};
+use super::hashes::{self, AddressRule, Ends, PortRule, Rule4, Rule6};
 use super::owner::{Fit, fit};
 use super::tables::Table;
 use super::{Flow, Linux, LinuxError, Protocol, Socket, group};
 use crate::memory::{MemoryError, PhysicalMemory};
 
-/// Sockets that prove a rule: each must lie where it says. By chance that is
-/// less than one in 256 for one, in the smallest table there is.
+/// Sockets that prove where listeners and UDP sockets lie: each must be in the
+/// bucket that the rule says, which by chance one in 256 is, in the smallest
+/// table there is.
 const LEAST_PROOFS: usize = 3;
 const MOST_PROOFS: usize = 16;
+/// Connections that prove a rule and a secret. Each has its hash of 32 bits.
+const SAMPLES: usize = 2;
+/// Bytes of code searched for the secrets.
+const CODE_LEN: usize = 768;
 /// Namespaces whose buckets are looked at when a flow's is not known.
 const MAX_NAMESPACES: usize = 256;
 
-/// What is known of the rules, by table. Rules are those of the kernel, so what
-/// is proved once holds.
+/// What is known of a rule.
+#[derive(Debug, Clone, Copy, Default)]
+enum Known<T> {
+    /// Nothing yet: there was not enough to prove it by.
+    #[default]
+    Nothing,
+    /// This holds.
+    Proved(T),
+    /// None that is known here holds.
+    None,
+}
+
+impl<T> Known<T> {
+    fn rule(self) -> Option<T> {
+        match self {
+            Self::Proved(rule) => Some(rule),
+            Self::Nothing | Self::None => None,
+        }
+    }
+}
+
+/// What is known of the rules, by table. They are those of the kernel and its
+/// secrets stay as they are, so what is proved once holds.
 #[derive(Debug, Default)]
 pub(super) struct Rules {
-    tcp4: Cell<Option<PortRule>>,
-    tcp6: Cell<Option<PortRule>>,
-    listen: Cell<Option<()>>,
-    udp: Cell<Option<()>>,
+    tcp4: Cell<Known<Rule4>>,
+    tcp6: Cell<Known<Rule6>>,
+    listen: Cell<Known<()>>,
+    udp: Cell<Known<()>>,
 }
 
 /// A network namespace, as far as lookups need it.
@@ -103,42 +131,113 @@ impl<M: PhysicalMemory> Linux<M> {
         spaces: &[Space],
         best: &mut Best,
     ) -> Result<(), LinuxError> {
-        let ends = |space: &Space, local: (IpAddr, u16), remote: (IpAddr, u16)| Ends {
-            mix: space.mix,
-            local,
-            remote,
-        };
-        let six = flow.local.is_ipv6();
-        let proved = if six { &self.rules.tcp6 } else { &self.rules.tcp4 };
-        let secrets = self.secrets();
-        let place = |rule: PortRule, space: &Space, socket: &Socket| {
-            let remote = socket.remote?;
-            let local = (socket.local.ip(), socket.local.port());
-            hashes::connection(rule, &secrets?, &ends(space, local, (remote.ip(), remote.port())))
-        };
-        let wanted = |rule: PortRule, space: &Space| {
-            let local = (flow.local.ip(), flow.local.port());
-            let remote = (flow.remote.ip(), flow.remote.port());
-            hashes::connection(rule, &secrets?, &ends(space, local, remote))
-        };
         for table in self.tcp_tables(namespaces)? {
-            let rule = proved.get().or_else(|| {
-                let all = self.all_spaces(namespaces);
-                let rule = [PortRule::Hashed, PortRule::Added].into_iter().find(|&rule| {
-                    self.proves(&table, &all, &|space, socket| {
-                        (socket.remote?.is_ipv6() == six).then_some(())?;
-                        place(rule, space, socket)
-                    })
-                });
-                proved.set(rule);
-                rule
-            });
-            let numbers: Option<Vec<u32>> = rule
-                .filter(|_| !spaces.is_empty())
-                .and_then(|rule| spaces.iter().map(|space| wanted(rule, space)).collect());
-            self.search(&table, numbers, flow, best);
+            self.prove_connections(&table, namespaces, flow.local.is_ipv6());
+            let hash = |space: &Space| {
+                let ends = ends(space, flow.local, flow.remote);
+                match self.rules.tcp4.get().rule().and_then(|rule| rule.hash(&ends)) {
+                    None => self.rules.tcp6.get().rule()?.hash(&ends),
+                    hash => hash,
+                }
+            };
+            let numbers = spaces.iter().map(hash).collect::<Option<Vec<u32>>>();
+            self.search(&table, numbers.filter(|numbers| !numbers.is_empty()), flow, best);
         }
         Ok(())
+    }
+
+    /// Finds the rule and the secrets for connections of a family, unless they
+    /// are known.
+    fn prove_connections(&self, table: &Table, namespaces: &[u64], six: bool) {
+        let open = match six {
+            true => matches!(self.rules.tcp6.get(), Known::Nothing),
+            false => matches!(self.rules.tcp4.get(), Known::Nothing),
+        };
+        if !open {
+            return;
+        }
+        let samples = self.samples(table, namespaces, six);
+        if samples.len() < SAMPLES {
+            return;
+        }
+        let ports = [PortRule::Hashed, PortRule::Added];
+        if six {
+            let secrets = self.words_used_by("inet6_ehashfn");
+            let rules = secrets.iter().flat_map(|&secret| {
+                secrets.iter().flat_map(move |&address_secret| {
+                    ports.into_iter().flat_map(move |port| {
+                        [AddressRule::Whole, AddressRule::Folded].map(|address| Rule6 {
+                            port,
+                            address,
+                            secret,
+                            address_secret,
+                        })
+                    })
+                })
+            });
+            let holds = |rule: &Rule6| samples.iter().all(|(ends, hash)| rule.hash(ends) == Some(*hash));
+            let found = rules.into_iter().find(holds);
+            self.rules.tcp6.set(found.map_or(Known::None, Known::Proved));
+        } else {
+            let secrets = self.words_used_by("inet_ehashfn");
+            let rules = secrets
+                .into_iter()
+                .flat_map(|secret| ports.map(|port| Rule4 { port, secret }));
+            let holds = |rule: &Rule4| samples.iter().all(|(ends, hash)| rule.hash(ends) == Some(*hash));
+            let found = rules.into_iter().find(holds);
+            self.rules.tcp4.set(found.map_or(Known::None, Known::Proved));
+        }
+    }
+
+    /// Connections of a family, each with its hash as the kernel keeps it.
+    fn samples(&self, table: &Table, namespaces: &[u64], six: bool) -> Vec<(Ends, u32)> {
+        let spaces = self.all_spaces(namespaces);
+        let mut samples = Vec::new();
+        let Ok(offsets) = group(&self.kernel.layout.sock) else {
+            return samples;
+        };
+        self.each_with_bucket(table, &mut |_, sk| {
+            if let Ok(socket) = self.socket(sk)
+                && let Some(remote) = socket.remote.filter(|remote| remote.is_ipv6() == six)
+                && let Some(space) = spaces.iter().find(|space| space.inum == socket.netns)
+                && let Ok(hash) = self.u32(sk.wrapping_add(offsets.hash))
+            {
+                samples.push((ends(space, socket.local, remote), hash));
+            }
+            samples.len() < SAMPLES
+        });
+        samples
+    }
+
+    /// Words of the kernel's data that the code of a function mentions, relative
+    /// to itself or by their address. What is none is among them: code is not
+    /// decoded.
+    fn words_used_by(&self, function: &str) -> Vec<u32> {
+        let Some(start) = self.kernel.symbols.address(function) else {
+            return Vec::new();
+        };
+        let mut code = [0; CODE_LEN];
+        if self.read(start, &mut code).is_err() {
+            return Vec::new();
+        }
+        let mut places: Vec<u64> = (start..)
+            .zip(code.windows(4))
+            .flat_map(|(at, raw)| {
+                let displacement = raw.try_into().map_or(0, i32::from_le_bytes);
+                let displacement = i64::from(displacement);
+                [
+                    at.wrapping_add(4).wrapping_add_signed(displacement),
+                    displacement as u64,
+                ]
+            })
+            .filter(|&place| place % 4 == 0 && self.kernel.in_image(place) && !self.kernel.is_text(place))
+            .collect();
+        places.sort_unstable();
+        places.dedup();
+        places
+            .into_iter()
+            .filter_map(|place| self.u32(place).ok())
+            .collect()
     }
 
     fn listening(
@@ -150,29 +249,23 @@ impl<M: PhysicalMemory> Linux<M> {
     ) -> Result<(), LinuxError> {
         // An array is by port alone, and short.
         let is_table = self.kernel.layout.listen_array.is_err();
+        let number = |space: &Space, local: SocketAddr| hashes::listener(space.mix, local.ip(), local.port());
         for table in self.listen_tables(namespaces)? {
-            if is_table && self.rules.listen.get().is_none() {
-                let all = self.all_spaces(namespaces);
-                let holds = self.proves(&table, &all, &|space, socket| {
-                    Some(hashes::listener(
-                        space.mix,
-                        socket.local.ip(),
-                        socket.local.port(),
-                    ))
-                });
-                self.rules.listen.set(holds.then_some(()));
+            if is_table {
+                self.prove_buckets(&self.rules.listen, &table, namespaces, &number);
             }
-            let known = is_table && self.rules.listen.get().is_some() && !spaces.is_empty();
-            let numbers = known.then(|| {
-                let addresses = [flow.local.ip(), Ipv4Addr::UNSPECIFIED.into()];
-                spaces
-                    .iter()
-                    .flat_map(|space| {
-                        addresses.map(|address| hashes::listener(space.mix, address, flow.local.port()))
-                    })
-                    .collect()
-            });
-            self.search(&table, numbers, flow, best);
+            let known = is_table && self.rules.listen.get().rule().is_some();
+            let any = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), flow.local.port());
+            let numbers = spaces
+                .iter()
+                .flat_map(|space| [number(space, flow.local), number(space, any)])
+                .collect();
+            self.search(
+                &table,
+                Some(numbers).filter(|_| known && !spaces.is_empty()),
+                flow,
+                best,
+            );
         }
         Ok(())
     }
@@ -184,30 +277,30 @@ impl<M: PhysicalMemory> Linux<M> {
         spaces: &[Space],
         best: &mut Best,
     ) -> Result<(), LinuxError> {
+        let number = |space: &Space, local: SocketAddr| hashes::udp_port(space.mix, local.port());
         for table in self.udp_tables(namespaces)? {
-            if self.rules.udp.get().is_none() {
-                let all = self.all_spaces(namespaces);
-                let holds = self.proves(&table, &all, &|space, socket| {
-                    Some(hashes::udp_port(space.mix, socket.local.port()))
-                });
-                self.rules.udp.set(holds.then_some(()));
-            }
-            let known = self.rules.udp.get().is_some() && !spaces.is_empty();
-            let numbers = known.then(|| {
-                spaces
-                    .iter()
-                    .map(|space| hashes::udp_port(space.mix, flow.local.port()))
-                    .collect()
-            });
-            self.search(&table, numbers, flow, best);
+            self.prove_buckets(&self.rules.udp, &table, namespaces, &number);
+            let known = self.rules.udp.get().rule().is_some();
+            let numbers = spaces.iter().map(|space| number(space, flow.local)).collect();
+            self.search(
+                &table,
+                Some(numbers).filter(|_| known && !spaces.is_empty()),
+                flow,
+                best,
+            );
         }
         Ok(())
     }
 
     /// Looks for the best fit in the buckets with these numbers, or in all.
     fn search(&self, table: &Table, numbers: Option<Vec<u32>>, flow: &Flow, best: &mut Best) {
+        let num = self.kernel.layout.sock.as_ref().map_or(0, |offsets| offsets.num);
         let mut visit = |sk: u64| {
-            if let Ok(socket) = self.socket(sk)
+            // Most sockets are told apart by their port.
+            if self
+                .u16(sk.wrapping_add(num))
+                .is_ok_and(|port| port == flow.local.port())
+                && let Ok(socket) = self.socket(sk)
                 && let Some(fit) = fit(&socket, flow)
                 && best.is_none_or(|(known, _)| fit > known)
             {
@@ -227,21 +320,25 @@ impl<M: PhysicalMemory> Linux<M> {
         }
     }
 
-    /// Whether sockets of a table lie in the buckets that a rule gives. The rule
-    /// says nothing of sockets it is not for.
-    fn proves(
+    /// Proves by the sockets of a table that they lie in the buckets that a rule
+    /// gives, unless that is known.
+    fn prove_buckets(
         &self,
+        known: &Cell<Known<()>>,
         table: &Table,
-        spaces: &[Space],
-        rule: &dyn Fn(&Space, &Socket) -> Option<u32>,
-    ) -> bool {
+        namespaces: &[u64],
+        number: &dyn Fn(&Space, SocketAddr) -> u32,
+    ) {
+        if !matches!(known.get(), Known::Nothing) {
+            return;
+        }
+        let spaces = self.all_spaces(namespaces);
         let (mut right, mut wrong) = (0, 0);
         self.each_with_bucket(table, &mut |bucket, sk| {
             if let Ok(socket) = self.socket(sk)
                 && let Some(space) = spaces.iter().find(|space| space.inum == socket.netns)
-                && let Some(number) = rule(space, &socket)
             {
-                if u64::from(number) & (table.count - 1) == bucket {
+                if u64::from(number(space, socket.local)) & (table.count - 1) == bucket {
                     right += 1;
                 } else {
                     wrong += 1;
@@ -249,7 +346,11 @@ impl<M: PhysicalMemory> Linux<M> {
             }
             wrong == 0 && right < MOST_PROOFS
         });
-        wrong == 0 && right >= LEAST_PROOFS
+        if wrong > 0 {
+            known.set(Known::None);
+        } else if right >= LEAST_PROOFS {
+            known.set(Known::Proved(()));
+        }
     }
 
     fn all_spaces(&self, namespaces: &[u64]) -> Vec<Space> {
@@ -261,14 +362,13 @@ impl<M: PhysicalMemory> Linux<M> {
         };
         self.spaces(namespaces, &any)
     }
+}
 
-    /// The secrets, where this kernel has all three in places that are known.
-    fn secrets(&self) -> Option<Secrets> {
-        let [ehash, ehash6, address6] = self.landmarks.hash_secrets;
-        Some(Secrets {
-            ehash: self.u32(ehash?).ok()?,
-            ehash6: self.u32(ehash6?).ok()?,
-            address6: self.u32(address6?).ok()?,
-        })
+fn ends(space: &Space, local: SocketAddr, remote: SocketAddr) -> Ends {
+    let part = |address: SocketAddr| -> (IpAddr, u16) { (address.ip(), address.port()) };
+    Ends {
+        mix: space.mix,
+        local: part(local),
+        remote: part(remote),
     }
 }

@@ -15,7 +15,9 @@ mod budget;
 mod census;
 mod cgroup;
 mod credentials;
+mod hashes;
 mod inventory;
+mod lookup;
 mod module;
 mod net;
 mod owner;
@@ -92,6 +94,10 @@ pub struct Linux<M> {
     kernel: Kernel,
     landmarks: Landmarks,
     meter: budget::Meter,
+    /// How this kernel's tables are ordered, as far as proved.
+    rules: lookup::Rules,
+    /// Who held a file when it was looked for last.
+    holders: owner::Holders,
 }
 
 impl<M: PhysicalMemory> Linux<M> {
@@ -118,6 +124,8 @@ impl<M: PhysicalMemory> Linux<M> {
             kernel,
             landmarks,
             meter: budget::Meter::default(),
+            rules: lookup::Rules::default(),
+            holders: owner::Holders::default(),
         }
     }
 

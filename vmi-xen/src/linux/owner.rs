@@ -1,10 +1,20 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! Whose packet is this? The process behind a flow, without a trap.
+//!
+//! The socket is found in the kernel's tables ([`lookup`](super::lookup)), its
+//! `struct file` through it, and that in the descriptors of a process. Who held
+//! a file the last time is tried first.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
-use super::{Budget, Linux, LinuxError, Protocol, Socket, SocketState, TaskAddr};
+use super::process::PF_KTHREAD;
+use super::{Budget, Linux, LinuxError, Protocol, Socket, SocketState, TaskAddr, group};
 use crate::memory::PhysicalMemory;
+
+/// Files whose holder is remembered.
+const MAX_REMEMBERED: usize = 1 << 16;
 
 /// A flow as a packet shows it, from the guest's side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -33,7 +43,7 @@ pub struct SocketOwner {
 
 /// How well a socket fits a flow; higher is better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Fit {
+pub(super) enum Fit {
     /// Takes packets from anybody to any address of the guest.
     AnyAddress,
     /// Takes packets from anybody to this address.
@@ -42,20 +52,139 @@ enum Fit {
     Connected,
 }
 
+/// By `struct file`: a process and its descriptor.
+pub(super) type Holders = RefCell<HashMap<u64, Holding>>;
+
+/// That a process held a file in a descriptor.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Holding {
+    task: TaskAddr,
+    /// Tells the task from a later one at the same address.
+    start_time_ns: u64,
+    fd: u32,
+}
+
+/// Who holds a socket.
+enum Held {
+    By(TaskAddr, u32),
+    /// It has no file: nobody has accepted it yet, or it is closed.
+    Nobody,
+    /// It has no file, and never had: the kernel's own, or a subflow of a
+    /// socket of multipath TCP, which is held in its place.
+    Kernel,
+}
+
 impl<M: PhysicalMemory> Linux<M> {
-    /// Finds the process behind a flow by a sweep over all descriptors: the
-    /// connected socket, or else the one that listens or, over UDP, receives
-    /// there. (A connection that nobody has accepted yet is thus its listener's.)
-    /// None if no process owns it: a raw socket, the kernel's own traffic, a
-    /// socket in flight between processes, or a process that hides.
+    /// Finds the process behind a flow: that which holds the connected socket,
+    /// or else the one that listens or, over UDP, receives there. (A connection
+    /// that nobody has accepted yet is thus its listener's.) None if no process
+    /// owns it: a raw socket, the kernel's own traffic, a socket in flight
+    /// between processes, or a process that hides.
+    ///
+    /// Reads one bucket of the kernel's table for each network namespace that
+    /// the flow can be in, and then about ten words if the holder is the same
+    /// as the last time; otherwise six words for each process and one block for
+    /// each 64 descriptors, until the holder is found. Where the kernel's way to
+    /// number buckets is not known, the whole table is read instead: four KiB for
+    /// each 512 buckets, and two words for each socket.
     ///
     /// # Errors
     /// As [`Linux::leaders`].
     pub fn socket_owner(&self, flow: &Flow) -> Result<Option<SocketOwner>, LinuxError> {
-        self.within(Budget::SWEEP, || self.swept_owner(flow)).0
+        self.within(Budget::SWEEP, || self.looked_up_owner(flow)).0
     }
 
-    fn swept_owner(&self, flow: &Flow) -> Result<Option<SocketOwner>, LinuxError> {
+    fn looked_up_owner(&self, flow: &Flow) -> Result<Option<SocketOwner>, LinuxError> {
+        let Ok(found) = self.socket_of(flow) else {
+            // Tables that are not understood.
+            return self.owner_by_sweep(flow);
+        };
+        let Some(socket) = found else {
+            return Ok(None);
+        };
+        let owner = |socket: Socket, held: Held| match held {
+            Held::By(task, fd) => Some(SocketOwner { task, fd, socket }),
+            Held::Nobody | Held::Kernel => None,
+        };
+        match self.held(&socket)? {
+            Held::Kernel => self.owner_by_sweep(flow),
+            Held::Nobody if socket.remote.is_some() && socket.protocol == Protocol::Tcp => {
+                match self.listener_of(flow)? {
+                    Some(listener) => Ok(owner(listener, self.held(&listener)?)),
+                    None => Ok(None),
+                }
+            }
+            held => Ok(owner(socket, held)),
+        }
+    }
+
+    fn held(&self, socket: &Socket) -> Result<Held, LinuxError> {
+        let offsets = group(&self.kernel.layout.socket_inode)?;
+        // The kernel keeps a smaller structure for these.
+        let kept = self.socket_state(socket.sk)?;
+        if matches!(kept, SocketState::TimeWait | SocketState::NewSynReceived) {
+            return Ok(Held::Nobody);
+        }
+        let Some(file_side) = self.pointer(socket.sk.wrapping_add(offsets.sk_socket))? else {
+            return Ok(Held::Nobody);
+        };
+        let Some(file) = self.pointer(file_side.wrapping_add(offsets.file))? else {
+            return Ok(Held::Kernel);
+        };
+        let remembered = self.holders.borrow().get(&file).copied();
+        if let Some(holding) = remembered
+            && self.still_holds(&holding, file)
+        {
+            return Ok(Held::By(holding.task, holding.fd));
+        }
+        let Some(holding) = self.holder_of(file)? else {
+            return Ok(Held::Nobody);
+        };
+        let mut holders = self.holders.borrow_mut();
+        if holders.len() >= MAX_REMEMBERED {
+            holders.clear();
+        }
+        holders.insert(file, holding);
+        Ok(Held::By(holding.task, holding.fd))
+    }
+
+    /// The first process that has a file open.
+    fn holder_of(&self, file: u64) -> Result<Option<Holding>, LinuxError> {
+        let files = group(&self.kernel.layout.file)?;
+        let offsets = group(&self.kernel.layout.task)?;
+        for task in self.leaders()? {
+            let flags = self.u32(task.0.wrapping_add(offsets.flags));
+            if flags.is_ok_and(|flags| flags & PF_KTHREAD != 0) {
+                continue;
+            }
+            let mut found = None;
+            // A process that is gone meanwhile holds nothing.
+            let _ = self.each_file(&files, task, |fd, held| {
+                if held == file {
+                    found = Some(fd);
+                }
+                found.is_none()
+            });
+            if let Some(fd) = found {
+                return Ok(Some(Holding {
+                    task,
+                    start_time_ns: self.u64(task.0.wrapping_add(offsets.start_time))?,
+                    fd,
+                }));
+            }
+        }
+        Ok(None)
+    }
+
+    fn still_holds(&self, holding: &Holding, file: u64) -> bool {
+        let started = group(&self.kernel.layout.task)
+            .and_then(|offsets| Ok(self.u64(holding.task.0.wrapping_add(offsets.start_time))?));
+        let held = self.file_of(holding.task, holding.fd);
+        started.is_ok_and(|ns| ns == holding.start_time_ns) && held.is_ok_and(|held| held == Some(file))
+    }
+
+    /// Without the kernel's tables: a look at every descriptor.
+    fn owner_by_sweep(&self, flow: &Flow) -> Result<Option<SocketOwner>, LinuxError> {
         let mut best: Option<(Fit, SocketOwner)> = None;
         for task in self.leaders()? {
             // A process that is gone meanwhile holds nothing.
@@ -79,7 +208,7 @@ impl<M: PhysicalMemory> Linux<M> {
     }
 }
 
-fn fit(socket: &Socket, flow: &Flow) -> Option<Fit> {
+pub(super) fn fit(socket: &Socket, flow: &Flow) -> Option<Fit> {
     let elsewhere = flow.netns.is_some_and(|netns| netns != socket.netns);
     if elsewhere || socket.protocol != flow.protocol || socket.local.port() != flow.local.port() {
         return None;

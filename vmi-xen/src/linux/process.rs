@@ -7,7 +7,7 @@ use super::{Budget, Credentials, Linux, LinuxError, TaskAddr, group};
 use crate::memory::{MemoryError, PhysicalMemory};
 
 /// PF_KTHREAD of the kernel's sched.h, in all versions.
-const PF_KTHREAD: u32 = 0x0020_0000;
+pub(super) const PF_KTHREAD: u32 = 0x0020_0000;
 /// "Not set" of loginuid, and what is told where it is not known.
 const NO_LOGIN: u32 = u32::MAX;
 /// Generations walked up by [`Linux::ancestors`].

@@ -341,6 +341,20 @@ impl<M: PhysicalMemory> Linux<M> {
         Ok(())
     }
 
+    /// The `struct file` behind a descriptor of a process.
+    pub(super) fn file_of(&self, task: TaskAddr, fd: u32) -> Result<Option<u64>, LinuxError> {
+        let offsets = group(&self.kernel.layout.file)?;
+        let Some(files) = self.files(&offsets, task)? else {
+            return Ok(None);
+        };
+        let table = self.u64(files.wrapping_add(offsets.fdt))?;
+        if fd >= self.u32(table.wrapping_add(offsets.max_fds))? {
+            return Ok(None);
+        }
+        let slots = self.u64(table.wrapping_add(offsets.fd))?;
+        Ok(self.pointer(slots.wrapping_add(u64::from(fd) * 8))?)
+    }
+
     /// The process's `files_struct`. An exiting process has none left, nor has
     /// a kernel thread. A leader that ended before its threads has none either,
     /// and its threads still have.

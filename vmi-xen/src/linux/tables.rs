@@ -46,6 +46,15 @@ struct Limits {
     sockets: usize,
 }
 
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            buckets: MAX_BUCKETS,
+            sockets: MAX_SOCKETS,
+        }
+    }
+}
+
 impl<M: PhysicalMemory> Linux<M> {
     /// Every TCP and UDP socket in the kernel's tables, once each. Sockets that
     /// neither are bound nor connected are in none. On a running guest a list
@@ -54,10 +63,7 @@ impl<M: PhysicalMemory> Linux<M> {
     /// # Errors
     /// If this kernel's tables are not understood.
     pub fn hashed_sockets(&self) -> Result<Vec<Socket>, LinuxError> {
-        let mut limits = Limits {
-            buckets: MAX_BUCKETS,
-            sockets: MAX_SOCKETS,
-        };
+        let mut limits = Limits::default();
         let mut seen = HashSet::new();
         let mut sockets = Vec::new();
         let namespaces = self.network_namespaces()?;
@@ -65,12 +71,13 @@ impl<M: PhysicalMemory> Linux<M> {
         tables.extend(self.listen_tables(&namespaces)?);
         tables.extend(self.udp_tables(&namespaces)?);
         for table in tables {
-            self.each_in_table(&table, &mut limits, &mut |sk| {
+            self.walk(&table, &mut limits, &mut |_, sk| {
                 if seen.insert(sk)
                     && let Ok(socket) = self.socket(sk)
                 {
                     sockets.push(socket);
                 }
+                true
             });
         }
         Ok(sockets)
@@ -174,11 +181,27 @@ impl<M: PhysicalMemory> Linux<M> {
         Ok(tables.into_iter().filter_map(|at| table(at).ok()).collect())
     }
 
-    /// Calls `visit` with the address of each socket in a table, as far as the
-    /// limits allow.
-    fn each_in_table(&self, table: &Table, limits: &mut Limits, visit: &mut dyn FnMut(u64)) {
+    /// Calls `visit` with each socket in a table and the number of its bucket,
+    /// until that returns false.
+    pub(super) fn each_with_bucket(&self, table: &Table, visit: &mut dyn FnMut(u64, u64) -> bool) {
+        self.walk(table, &mut Limits::default(), visit);
+    }
+
+    /// Calls `visit` with each socket in the bucket of this number (before the
+    /// table's mask), until that returns false.
+    pub(super) fn each_in_bucket(&self, table: &Table, number: u64, visit: &mut dyn FnMut(u64) -> bool) {
+        let index = number & table.count.saturating_sub(1);
+        let at = table.buckets.wrapping_add(index.wrapping_mul(table.bucket_len));
+        if let Ok(first) = self.u64(at.wrapping_add(table.chain)) {
+            self.each_in_chain(first, table.link, MAX_SOCKETS, visit);
+        }
+    }
+
+    /// Walks a table as far as the limits allow. Returns false if `visit` ended
+    /// it.
+    fn walk(&self, table: &Table, limits: &mut Limits, visit: &mut dyn FnMut(u64, u64) -> bool) -> bool {
         if !(8..=MAX_BUCKET_LEN).contains(&table.bucket_len) || table.chain > table.bucket_len - 8 {
-            return;
+            return true;
         }
         let count = table.count.min(limits.buckets);
         limits.buckets -= count;
@@ -191,21 +214,36 @@ impl<M: PhysicalMemory> Linux<M> {
             let at = table.buckets.wrapping_add(index * table.bucket_len);
             // A table without memory behind it ends.
             if self.read(at, raw).is_err() {
-                return;
+                break;
             }
-            for bucket in raw.chunks_exact(table.bucket_len as usize) {
+            for (bucket, bytes) in (index..).zip(raw.chunks_exact(table.bucket_len as usize)) {
                 let start = table.chain as usize;
-                let first = bucket[start..start + 8].try_into().map_or(0, u64::from_le_bytes);
-                limits.sockets -= self.each_in_chain(first, table.link, limits.sockets, visit);
+                let first = bytes[start..start + 8].try_into().map_or(0, u64::from_le_bytes);
+                let mut goes_on = true;
+                let seen = self.each_in_chain(first, table.link, limits.sockets, &mut |sk| {
+                    goes_on = visit(bucket, sk);
+                    goes_on
+                });
+                limits.sockets -= seen;
+                if !goes_on {
+                    return false;
+                }
             }
             index += some;
         }
+        true
     }
 
     /// Walks one list of a hash table: `struct hlist_head`, whose end is null,
     /// or `struct hlist_nulls_head`, whose end is odd. Returns how many there
     /// were, at most `limit`.
-    fn each_in_chain(&self, first: u64, link: u64, limit: usize, visit: &mut dyn FnMut(u64)) -> usize {
+    fn each_in_chain(
+        &self,
+        first: u64,
+        link: u64,
+        limit: usize,
+        visit: &mut dyn FnMut(u64) -> bool,
+    ) -> usize {
         let mut here = first;
         // Brent's cycle detection: a marker that moves ahead in powers of two.
         let (mut marker, mut until_next_marker) = (0, 1usize);
@@ -213,7 +251,9 @@ impl<M: PhysicalMemory> Linux<M> {
             if here == 0 || here & 1 != 0 || here == marker {
                 return index;
             }
-            visit(here.wrapping_sub(link));
+            if !visit(here.wrapping_sub(link)) {
+                return index + 1;
+            }
             if index == until_next_marker {
                 marker = here;
                 until_next_marker = until_next_marker.saturating_mul(2);

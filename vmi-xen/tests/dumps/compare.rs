@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! What the engine read, against what the guest told.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use vmi_xen::kernel::Kernel;
 use vmi_xen::linux::{Flow, HeldSocket, Ids, Linux, Process, Protocol, Socket, SocketState};
-use vmi_xen::memory::PhysicalMemory;
+use vmi_xen::memory::{Dump, MemoryError, PhysicalMemory};
 
 use crate::truth::{ProcessTruth, SocketRow, Truth};
 
@@ -201,6 +203,7 @@ pub fn sockets<M: PhysicalMemory>(linux: &Linux<M>, truth: &Truth) {
     );
     for socket in &held {
         holders(socket, truth);
+        owner(linux, socket, &held);
     }
     // In flight between processes: it has a file, and nobody has it.
     let at = |port: u16| {
@@ -242,6 +245,81 @@ fn holders(held: &HeldSocket, truth: &Truth) {
         .map(|holder| (holder.pid, holder.fd))
         .collect();
     assert_eq!(seen, told, "{held:?}");
+}
+
+/// The process behind a flow: one that holds the socket, or its listener, or
+/// another one that takes packets there.
+fn owner<M: PhysicalMemory>(linux: &Linux<M>, held: &HeldSocket, all: &[HeldSocket]) {
+    let socket = &held.socket;
+    let flow = Flow {
+        protocol: socket.protocol,
+        netns: Some(socket.netns),
+        local: socket.local,
+        remote: socket.remote.unwrap_or(STRANGER),
+    };
+    // Asked twice: looked for, then remembered.
+    let found = linux.socket_owner(&flow).expect("lookup");
+    assert_eq!(linux.socket_owner(&flow).expect("lookup"), found, "{held:?}");
+    let Some(found) = found else {
+        let takes_nothing = socket.state == SocketState::Close && socket.protocol == Protocol::Tcp;
+        assert!(held.holders.is_empty() || takes_nothing, "{held:?}");
+        return;
+    };
+    let there = all
+        .iter()
+        .find(|other| other.socket.sk == found.socket.sk)
+        .expect("a socket");
+    let holds = there
+        .holders
+        .iter()
+        .any(|holder| (holder.task, holder.fd) == (found.task, found.fd));
+    assert!(holds, "{found:?} {there:?}");
+    assert_eq!(found.socket.local.port(), socket.local.port());
+    let own = there.socket.sk == socket.sk;
+    let shared = there.socket.local == socket.local && there.socket.remote == socket.remote;
+    assert!(own || shared || held.holders.is_empty(), "{held:?} {there:?}");
+}
+
+/// A lookup that is remembered reads a bucket and the holder, and no more than
+/// that however many processes there are.
+pub fn lookups_are_cheap(dump: &Dump, found: &Kernel) {
+    let counted = Counted {
+        dump,
+        reads: Cell::new(0),
+    };
+    let linux = Linux::new(&counted, found.clone());
+    let mut asked = 0;
+    for held in linux.held_sockets().expect("sockets") {
+        let Some(remote) = held.socket.remote.filter(|_| !held.holders.is_empty()) else {
+            continue;
+        };
+        let flow = Flow {
+            protocol: held.socket.protocol,
+            netns: None,
+            local: held.socket.local,
+            remote,
+        };
+        linux.socket_owner(&flow).expect("lookup").expect("owner");
+        let before = counted.reads.get();
+        linux.socket_owner(&flow).expect("lookup").expect("owner");
+        let reads = counted.reads.get() - before;
+        assert!(reads < 400, "{reads} reads for {flow:?}");
+        asked += 1;
+    }
+    assert!(asked > 10);
+}
+
+/// A memory that counts how often it is read.
+struct Counted<'a> {
+    dump: &'a Dump,
+    reads: Cell<u64>,
+}
+
+impl PhysicalMemory for Counted<'_> {
+    fn read_phys(&self, pa: u64, buf: &mut [u8]) -> Result<(), MemoryError> {
+        self.reads.set(self.reads.get() + 1);
+        self.dump.read_phys(pa, buf)
+    }
 }
 
 fn canonical(address: SocketAddr) -> SocketAddr {

@@ -37,6 +37,7 @@ fn engine_agrees_with_the_guests_own_proc() {
         assert!(found.layout.gaps().is_empty(), "{:?}", found.layout.gaps());
         assert_eq!(found.release, truth.release);
         assert_eq!(found.text_base, truth.symbol("_text"));
+        compare::lookups_are_cheap(&dump, &found);
         let linux = Linux::new(&dump, found);
         compare::symbols(&linux, &truth);
         compare::processes(&linux, &truth);
