@@ -3,9 +3,10 @@
 
 use crate::chroot;
 use crate::command::run;
-use crate::error::Result;
+use crate::error::{At, Result};
 use crate::progress::Progress;
 use crate::setup;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -26,33 +27,54 @@ pub fn target_folder() -> PathBuf {
 /// Builds policyd and xmesh for dom0; gives their paths. They link to libxenctrl of the very Xen they
 /// talk to, so they are built on dom0's own release: here if this is one, else in a root made for it.
 pub fn build(progress: &Progress) -> Result<Vec<PathBuf>> {
-    const CARGO: &[&str] = &[
-        "build",
-        "--quiet",
-        "--release",
-        "--package",
-        "policyd",
-        "--package",
-        "xmesh",
-    ];
+    let folder = for_dom0(
+        "policyd and xmesh",
+        &["--package", "policyd", "--package", "xmesh"],
+        progress,
+    )?;
+    Ok(["policyd", "xmesh"]
+        .iter()
+        .map(|name| folder.join(name))
+        .collect())
+}
+
+/// Builds an example of a package for dom0, as [`build`] does; gives its path.
+pub fn example(package: &str, name: &str, progress: &Progress) -> Result<PathBuf> {
+    let folder = for_dom0(name, &["--package", package, "--example", name], progress)?;
+    Ok(folder.join("examples").join(name))
+}
+
+/// Builds what cargo's arguments select; gives the folder it is in.
+fn for_dom0(what: &str, selection: &[&str], progress: &Progress) -> Result<PathBuf> {
+    let arguments = [&["build", "--quiet", "--release"], selection].concat();
     let target = if chroot::is_host_release() {
         setup::ensure(setup::PROGRAMS, progress)?;
-        progress.say("building policyd and xmesh");
+        progress.say(format!("building {what}"));
         let target = target_folder();
         run(Command::new("cargo")
-            .args(CARGO)
+            .args(&arguments)
             .current_dir(workspace())
             .env("CARGO_TARGET_DIR", &target))?;
         target
     } else {
         let target = target_folder().join("rig-dom0");
-        chroot::cargo(CARGO, workspace(), &target, progress)?;
+        chroot::cargo(&arguments, workspace(), &target, progress)?;
         target
     };
-    Ok(["policyd", "xmesh"]
-        .iter()
-        .map(|name| target.join("release").join(name))
-        .collect())
+    Ok(target.join("release"))
+}
+
+/// Compiles a program of one file for domUs, `tests/guest/NAME.rs`, with no library beside it; gives its path.
+pub fn guest(name: &str) -> Result<PathBuf> {
+    let folder = target_folder().join("rig-guest");
+    fs::create_dir_all(&folder).at(&folder)?;
+    let program = folder.join(name);
+    run(Command::new("rustc")
+        .args(["--edition", "2024", "-C", "opt-level=2", "-C", "strip=symbols"])
+        .args(["-C", "target-feature=+crt-static", "-o"])
+        .arg(&program)
+        .arg(workspace().join(format!("tests/guest/{name}.rs"))))?;
+    Ok(program)
 }
 
 /// Builds the agent, linked statically: it runs in dom0 and domUs of any release.

@@ -2,27 +2,40 @@
 //! Puts probes on kernel functions of a running guest and prints what fires.
 //!
 //! ```text
-//! trap watch DOMID FUNCTION[=HEX]... [--seconds N] [--quiet] [--slow-step] [--visible] [--audit]
+//! trap watch DOMID FUNCTION[=HEX]... [--seconds N] [--quiet] [--step] [--slow-step] [--visible] [--audit] [--read]
 //! trap undo                      free all guests whose watcher died
+//! trap counters                  what the rig's emulator has counted so far
 //! ```
 //!
 //! A function without an address is looked up in the guest's own symbol table.
-//! `--panic N` makes the handler panic at the N-th trap, for testing.
+//! `--panic N` makes the handler panic at the N-th trap, for testing. `--step` has every probe single-stepped, `--slow-step`
+//! with an event for the step too, as xen-access does it. `--read` reads process and socket at each trap as policyd does,
+//! and tells at the end what that cost where the emulator counts.
 
 use std::{
     path::Path,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail};
 use vmi_xen::{
-    altp2m::{Config, Engine, ProbeId, UndoRecord, undo},
+    altp2m::{Config, Engine, ProbeId, Trap, UndoRecord, undo},
     kernel::Kernel,
+    linux::{Linux, Socket},
     live::{LiveMemory, cpu_states},
     memory::AddressSpace,
+    observe::{Observer, Point, Registers, Subject, Watch},
 };
 use xen_bindings::{DomId, Xen};
+
+#[path = "support/counters.rs"]
+mod counters;
+
+use counters::Counters;
 
 const UNDO_DIR: &str = "/run/policyd/undo";
 /// CR3 bit that selects the user half of a process under KPTI.
@@ -36,6 +49,7 @@ struct Options {
     seconds: u64,
     quiet: bool,
     audit: bool,
+    read: bool,
     panic_at: u64,
     config: Config,
 }
@@ -45,7 +59,12 @@ fn main() -> anyhow::Result<()> {
     match args.next().as_deref() {
         Some("watch") => watch(&options(args)?),
         Some("undo") => undo_all(),
-        _ => bail!("usage: trap watch DOMID FUNCTION[=HEX]... | trap undo"),
+        Some("counters") => {
+            let counters = Counters::find().context("no emulator of the rig counts here")?;
+            counters.print();
+            Ok(())
+        }
+        _ => bail!("usage: trap watch DOMID FUNCTION[=HEX]... | trap undo | trap counters"),
     }
 }
 
@@ -56,6 +75,7 @@ fn options(mut args: impl Iterator<Item = String>) -> anyhow::Result<Options> {
         seconds: 1_000_000,
         quiet: false,
         audit: false,
+        read: false,
         panic_at: 0,
         config: Config {
             spin: Duration::ZERO,
@@ -68,7 +88,9 @@ fn options(mut args: impl Iterator<Item = String>) -> anyhow::Result<Options> {
             "--panic" => options.panic_at = args.next().context("at which trap?")?.parse()?,
             "--quiet" => options.quiet = true,
             "--audit" => options.audit = true,
-            "--slow-step" => options.config.fast_step = false,
+            "--read" => options.read = true,
+            "--step" => options.config.one_exit = false,
+            "--slow-step" => (options.config.one_exit, options.config.fast_step) = (false, false),
             "--visible" => options.config.hide_from_reads = false,
             function => options.functions.push(match function.split_once('=') {
                 Some((name, hex)) => (name.to_owned(), Some(u64::from_str_radix(hex, 16)?)),
@@ -85,6 +107,7 @@ fn watch(options: &Options) -> anyhow::Result<()> {
     let memory = LiveMemory::new(&xen, domid);
     let cpus = cpu_states(&xen, domid)?;
 
+    let mut reading = None;
     let (space, symbols) = if options.functions.iter().all(|(_, va)| va.is_some()) {
         let cpu = cpus
             .iter()
@@ -96,7 +119,11 @@ fn watch(options: &Options) -> anyhow::Result<()> {
         let start = Instant::now();
         let kernel = Kernel::find(&memory, &cpus)?;
         println!("{} (found in {:?})", kernel.release, start.elapsed());
-        (kernel.space.clone(), Some(kernel.symbols))
+        let names = (kernel.space.clone(), Some(kernel.symbols.clone()));
+        if options.read {
+            reading = Some(Reading::new(Linux::new(LiveMemory::new(&xen, domid), kernel)));
+        }
+        names
     };
 
     let record = UndoRecord::open(Path::new(UNDO_DIR), domid)?;
@@ -123,6 +150,9 @@ fn watch(options: &Options) -> anyhow::Result<()> {
         engine.poll(Duration::from_millis(500), &mut |probe, trap| {
             traps += 1;
             assert_ne!(traps, options.panic_at, "asked for by --panic");
+            if let Some(reading) = &mut reading {
+                reading.read(&options.functions[probe.0 as usize].0, trap);
+            }
             if !options.quiet {
                 println!(
                     "{} vcpu {} rip {:#x} rdi {:#x}",
@@ -137,7 +167,79 @@ fn watch(options: &Options) -> anyhow::Result<()> {
     let start = Instant::now();
     let stats = engine.detach()?;
     println!("detached in {:?}: {stats:?}", start.elapsed());
+    if let Some(reading) = reading {
+        reading.print();
+    }
     Ok(())
+}
+
+/// What policyd reads at a trap, and its cost.
+struct Reading {
+    linux: Linux<LiveMemory>,
+    watch: Watch,
+    counters: Option<Counters>,
+    facts: Facts,
+    /// Instructions of each trap.
+    costs: Vec<u64>,
+}
+
+/// Counts what it is told.
+#[derive(Default)]
+struct Facts(u64);
+
+impl Observer for Facts {
+    fn forked(&mut self, _: &Arc<Subject>) {
+        self.0 += 1;
+    }
+    fn executed(&mut self, _: &Arc<Subject>) {
+        self.0 += 1;
+    }
+    fn exited(&mut self, _: &Arc<Subject>, _: u32) {
+        self.0 += 1;
+    }
+    fn listening(&mut self, _: &Arc<Subject>, _: &Socket) {
+        self.0 += 1;
+    }
+    fn connecting(&mut self, _: &Arc<Subject>, _: &Socket) {
+        self.0 += 1;
+    }
+}
+
+impl Reading {
+    fn new(linux: Linux<LiveMemory>) -> Self {
+        Self {
+            linux,
+            watch: Watch::default(),
+            counters: Counters::find(),
+            facts: Facts::default(),
+            costs: Vec::new(),
+        }
+    }
+
+    fn read(&mut self, function: &str, trap: &Trap<'_>) {
+        let Some(point) = Point::ALL.into_iter().find(|point| point.function() == function) else {
+            return;
+        };
+        let registers = Registers {
+            gs_base: trap.regs.gs_base,
+            rdi: trap.regs.rdi,
+        };
+        let before = self.counters.map(|counters| counters.instructions());
+        // What cannot be read is no fact: the counts tell.
+        let _ = self.watch.fire(&self.linux, point, registers, &mut self.facts);
+        let after = self.counters.map(|counters| counters.instructions());
+        self.costs
+            .extend(after.zip(before).map(|(after, before)| after - before));
+    }
+
+    fn print(mut self) {
+        println!("{} facts", self.facts.0);
+        self.costs.sort_unstable();
+        if let (Some(most), Some(median)) = (self.costs.last(), self.costs.get(self.costs.len() / 2)) {
+            println!("bench: {median} instructions reading, median");
+            println!("bench: {most} instructions reading, most");
+        }
+    }
 }
 
 fn undo_all() -> anyhow::Result<()> {

@@ -3,11 +3,14 @@
 //!
 //! One module a measurement. Each gives [`Section`]s; where and when it was measured is added here.
 
+mod bringup;
 mod child;
+mod counters;
 mod datapath;
 mod machine;
 mod policy;
 mod report;
+mod trap;
 
 use clap::{Args, ValueEnum};
 use std::process::ExitCode;
@@ -24,11 +27,18 @@ pub struct Options {
     /// Times each thing is measured; the median is told
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
+    /// The rig to measure in, where a rig is needed or can be used
+    #[arg(long)]
+    rig: Option<String>,
 }
 
 /// The measurements there are.
 #[derive(Clone, Copy, ValueEnum)]
 enum Name {
+    /// Understanding a guest of which nothing is known: from dumps, and live with --rig
+    Bringup,
+    /// A trap, in exits and instructions, by the way it is served; in a rig
+    Trap,
     /// A packet through the eBPF program, run by this host's kernel
     Datapath,
     /// A decision of the policy engine
@@ -40,7 +50,10 @@ enum Name {
 /// # Errors
 /// Where it cannot be measured here; nothing is written then.
 pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
+    let rig = options.rig.as_deref();
     let sections: Vec<Section> = match options.name {
+        Name::Bringup => bringup::measure(rig, options.runs)?,
+        Name::Trap => trap::measure(rig, options.runs)?,
         Name::Datapath => datapath::measure()?,
         Name::Policy => policy::measure(options.runs)?,
     };

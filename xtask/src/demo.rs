@@ -2,7 +2,7 @@
 //! `cargo xtask demo`: the main job on a real nested Xen, each claim checked.
 
 mod checks;
-mod mesh;
+pub mod mesh;
 mod steps;
 
 use std::process::ExitCode;

@@ -244,7 +244,7 @@ impl Engine {
         match probe.nop {
             // With TF set the guest expects a #DB behind the NOP, which only
             // executing it raises.
-            Some(length) if request.registers().rflags & TRAP_FLAG == 0 => {
+            Some(length) if self.config.one_exit && request.registers().rflags & TRAP_FLAG == 0 => {
                 self.stats.one_exit += 1;
                 let mut registers = *request.registers();
                 registers.rip = registers.rip.wrapping_add(u64::from(length));

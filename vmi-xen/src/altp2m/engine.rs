@@ -31,6 +31,9 @@ pub struct Config {
     /// follow each other closely. Zero on a dom0 with a single vCPU: looking
     /// would keep the guest from running.
     pub spin: Duration,
+    /// Move past an instruction that can be resumed without executing it, at
+    /// one exit a trap. Without it all are single-stepped: for comparison only.
+    pub one_exit: bool,
     /// Let Xen go back to our view after a single step by itself, which saves
     /// an event. Works from Xen 4.17 on.
     pub fast_step: bool,
@@ -47,6 +50,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             spin: Duration::from_micros(20),
+            one_exit: true,
             fast_step: true,
             hide_from_reads: true,
         }
@@ -183,7 +187,7 @@ impl Engine {
         let probe = shadow.put(id, offset)?;
         Ok(Armed {
             va,
-            one_exit: probe.nop.is_some(),
+            one_exit: self.config.one_exit && probe.nop.is_some(),
         })
     }
 

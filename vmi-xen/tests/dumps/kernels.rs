@@ -113,12 +113,26 @@ pub fn selected() -> &'static [Kernel] {
     }
 }
 
+/// The newest kernel there is, on a machine whose page tables other programs can follow too.
+pub const NEWEST: Kernel = Kernel {
+    series: "7.3.",
+    machine: "q35",
+    cpu: "qemu64",
+    cmdline: "pti=on",
+    vcpus: 2,
+};
+
 /// A dump and what its guest's own /proc said.
 pub struct Loaded {
     pub path: PathBuf,
     pub dump: Dump,
     pub truth: Truth,
 }
+
+/// Memory of the tests' guests.
+const MEMORY_MIB: u32 = 320;
+/// Memory of the guest whose bring-up is measured.
+pub const MEASURED_MIB: u32 = 512;
 
 /// Two dumps at once would only slow each other down.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -140,7 +154,7 @@ impl Kernel {
     /// Where no dump can be made: the test that wants it has failed.
     pub fn load(&self) -> Loaded {
         let (memory, told) = self
-            .files()
+            .files(MEMORY_MIB)
             .unwrap_or_else(|error| panic!("no dump of a {} kernel: {error:?}", self.series));
         let told = fs::read(&told).expect("what the guest told");
         Loaded {
@@ -150,17 +164,25 @@ impl Kernel {
         }
     }
 
-    fn files(&self) -> Result<(PathBuf, PathBuf)> {
+    /// The file of a dump with more memory than the tests' guests have, for `cargo xtask bench`.
+    ///
+    /// # Errors
+    /// Where no dump can be made.
+    pub fn dump_of(&self, memory_mib: u32) -> Result<PathBuf> {
+        Ok(self.files(memory_mib)?.0)
+    }
+
+    fn files(&self, memory_mib: u32) -> Result<(PathBuf, PathBuf)> {
         let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(|broken| broken.into_inner());
         let cache = cache_dir()?;
         let apt = Apt::open()?;
-        self.files_from(&cache, &apt).or_else(|error| {
+        self.files_from(&cache, &apt, memory_mib).or_else(|error| {
             apt.update().with_context(|| format!("{error:?}"))?;
-            self.files_from(&cache, &apt)
+            self.files_from(&cache, &apt, memory_mib)
         })
     }
 
-    fn files_from(&self, cache: &Path, apt: &Apt) -> Result<(PathBuf, PathBuf)> {
+    fn files_from(&self, cache: &Path, apt: &Apt, memory_mib: u32) -> Result<(PathBuf, PathBuf)> {
         let image = apt.kernel_package(self.series)?;
         let mut hasher = DefaultHasher::new();
         (
@@ -173,6 +195,9 @@ impl Kernel {
             WORKLOAD,
         )
             .hash(&mut hasher);
+        if memory_mib != MEMORY_MIB {
+            memory_mib.hash(&mut hasher);
+        }
         let name = format!("{}{:016x}", self.series, hasher.finish());
         let memory = cache.join(format!("{name}.elf"));
         let truth = cache.join(format!("{name}.truth"));
@@ -187,7 +212,7 @@ impl Kernel {
                 machine: self.machine,
                 cpu: self.cpu,
                 cmdline: self.cmdline,
-                memory_mib: 320,
+                memory_mib,
                 vcpus: self.vcpus,
             }
             .dump(work.path(), &memory, &truth)

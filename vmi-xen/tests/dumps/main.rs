@@ -24,7 +24,7 @@ mod machine;
 mod syscalls;
 mod truth;
 
-use kernels::{Loaded, selected};
+use kernels::{Loaded, MEASURED_MIB, NEWEST, selected};
 use vmi_xen::kernel::{Kernel, exits};
 use vmi_xen::linux::Linux;
 use vmi_xen::memory::CpuState;
@@ -123,5 +123,15 @@ fn functions_return_where_they_are_said_to() {
         let exit = found.symbols.address("do_exit").expect("do_exit");
         let exit = exits(&dump, &found, exit).expect(kernel.series);
         assert!(exit.returns.is_empty(), "{}: {exit:?}", kernel.series);
+    }
+}
+
+/// Prints where the dumps are that `cargo xtask bench bringup` reads; makes those that are not there.
+#[test]
+#[ignore = "makes dumps to be measured"]
+fn dumps_to_measure() {
+    for kernel in std::iter::once(&NEWEST).chain(selected()) {
+        let path = kernel.dump_of(MEASURED_MIB).expect(kernel.series);
+        println!("dump: {}", path.display());
     }
 }

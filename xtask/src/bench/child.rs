@@ -20,11 +20,18 @@ pub fn cargo(arguments: &[&str]) -> anyhow::Result<Vec<Row>> {
     )
 }
 
-/// Runs a program and reads the values it prints on standard output.
+fn measure(command: &mut Command) -> anyhow::Result<Vec<Row>> {
+    let text = output(command)?;
+    let rows = rows(&text);
+    ensure!(!rows.is_empty(), "{command:?} printed no value:\n{text}");
+    Ok(rows)
+}
+
+/// Runs a program; gives its standard output.
 ///
 /// # Errors
-/// Where it fails or prints no value.
-pub fn measure(command: &mut Command) -> anyhow::Result<Vec<Row>> {
+/// Where it fails.
+pub fn output(command: &mut Command) -> anyhow::Result<String> {
     let output = command
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
@@ -32,9 +39,7 @@ pub fn measure(command: &mut Command) -> anyhow::Result<Vec<Row>> {
         .with_context(|| format!("starting {command:?}"))?;
     let text = String::from_utf8_lossy(&output.stdout);
     ensure!(output.status.success(), "{command:?}: {}\n{text}", output.status);
-    let rows = rows(&text);
-    ensure!(!rows.is_empty(), "{command:?} printed no value:\n{text}");
-    Ok(rows)
+    Ok(text.into_owned())
 }
 
 /// The values among the lines of a program's output.
