@@ -77,6 +77,7 @@ pub async fn serve(
         .route("/v1/domains/{domain}/processes", get(handlers::processes))
         .route("/v1/domains/{domain}/connections", get(handlers::connections))
         .route("/v1/domains/{domain}/check", get(handlers::check))
+        .route("/v1/domains/{domain}/graph", get(handlers::graph))
         .route("/v1/flows", get(handlers::flows))
         .route("/v1/events", get(stream::events))
         .route("/v1/policies", get(handlers::policies).post(handlers::apply))

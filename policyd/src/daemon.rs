@@ -25,6 +25,7 @@ use crate::domain::Context;
 use crate::enforcer::{Enforcer, Order, Owners, Policies};
 use crate::events::EventLog;
 use crate::gate::decider;
+use crate::graph;
 use crate::guardian::{self, Supervisor};
 use crate::integrity;
 use crate::lock::InstanceLock;
@@ -384,6 +385,49 @@ impl Daemon {
             .collect();
         flows.sort_by_key(|f| f.idle_ms);
         Ok(flows)
+    }
+
+    /// `GET /v1/domains/{domain}/graph`: processes and pipes read from the guest now, flows as the vifs counted them.
+    pub fn graph(&self, domain: &str) -> Result<api::Graph, DaemonError> {
+        let entry = self.find(domain)?;
+        let (subjects, flow) = {
+            let inspector = lock(&entry.inspector);
+            let inspector = inspector.as_ref().ok_or_else(|| unseen(&entry))?;
+            let subjects = inspector.processes().map_err(|e| unreadable(&entry, &e))?;
+            let flow = inspector.data_flow().map_err(|e| unreadable(&entry, &e))?;
+            (subjects, flow)
+        };
+        let world = self.world.load();
+        let now = monotonic_ns();
+        let counted: Vec<graph::Counted> = self
+            .records(Some(entry.scope()))?
+            .iter()
+            .map(|record| self.counted(&world, record, now))
+            .collect();
+        let processes: Vec<_> = subjects.iter().map(|subject| &subject.process).collect();
+        Ok(graph::build(&entry.vm.name, &processes, &flow, &counted))
+    }
+
+    /// A flow, and who is at its other end where that is a guest of this host.
+    fn counted(&self, world: &World, record: &FlowRecord, now: u64) -> graph::Counted {
+        let flow = self.flow(world, record, now);
+        let vm = world.vm_at(flow.remote.ip());
+        let peer = vm.and_then(|vm| match flow.outgoing {
+            true => {
+                let protocol = Protocol(record.key.protocol.0);
+                let at = flow.remote;
+                vm.listeners.owner_of(protocol, at.ip(), at.port()).cloned()
+            }
+            false => self.owners.of(vm.scope, flow.remote, flow.local),
+        });
+        graph::Counted {
+            peer_domain: vm.map(|vm| vm.id.name.clone()),
+            peer: peer.map(|who| {
+                let exe = who.process.exe.as_deref().map(str::to_owned);
+                (who.process.tgid, exe)
+            }),
+            flow,
+        }
     }
 
     fn flow(&self, world: &World, record: &FlowRecord, now: u64) -> api::Flow {

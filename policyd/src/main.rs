@@ -11,6 +11,7 @@ mod domain;
 mod enforcer;
 mod events;
 mod gate;
+mod graph;
 mod guardian;
 mod integrity;
 mod inventory;

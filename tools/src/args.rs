@@ -92,6 +92,15 @@ pub enum Command {
         /// Name or id.
         domain: String,
     },
+    /// Draw who gives data to whom in a domain and beyond, in DOT.
+    #[command(
+        after_help = "An arrow goes from who writes a pipe, or opened a connection, to the other end.\n\n\
+        EXAMPLES\n  xmesh graph web1 | dot -Tsvg > web1.svg\n  xmesh --json graph web1 | jq '.edges[]'"
+    )]
+    Graph {
+        /// Name or id.
+        domain: String,
+    },
     /// Tell what happened, a sentence a line.
     #[command(after_help = "EXAMPLES\n  \
         xmesh events -f --kind verdict\n  \

@@ -28,6 +28,7 @@ pub fn run(args: &Args, output: &mut Output) -> Result<(), ToolError> {
         Command::Probes { domain } => domains::probes(&client, domain.as_deref(), output),
         Command::Conns { domain } => domains::connections(&client, domain, output),
         Command::Inspect { file } => inspect::inspect(file, output),
+        Command::Graph { domain } => domains::graph(&client, domain, output),
         Command::Check { domain } => domains::check(&client, domain, output),
         Command::Events(events) => watch::events(&client, events, output),
         Command::Flows { follow, domain } => watch::flows(&client, domain.as_deref(), *follow, output),

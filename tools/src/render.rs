@@ -8,6 +8,7 @@ pub mod check;
 pub mod domain;
 pub mod event;
 pub mod flow;
+pub mod graph;
 pub mod guest;
 pub mod policy;
 pub mod table;

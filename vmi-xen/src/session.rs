@@ -14,7 +14,7 @@ use xen_bindings::{DomId, Xen, XenError, domain};
 use crate::altp2m::{Armed, Engine, EngineError, ProbeId, RecordError, UndoRecord};
 use crate::integrity::{Checker, Report};
 use crate::kernel::{Kernel, KernelError, LayoutError};
-use crate::linux::{Budget, InterfaceAddress, Linux, LinuxError, Socket};
+use crate::linux::{Budget, DataFlow, InterfaceAddress, Linux, LinuxError, Socket};
 use crate::live::{self, LiveMemory};
 use crate::meter::{Governor, Meter, TrapBudget, Verdict};
 use crate::observe::{Observer, Point, Registers, Subject, Watch};
@@ -233,6 +233,15 @@ impl Inspector {
     pub fn addresses(&self) -> Result<Vec<InterfaceAddress>, LinuxError> {
         self.fresh();
         self.linux.addresses()
+    }
+
+    /// Who gives data to whom in the guest, and which connections leave it.
+    ///
+    /// # Errors
+    /// As [`Inspector::processes`].
+    pub fn data_flow(&self) -> Result<DataFlow, LinuxError> {
+        self.fresh();
+        self.linux.data_flow()
     }
 
     /// Checks the guest's kernel with a checker that is this guest's alone. Where something is found it looks again, twice, a

@@ -93,6 +93,11 @@ impl Client {
         self.get(&format!("/v1/domains/{}/check", escape(domain)))
     }
 
+    /// Data flow of one domain, by name or id.
+    pub fn graph(&self, domain: &str) -> Result<Graph, ClientError> {
+        self.get(&format!("/v1/domains/{}/graph", escape(domain)))
+    }
+
     /// Flows at the vifs, of one domain or all.
     pub fn flows(&self, domain: Option<&str>) -> Result<Vec<Flow>, ClientError> {
         match domain {

@@ -464,6 +464,53 @@ impl Check {
     }
 }
 
+/// A process, a domain whose process is not known, or an address outside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GraphNode {
+    /// `DOMAIN/PID`, `DOMAIN` or the address; names the node in edges.
+    pub id: String,
+    /// Name of the domain; none for an address outside.
+    pub domain: Option<String>,
+    /// Process id.
+    pub pid: Option<u32>,
+    /// Name of the process, while it runs.
+    pub comm: Option<String>,
+    /// Executable.
+    pub exe: Option<String>,
+    /// Of a peer outside.
+    pub address: Option<std::net::IpAddr>,
+}
+
+/// A way for data from one node to another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GraphEdge {
+    /// Who writes a pipe; who opened a connection.
+    pub from: String,
+    /// The other end.
+    pub to: String,
+    /// `pipe`, `fifo`, `unix`, `tcp`, `udp`, …
+    pub via: String,
+    /// A path, or the address and port that the connection was opened to.
+    pub name: Option<String>,
+    /// How many pipes or connections this stands for.
+    pub count: u64,
+    /// Bytes of packets at the vif from `from` to `to`, where they were counted.
+    pub bytes: Option<u64>,
+    /// Bytes back.
+    pub bytes_back: Option<u64>,
+}
+
+/// Data flow of one domain at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Graph {
+    /// Name of the domain.
+    pub domain: String,
+    /// Every end of an edge, by id.
+    pub nodes: Vec<GraphNode>,
+    /// The edges.
+    pub edges: Vec<GraphEdge>,
+}
+
 /// Which events a reader wants.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct EventFilter {

@@ -82,6 +82,10 @@ pub async fn check(State(daemon): State<Arc<Daemon>>, Path(domain): Path<String>
     blocking(move || daemon.check(&domain)).await
 }
 
+pub async fn graph(State(daemon): State<Arc<Daemon>>, Path(domain): Path<String>) -> Answer<Graph> {
+    blocking(move || daemon.graph(&domain)).await
+}
+
 /// Query of `/v1/flows`.
 #[derive(Deserialize)]
 pub struct FlowQuery {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-3.0-only
-//! `list`, `info`, `ps`, `probes`, `conns`, `check`.
+//! `list`, `info`, `ps`, `probes`, `conns`, `check`, `graph`.
 
 use policyd_api::{Client, Severity};
 
 use crate::error::ToolError;
 use crate::output::Output;
-use crate::render::{check, domain};
+use crate::render::{check, domain, graph};
 
 pub fn list(client: &Client, verbose: bool, output: &mut Output) -> Result<(), ToolError> {
     let domains = client.domains()?;
@@ -60,4 +60,8 @@ pub fn check(client: &Client, name: &str, output: &mut Output) -> Result<(), Too
         }
         Some(Severity::Notice) | None => Ok(()),
     }
+}
+
+pub fn graph(client: &Client, name: &str, output: &mut Output) -> Result<(), ToolError> {
+    output.answer(&client.graph(name)?, graph::dot)
 }

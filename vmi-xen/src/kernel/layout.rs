@@ -532,6 +532,20 @@ offsets! {
     }
 }
 
+offsets! {
+    /// Pipes, FIFOs and local sockets: what joins processes of one guest.
+    LocalOffsets {
+        f_mode: Scalar = "file.f_mode",
+        f_path: u64 = "file.f_path" | "file.__f_path",
+        i_ino: u64 = "inode.i_ino",
+        family: u64 = "sock.__sk_common.skc_family",
+        unix_peer: u64 = "unix_sock.peer",
+        unix_addr: u64 = "unix_sock.addr",
+        addr_len: u64 = "unix_address.len",
+        addr_name: u64 = "unix_address.name",
+    }
+}
+
 /// Every offset the engine uses, by capability.
 #[derive(Debug, Clone)]
 pub struct Layout {
@@ -597,6 +611,8 @@ pub struct Layout {
     pub net: Group<NetOffsets>,
     /// IPv6 addresses.
     pub net6: Group<Net6Offsets>,
+    /// Pipes and local sockets.
+    pub local: Group<LocalOffsets>,
     /// Parents and children.
     pub kinship: Group<KinshipOffsets>,
     /// The table of PIDs.
@@ -666,6 +682,7 @@ impl Layout {
             net_hash_mix: member("net.hash_mix"),
             net: NetOffsets::resolve(btf),
             net6: Net6Offsets::resolve(btf),
+            local: LocalOffsets::resolve(btf),
             kinship: KinshipOffsets::resolve(btf),
             pid_table: PidTableOffsets::resolve(btf),
             run_queue: RunQueueOffsets::resolve(btf),
@@ -716,6 +733,7 @@ impl Layout {
             net_hash_mix: no(why),
             net: no(why),
             net6: no(why),
+            local: no(why),
             kinship: no(why),
             pid_table: no(why),
             run_queue: no(why),
@@ -785,6 +803,7 @@ impl Layout {
             gap("table of UDP sockets", &self.udp_bucket),
             gap("interface addresses", &self.net),
             gap("IPv6 interface addresses", &self.net6),
+            gap("pipes and local sockets", &self.local),
             gap("parents and children", &self.kinship),
             gap("the table of PIDs", &self.pid_table),
             gap("run queues", &self.run_queue),

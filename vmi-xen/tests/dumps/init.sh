@@ -114,6 +114,14 @@ sleep 2
 /workload connect '[::1]:7003' 127.0.0.1:7001 &
 /workload all &
 yes >/dev/null &
+# Data flow: a pipe, a FIFO, local sockets.
+sleep 1012 | sleep 1013 &
+mkfifo /tmp/fifo
+sleep 1014 >/tmp/fifo &
+sleep 1015 </tmp/fifo &
+/workload local-serve /tmp/local.sock &
+sleep 1
+/workload local-connect /tmp/local.sock &
 sleep 4
 rm /opt/deleted/busybox
 
@@ -137,7 +145,10 @@ tell() {
     for ns in net pid mnt user; do echo "ns $(readlink $dir/ns/$ns)" >&3; done
     for fd in $dir/fd/*; do
         target=$(readlink $fd)
-        case $target in socket:*) echo "fd ${fd##*/} $target" >&3 ;; esac
+        case $target in
+        socket:*) echo "fd ${fd##*/} $target" >&3 ;;
+        pipe:* | /tmp/fifo) echo "pipe ${fd##*/} $target" >&3 ;;
+        esac
     done
     space=$(readlink $dir/ns/net)
     case "$spaces " in *" $space="*) ;; *) spaces="$spaces $space=$1" ;; esac
@@ -152,7 +163,7 @@ for space in $spaces; do
     pid=${space#*=}
     echo "@netns ${space%=*}" >&3
     nsenter -t $pid -n ip -o addr | sed 's/^/addr /' >&3
-    for table in tcp tcp6 udp udp6; do sed "s/^/$table /" /proc/$pid/net/$table >&3; done
+    for table in tcp tcp6 udp udp6 unix; do sed "s/^/$table /" /proc/$pid/net/$table >&3; done
 done
 echo "@ready" >&3
 while :; do read -r line </dev/console; sleep 100; done

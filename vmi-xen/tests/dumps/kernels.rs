@@ -138,9 +138,10 @@ pub const MEASURED_MIB: u32 = 512;
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 const INIT: &str = include_str!("init.sh");
-const WORKLOAD: [&str; 4] = [
+const WORKLOAD: [&str; 5] = [
     include_str!("workload/src/main.rs"),
     include_str!("workload/src/identity.rs"),
+    include_str!("workload/src/local.rs"),
     include_str!("workload/src/sockets.rs"),
     include_str!("workload/src/states.rs"),
 ];

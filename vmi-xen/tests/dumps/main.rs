@@ -12,6 +12,7 @@
 #![allow(clippy::expect_used, reason = "all of it is test code")]
 
 mod compare;
+mod flow;
 mod forge;
 mod formats;
 #[path = "../../fuzz/src/lib.rs"]
@@ -44,6 +45,7 @@ fn engine_agrees_with_the_guests_own_proc() {
         compare::descriptors(&linux, &truth);
         compare::sockets(&linux, &truth);
         compare::addresses(&linux, &truth);
+        flow::compare(&linux, &truth);
         syscalls::entries(&&dump, linux.kernel());
         for cpu in dump.cpus() {
             linux.prove_current(cpu).expect("current task");

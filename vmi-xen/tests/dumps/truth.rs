@@ -45,6 +45,8 @@ pub struct ProcessTruth {
     pub namespaces: BTreeMap<String, u32>,
     /// Descriptor to inode of its socket.
     pub socket_fds: BTreeMap<u32, u64>,
+    /// Descriptor to `pipe:[N]` or the path of a FIFO.
+    pub pipes: BTreeMap<u32, String>,
 }
 
 /// One network namespace by its own /proc.
@@ -54,6 +56,8 @@ pub struct NetTruth {
     pub sockets: Vec<SocketRow>,
     /// Interface, address, prefix length.
     pub addresses: BTreeSet<(String, IpAddr, u8)>,
+    /// Unix sockets: inode to the path, where there is one.
+    pub local: BTreeMap<u64, Option<String>>,
 }
 
 /// All that init told.
@@ -182,6 +186,10 @@ impl ProcessTruth {
                 let (kind, inode) = namespace(rest);
                 self.namespaces.insert(kind.to_owned(), inode);
             }
+            "pipe" => {
+                let (fd, pipe) = rest.split_once(' ').expect("fd");
+                self.pipes.insert(fd.parse().expect("fd"), pipe.to_owned());
+            }
             "fd" => {
                 let (fd, socket) = rest.split_once(" socket:[").expect("fd");
                 let inode = socket.trim_end_matches(']').parse().expect("inode");
@@ -197,7 +205,18 @@ impl NetTruth {
         match key {
             "tcp" | "tcp6" | "udp" | "udp6" => self.socket_row(key, rest),
             "addr" => self.address(rest),
+            "unix" => self.local_socket(rest),
             _ => {}
+        }
+    }
+
+    fn local_socket(&mut self, rest: &str) {
+        let words: Vec<&str> = rest.split_whitespace().collect();
+        if let [_, _, _, _, _, _, inode, rest @ ..] = words.as_slice()
+            && let Ok(inode) = inode.parse()
+        {
+            self.local
+                .insert(inode, rest.first().map(|&path| path.to_owned()));
         }
     }
 

@@ -5,6 +5,7 @@
 #![allow(clippy::expect_used, reason = "a workload that fails must say so and end")]
 
 mod identity;
+mod local;
 mod sockets;
 mod states;
 
@@ -97,6 +98,8 @@ fn main() {
         Some("serve") => serve(&args[2..]),
         Some("connect") => connect(&args[2..]),
         Some("hold") => forever(),
+        Some("local-serve") => local::serve(&args[2]),
+        Some("local-connect") => local::connect(&args[2]),
         Some("states") => states::run(&args[2]),
         Some("capabilities") => identity::run(),
         _ => all(),
