@@ -2,7 +2,9 @@
 //! The memory and the vCPUs of a running domain.
 
 use std::cell::RefCell;
+use std::collections::hash_map::Entry;
 
+use rustc_hash::FxHashMap;
 use xen_bindings::{
     DomId, Gfn, PAGE_SIZE, Xen, XenError, domain,
     memory::ForeignPages,
@@ -14,8 +16,8 @@ use crate::memory::{CpuState, MemoryError, PhysicalMemory};
 /// Frames mapped by one call. Neighbours are likely to be wanted too (tables,
 /// slabs, kernel text), and one call for all costs little more than for one.
 const CHUNK_PAGES: u64 = 32;
-/// Chunks kept mapped: bounds the address space used, at 32 MiB.
-const CHUNKS: usize = 256;
+/// Chunks kept mapped: bounds the address space used, at 128 MiB. Smaller guests are mapped once.
+const CHUNKS: usize = 1024;
 
 /// Guest-physical memory of a running domain, through a bounded cache of
 /// foreign mappings.
@@ -27,24 +29,50 @@ const CHUNKS: usize = 256;
 pub struct LiveMemory {
     xen: Xen,
     domid: DomId,
-    /// Direct-mapped: chunk number modulo the length. One thread serves a
-    /// domain, so interior mutability needs no lock.
-    chunks: RefCell<Box<[Option<Chunk>]>>,
+    /// One thread serves a domain, so interior mutability needs no lock.
+    chunks: RefCell<Chunks>,
+}
+
+/// Mapped chunks by number. The one unused for longest makes room for another: making a mapping costs as much as a hundred
+/// reads, and what a trap reads is nearly always what other traps read.
+struct Chunks {
+    mapped: FxHashMap<u64, Chunk>,
+    /// Counts uses.
+    now: u64,
 }
 
 struct Chunk {
-    number: u64,
     pages: ForeignPages,
+    /// When it was last used.
+    used: u64,
+}
+
+impl Chunks {
+    fn new() -> Self {
+        let mut mapped = FxHashMap::default();
+        mapped.reserve(CHUNKS);
+        Self { mapped, now: 0 }
+    }
+
+    /// Makes room for one more.
+    fn make_room(&mut self) {
+        if self.mapped.len() < CHUNKS {
+            return;
+        }
+        let oldest = self.mapped.iter().min_by_key(|(_, chunk)| chunk.used);
+        if let Some(number) = oldest.map(|(number, _)| *number) {
+            self.mapped.remove(&number);
+        }
+    }
 }
 
 impl LiveMemory {
     /// Memory of `domid`; nothing is mapped yet.
     pub fn new(xen: &Xen, domid: DomId) -> Self {
-        let chunks = std::iter::repeat_with(|| None).take(CHUNKS).collect();
         Self {
             xen: xen.clone(),
             domid,
-            chunks: RefCell::new(chunks),
+            chunks: RefCell::new(Chunks::new()),
         }
     }
 
@@ -58,7 +86,7 @@ impl LiveMemory {
 
     /// Forgets all mappings, so that later reads see the domain's present map.
     pub fn invalidate(&self) {
-        self.chunks.borrow_mut().fill_with(|| None);
+        self.chunks.borrow_mut().mapped.clear();
     }
 
     /// Copies from one page; `offset` and the length stay within it.
@@ -67,18 +95,22 @@ impl LiveMemory {
         let index = (gfn % CHUNK_PAGES) as usize;
         let pa = (gfn * PAGE_SIZE as u64).wrapping_add(offset as u64);
         let mut chunks = self.chunks.borrow_mut();
-        // CHUNKS is not zero, and the remainder is below it.
-        let slot = &mut chunks[(number % CHUNKS as u64) as usize];
-        let chunk = match slot {
-            Some(chunk) if chunk.number == number => chunk,
-            _ => slot.insert(Chunk {
-                number,
+        if !chunks.mapped.contains_key(&number) {
+            chunks.make_room();
+        }
+        let Chunks { mapped, now } = &mut *chunks;
+        *now += 1;
+        let chunk = match mapped.entry(number) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(Chunk {
                 pages: self.map(number, pa)?,
+                used: *now,
             }),
         };
+        chunk.used = *now;
         if chunk.pages.page_error(index).is_some() {
             // It may be populated by the next time.
-            *slot = None;
+            mapped.remove(&number);
             return Err(MemoryError::Absent { pa });
         }
         chunk
