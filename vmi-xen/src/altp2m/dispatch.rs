@@ -21,6 +21,7 @@ use xen_bindings::{
 
 use super::{
     Engine, EngineError, ProbeId,
+    emulate::State,
     insn::INT3,
     shadow::Probe,
     wait::{Woken, sleep},
@@ -241,14 +242,14 @@ impl Engine {
     /// How a vCPU gets past a probe of ours.
     fn resume_probe(&mut self, request: &Request, probe: &Probe) -> Response {
         let resume = Response::resume(request);
-        match probe.nop {
-            // With TF set the guest expects a #DB behind the NOP, which only
-            // executing it raises.
-            Some(length) if self.config.one_exit && request.registers().rflags & TRAP_FLAG == 0 => {
+        match probe.plan {
+            // With TF set the guest expects a #DB behind the instruction, which
+            // only executing it raises.
+            Some(plan) if self.config.one_exit && request.registers().rflags & TRAP_FLAG == 0 => {
                 self.stats.one_exit += 1;
-                let mut registers = *request.registers();
-                registers.rip = registers.rip.wrapping_add(u64::from(length));
-                resume.with_registers(&registers)
+                let mut state = State::of(request.registers());
+                plan.apply(&mut state);
+                resume.with_registers(&state.within(request.registers()))
             }
             _ => {
                 self.stats.stepped += 1;

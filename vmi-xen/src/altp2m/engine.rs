@@ -62,7 +62,7 @@ impl Default for Config {
 pub struct Armed {
     /// Where the int3 is: behind the `endbr64`, if the function starts with one.
     pub va: u64,
-    /// The probe stands on a NOP: one exit per trap.
+    /// Its instruction need not be executed to get past it: one exit per trap.
     pub one_exit: bool,
 }
 
@@ -187,7 +187,7 @@ impl Engine {
         let probe = shadow.put(id, offset)?;
         Ok(Armed {
             va,
-            one_exit: self.config.one_exit && probe.nop.is_some(),
+            one_exit: self.config.one_exit && probe.plan.is_some(),
         })
     }
 

@@ -7,10 +7,10 @@
 //! that meets an int3 exits to Xen and waits; the [`Engine`] finds the probe,
 //! calls the handler and answers.
 //!
-//! Resuming: where the probe stands on a NOP (every traceable kernel function
-//! starts with one), RIP is moved behind it and that is all: one exit per trap.
-//! Any other instruction is executed in view 0, alone on its vCPU, by a single
-//! step.
+//! Resuming: where the probe stands on an instruction that changes nothing but
+//! registers (every traceable kernel function starts with a NOP), the vCPU is
+//! given what they are then, and that is all: one exit per trap. Any other
+//! instruction is executed in view 0, alone on its vCPU, by a single step.
 //!
 //! **Invariants**
 //! - Every event that is taken from the ring is answered, also when the handler
@@ -24,6 +24,7 @@
 
 mod attach;
 mod dispatch;
+mod emulate;
 mod engine;
 mod error;
 mod insn;

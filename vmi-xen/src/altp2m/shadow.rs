@@ -6,6 +6,7 @@ use xen_bindings::{DomId, Gfn, PAGE_SIZE, Xen, XenError, memory::ForeignPages};
 
 use super::{
     ProbeId,
+    emulate::Plan,
     insn::{self, INT3},
 };
 
@@ -17,9 +18,9 @@ pub(super) struct Probe {
     pub id: ProbeId,
     /// Byte within the page.
     pub offset: usize,
-    /// Length of the NOP that it replaced; `None` for another instruction, which
-    /// must be executed.
-    pub nop: Option<u8>,
+    /// What the instruction that it replaced does, if that can be done without
+    /// executing it.
+    pub plan: Option<Plan>,
     /// First bytes of the instruction, to notice that the guest changed it.
     code: [u8; insn::LONGEST],
 }
@@ -34,7 +35,7 @@ impl Probes {
         let probe = Probe {
             id,
             offset,
-            nop: nop_at(page, offset),
+            plan: plan_at(page, offset),
             code: code_at(page, offset),
         };
         self.0.push(probe);
@@ -46,12 +47,12 @@ impl Probes {
     fn follow(&mut self, page: &Page) -> u64 {
         let mut changed = 0;
         for probe in &mut self.0 {
-            let (code, nop) = (code_at(page, probe.offset), nop_at(page, probe.offset));
+            let (code, plan) = (code_at(page, probe.offset), plan_at(page, probe.offset));
             // Later bytes may belong to what follows a shorter instruction, so
             // only another opcode or another way to resume counts.
-            changed += u64::from(nop != probe.nop || code[0] != probe.code[0]);
+            changed += u64::from(plan != probe.plan || code[0] != probe.code[0]);
             probe.code = code;
-            probe.nop = nop;
+            probe.plan = plan;
         }
         changed
     }
@@ -177,9 +178,10 @@ fn code_at(page: &Page, offset: usize) -> [u8; insn::LONGEST] {
     code
 }
 
-/// The NOP at `offset`, if a whole one is there.
-fn nop_at(page: &Page, offset: usize) -> Option<u8> {
-    insn::nop_length(page.get(offset..)?)
+/// What the instruction at `offset` does, if a whole one is there that is understood.
+fn plan_at(page: &Page, offset: usize) -> Option<Plan> {
+    let code = page.get(offset..)?;
+    insn::nop_length(code).map(Plan::nop).or_else(|| Plan::of(code))
 }
 
 #[cfg(test)]
@@ -198,19 +200,19 @@ mod tests {
     fn an_ftrace_site_that_becomes_a_call_and_back_stays_probed() {
         let idle = page_with(0x100, &NOP5);
         let mut probes = Probes::default();
-        assert_eq!(probes.add(ProbeId(1), 0x100, &idle).nop, Some(5));
+        assert_eq!(probes.add(ProbeId(1), 0x100, &idle).plan, Some(Plan::nop(5)));
 
         // The kernel pokes an int3 first, then the tail, then the head.
         let mut page = page_with(0x100, &[INT3, 0x1f, 0x44, 0x00, 0x00]);
         assert_eq!(probes.follow(&page), 1);
-        assert_eq!(probes.0[0].nop, None);
+        assert_eq!(probes.0[0].plan, None);
         page = page_with(0x100, &[0xe8, 1, 2, 3, 4]);
         assert_eq!(probes.follow(&page), 1);
         probes.overlay(&mut page);
         assert_eq!(page[0x100..0x105], [INT3, 1, 2, 3, 4]);
 
         assert_eq!(probes.follow(&idle), 1);
-        assert_eq!(probes.0[0].nop, Some(5));
+        assert_eq!(probes.0[0].plan, Some(Plan::nop(5)));
     }
 
     #[test]
@@ -224,10 +226,10 @@ mod tests {
     }
 
     #[test]
-    fn an_instruction_cut_by_the_end_of_the_page_is_not_a_nop() {
+    fn an_instruction_cut_by_the_end_of_the_page_is_stepped() {
         let page = page_with(PAGE_SIZE - 3, &NOP5[..3]);
         let mut probes = Probes::default();
-        assert_eq!(probes.add(ProbeId(1), PAGE_SIZE - 3, &page).nop, None);
+        assert_eq!(probes.add(ProbeId(1), PAGE_SIZE - 3, &page).plan, None);
         assert_eq!(probes.follow(&page), 0);
     }
 }

@@ -10,7 +10,7 @@ pub struct Stats {
     pub events: u64,
     /// Probes that fired.
     pub traps: u64,
-    /// Traps resumed by moving RIP: one exit each.
+    /// Traps resumed by setting registers: one exit each.
     pub one_exit: u64,
     /// Traps resumed by executing the instruction in view 0.
     pub stepped: u64,
