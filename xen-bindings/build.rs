@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .allowlist_function(
             "xenforeignmemory_(open|close|map|unmap)|xenevtchn_.*|\
              xs_(open|close|watch|unwatch|fileno|check_watch)|xtl_createlogger_stdiostream|\
-             xtl_logger_destroy|xendevicemodel_inject_event",
+             xtl_logger_destroy|xendevicemodel_(inject_event|modified_memory)",
         )
         .allowlist_var("VM_EVENT_.*|MEM_ACCESS_.*|HVM_PARAM_.*|XEN_ALTP2M_.*|XTL_.*")
         .default_enum_style(bindgen::EnumVariation::Consts)

@@ -33,7 +33,7 @@ pub enum Command {
     },
 }
 
-/// Where the daemon keeps what.
+/// Where the daemon keeps what, and what it may do.
 #[derive(ClapArgs)]
 pub struct Options {
     /// Directory of the policy store
@@ -54,6 +54,9 @@ pub struct Options {
     /// What traps may cost a guest, in percent of one vCPU's time; probes that cost more rest for a while
     #[arg(long, value_name = "PERCENT", default_value = "5", value_parser = percent)]
     pub budget: f64,
+    /// Never write breakpoints into a guest's own memory: on a host without altp2m (AMD) guests are then only read
+    #[arg(long)]
+    pub no_breakpoint: bool,
     /// Take the datapath off every vif and end
     #[arg(long)]
     pub detach: bool,

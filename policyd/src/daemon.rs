@@ -117,7 +117,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let version = Version::query(&xen)?;
     if !version.altp2m_requested() {
         log::warn!(
-            "Xen was booted without altp2m=1: no traps; add it to Xen's command line in GRUB and reboot"
+            "Xen was booted without altp2m=1: no traps that a guest cannot see; on Intel add it to Xen's command line in GRUB and reboot"
         );
     }
     let (policies, problems) = Policies::load(Store::open(&options.store)?)?;
@@ -164,6 +164,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
             share: options.budget / 100.0,
             ..TrapBudget::default()
         },
+        breakpoints: !options.no_breakpoint,
     });
     let watcher = Watcher::new(context, xen, Xenstore::open()?, Arc::clone(&datapath));
     let watcher = spawn("watcher", {

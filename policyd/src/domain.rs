@@ -15,6 +15,7 @@ use policyd_api::{Mode, Probe, What};
 use vmi_xen::linux::{self, LinuxError, SocketState};
 use vmi_xen::meter::TrapBudget;
 use vmi_xen::session::{End, Inspector, Session, SessionError, Status};
+use vmi_xen::traps::Degree;
 
 use crate::enforcer::Order;
 use crate::gate::{Fact, Gate};
@@ -22,6 +23,9 @@ use crate::inventory::{FoundConnection, FoundListener, Inventory};
 use crate::registry::{DomainEntry, lock};
 use crate::world::World;
 
+/// What breakpoints in the guest's own memory mean, for `xmesh list`.
+const VISIBLE: &str =
+    " (as breakpoints in the guest's own memory, since this host offers no altp2m: the guest could see them)";
 /// A guest that is still booting is looked at again this soon, then ever more rarely.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 /// The longest pause between two tries.
@@ -45,6 +49,8 @@ pub struct Context {
     pub undo_dir: PathBuf,
     /// What traps may cost a guest.
     pub budget: TrapBudget,
+    /// Whether a guest's own memory may be given breakpoints where there is no altp2m.
+    pub breakpoints: bool,
 }
 
 impl Context {
@@ -120,13 +126,14 @@ fn try_watch(context: &Context, entry: &Arc<DomainEntry>) -> Result<End, Session
     );
     // Before any trap: from here on nothing of an earlier attachment is believed.
     take_stock(context, entry, false);
-    let mut session = Session::attach(domid, kernel, &context.undo_dir, gate)?;
+    let mut session = Session::attach(domid, kernel, &context.undo_dir, context.breakpoints, gate)?;
     session.set_budget(context.budget);
     entry.set_waker(Some(session.waker()));
     let status = session.status();
+    let degree = session.degree();
     std::thread::scope(|scope| {
         // From now on vCPUs may be waiting for this thread, so it serves them and nothing else.
-        scope.spawn(|| begin(context, entry, &status));
+        scope.spawn(|| begin(context, entry, degree, &status));
         // Dropped here, before the other is waited for: whatever ends the session, the guest is freed at once.
         let mut session = session;
         let mut stop = || {
@@ -141,33 +148,36 @@ fn try_watch(context: &Context, entry: &Arc<DomainEntry>) -> Result<End, Session
                 uncovered.clone_from(&status.uncovered);
                 // Telling may wait for the enforcer, and vCPUs must not.
                 let status = status.clone();
-                scope.spawn(move || tell_sight(context, entry, &status));
+                scope.spawn(move || tell_sight(context, entry, degree, &status));
             }
         })
     })
 }
 
 /// What is told and read once the probes are armed.
-fn begin(context: &Context, entry: &DomainEntry, status: &Status) {
+fn begin(context: &Context, entry: &DomainEntry, degree: Degree, status: &Status) {
     publish(entry, status);
     // A connection is in this inventory, or it trapped, or both.
     take_stock(context, entry, true);
-    tell_sight(context, entry, status);
+    tell_sight(context, entry, degree, status);
 }
 
 /// Tells which degree of sight the probes make.
-fn tell_sight(context: &Context, entry: &DomainEntry, status: &Status) {
-    let message = match status.uncovered.as_slice() {
+fn tell_sight(context: &Context, entry: &DomainEntry, degree: Degree, status: &Status) {
+    let mut message = match status.uncovered.as_slice() {
         [] => "every probe is armed".to_owned(),
         uncovered => uncovered.join("; "),
     };
-    let mode = if status.connects_rest {
-        Mode::Lookup
-    } else {
-        Mode::Altp2m
+    let mode = match degree {
+        _ if status.connects_rest => Mode::Lookup,
+        Degree::Altp2m => Mode::Altp2m,
+        Degree::Breakpoint => Mode::Breakpoint,
     };
+    if mode == Mode::Breakpoint {
+        message.push_str(VISIBLE);
+    }
     sight(context, entry, mode, &message);
-    if status.uncovered.is_empty() {
+    if mode == Mode::Altp2m && status.uncovered.is_empty() {
         entry.sight().problems.clear();
     }
 }
@@ -292,7 +302,7 @@ fn sight(context: &Context, entry: &DomainEntry, mode: Mode, message: &str) {
         let news = sight.mode != mode || sight.problems.first().map(String::as_str) != Some(message);
         sight.mode = mode;
         sight.problems = vec![message.to_owned()];
-        if mode != Mode::Altp2m {
+        if mode < Mode::Breakpoint {
             sight.probes.clear();
         }
         news

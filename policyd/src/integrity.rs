@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use policyd_api::{Mode, What};
+use vmi_xen::breakpoint::guard_functions;
 use vmi_xen::integrity::{Checker, Finding, Report};
 
 use crate::enforcer::Order;
@@ -97,5 +98,6 @@ fn own_probes(entry: &DomainEntry) -> Vec<String> {
     if sight.mode == Mode::Altp2m {
         return Vec::new();
     }
-    sight.probes.iter().map(|probe| probe.function.clone()).collect()
+    let probes = sight.probes.iter().map(|probe| probe.function.clone());
+    probes.chain(guard_functions().map(str::to_owned)).collect()
 }

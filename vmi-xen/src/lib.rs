@@ -6,6 +6,8 @@
 
 #[cfg(feature = "live")]
 pub mod altp2m;
+#[cfg(feature = "live")]
+pub mod breakpoint;
 pub mod integrity;
 pub mod kernel;
 pub mod linux;

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use xen_bindings::{DomId, Xen, XenError, domain};
 
-use crate::altp2m::{Armed, Engine, EngineError, ProbeId, RecordError, UndoRecord};
+use crate::altp2m::{self, Armed, EngineError, ProbeId, RecordError, UndoRecord};
+use crate::breakpoint;
 use crate::integrity::{Checker, Report};
 use crate::kernel::{Kernel, KernelError, LayoutError};
 use crate::linux::{Budget, DataFlow, InterfaceAddress, Linux, LinuxError, Socket};
@@ -82,6 +83,7 @@ impl SessionError {
                 EngineError::NotHvm(_)
                     | EngineError::ModeFixed { .. }
                     | EngineError::Unsupported { .. }
+                    | EngineError::NoGuard(_)
                     | EngineError::TooManyVcpus { .. }
             ),
             SessionError::Fault
@@ -299,7 +301,8 @@ struct Probe {
 }
 
 impl<O: Observer> Session<O> {
-    /// Arms every probe there is a place for in `kernel`, as [`Inspector::kernel`] found it in this domain.
+    /// Arms every probe there is a place for in `kernel`, as [`Inspector::kernel`] found it in this domain: in an altp2m view,
+    /// or, where the host has no altp2m and `breakpoints` allows it, as breakpoints in the guest's own memory.
     ///
     /// # Errors
     /// [`SessionError`]; the guest is then as it was.
@@ -307,13 +310,13 @@ impl<O: Observer> Session<O> {
         domid: DomId,
         kernel: Kernel,
         undo_dir: &Path,
+        breakpoints: bool,
         observer: O,
     ) -> Result<Session<O>, SessionError> {
         // A connection of its own: calls of other threads must not hold up this domain's traps.
         let xen = Xen::open()?;
         let linux = Linux::new(LiveMemory::new(&xen, domid), kernel);
-        let record = UndoRecord::open(undo_dir, domid)?;
-        let mut engine: Box<dyn Traps> = Box::new(Engine::attach(&xen, domid, record)?);
+        let mut engine = engine(&xen, &linux, domid, undo_dir, breakpoints)?;
         let probes: Vec<Probe> = Point::ALL
             .into_iter()
             .map(|point| Probe {
@@ -374,6 +377,7 @@ impl<O: Observer> Session<O> {
                     function: p.point.function(),
                     resume: match &p.armed {
                         Ok(Armed { one_exit: true, .. }) => "skip".into(),
+                        Ok(_) if self.degree() == Degree::Breakpoint => "emulate".into(),
                         Ok(_) => "step".into(),
                         Err(why) => format!("not armed: {why}"),
                     },
@@ -495,6 +499,26 @@ impl<O: Observer> Session<O> {
                 }
             }
         }
+    }
+}
+
+/// The best engine that the host has for the domain.
+fn engine(
+    xen: &Xen,
+    linux: &Linux<LiveMemory>,
+    domid: DomId,
+    undo_dir: &Path,
+    breakpoints: bool,
+) -> Result<Box<dyn Traps>, SessionError> {
+    let record = UndoRecord::open(undo_dir, domid)?;
+    match altp2m::Engine::attach(xen, domid, record) {
+        Ok(engine) => Ok(Box::new(engine)),
+        Err(EngineError::Unsupported { .. }) if breakpoints => {
+            let guards = breakpoint::Guards::find(linux.memory(), linux.kernel())?;
+            let record = UndoRecord::open(undo_dir, domid)?;
+            Ok(Box::new(breakpoint::Engine::attach(xen, domid, record, &guards)?))
+        }
+        Err(error) => Err(error.into()),
     }
 }
 

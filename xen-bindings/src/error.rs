@@ -50,6 +50,11 @@ impl XenError {
         self.errno() == libc::ESRCH
     }
 
+    /// Whether host and hypervisor cannot do this at all.
+    pub fn is_unsupported(&self) -> bool {
+        matches!(self.errno(), libc::EOPNOTSUPP | libc::ENODEV)
+    }
+
     /// Whether another monitor holds the domain's event ring, or vCPUs are
     /// still queued on it.
     pub fn is_busy(&self) -> bool {

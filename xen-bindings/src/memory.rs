@@ -170,6 +170,27 @@ impl Drop for ForeignPages {
     }
 }
 
+/// Tells Xen that dom0 wrote to `gfn`, so that a save or a migration under way sends the page again: writes
+/// through a foreign mapping are not noticed by themselves.
+///
+/// # Errors
+/// Where the domain does not exist.
+pub fn mark_modified(xen: &Xen, domid: DomId, gfn: Gfn) -> Result<(), XenError> {
+    xen.call("xendevicemodel_modified_memory", Some(domid), |handle| {
+        // SAFETY: plain calls on a live handle; the second handle belongs to it. Numbers of domains are 16 bits
+        // wide.
+        unsafe {
+            sys::xendevicemodel_modified_memory(
+                xc::xc_interface_dmod_handle(handle).cast(),
+                domid as u16,
+                gfn,
+                1,
+            )
+        }
+    })?;
+    Ok(())
+}
+
 /// The highest guest frame number that was ever in use by the domain.
 ///
 /// # Errors

@@ -8,7 +8,7 @@ mod steps;
 use std::process::ExitCode;
 
 use clap::Args;
-use xmesh_rig::{Rig, RigConfig};
+use xmesh_rig::{Cpu, Rig, RigConfig};
 
 use crate::test::Count;
 use checks::Checks;
@@ -19,6 +19,9 @@ pub struct Options {
     /// The rig to use; brought up if it is not
     #[arg(long, default_value = "default")]
     name: String,
+    /// intel (altp2m) or amd (breakpoints in guest memory)
+    #[arg(long, default_value_t)]
+    cpu: Cpu,
     /// Leave the rig running afterwards, to try things on it
     #[arg(long)]
     keep: bool,
@@ -28,6 +31,7 @@ pub struct Options {
 pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let config = RigConfig {
         name: options.name.clone(),
+        cpu: options.cpu,
         ..RigConfig::default()
     };
     let running = Rig::attach(&options.name).is_ok();

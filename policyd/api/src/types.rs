@@ -15,6 +15,8 @@ pub enum Mode {
     Vm,
     /// Processes and sockets are read from guest memory, no traps.
     Lookup,
+    /// As `altp2m`, by breakpoints in the guest's own memory, which the guest could see.
+    Breakpoint,
     /// Every connect, listen, exec and exit traps before it takes effect.
     Altp2m,
 }
@@ -26,6 +28,7 @@ impl Mode {
             Mode::Off => "off",
             Mode::Vm => "vm",
             Mode::Lookup => "lookup",
+            Mode::Breakpoint => "breakpoint",
             Mode::Altp2m => "altp2m",
         }
     }

@@ -21,6 +21,14 @@ impl Cpu {
         self == Cpu::Intel
     }
 
+    /// The degree of sight that policyd has of a guest there, as `xmesh list` calls it.
+    pub fn sight(self) -> &'static str {
+        match self {
+            Cpu::Intel => "altp2m",
+            Cpu::Amd => "breakpoint",
+        }
+    }
+
     /// The flag that /proc/cpuinfo shows where hardware virtualisation is to be had.
     pub(super) fn flag(self) -> &'static str {
         match self {

@@ -45,11 +45,17 @@ impl Mesh {
             let start = "setsid policyd >> /run/policyd.log 2>&1 < /dev/null &";
             self.0.check("dom0", &["sh", "-c", start])?;
         }
-        self.wait("web1 and db1 are seen by altp2m", |mesh| {
+        let trapped = self.trapped();
+        self.wait(&format!("web1 and db1 are seen by {trapped}"), |mesh| {
             Ok(["web1", "db1"]
                 .iter()
-                .all(|name| mesh.mode(name).is_ok_and(|mode| mode == "altp2m")))
+                .all(|name| mesh.mode(name).is_ok_and(|mode| mode == trapped)))
         })
+    }
+
+    /// The degree of sight that traps have here.
+    pub fn trapped(&self) -> &'static str {
+        self.0.cpu().sight()
     }
 
     /// What `xmesh --json` prints.

@@ -61,15 +61,23 @@ fn check(xen: &Xen, domid: DomId) -> Result<DomainInfo, EngineError> {
     if info.paused {
         return Err(EngineError::Paused(domid));
     }
-    if altp2m::mode(xen, domid)? == altp2m::Mode::Disabled {
-        altp2m::set_mode_external(xen, domid).map_err(|source| EngineError::ModeFixed { domid, source })?;
-    }
-    let active = altp2m::active(xen, domid).map_err(|source| EngineError::Unsupported {
+    let unsupported = |source| EngineError::Unsupported {
         domid,
         // Where even that is not known, do not blame the command line.
         requested: Version::query(xen).is_ok_and(|version| version.altp2m_requested()),
         source,
-    })?;
+    };
+    // Asked before the mode: on a host without altp2m the domain's mode is not to blame. What else may be the matter (a domain
+    // whose mode is "disabled" is refused too) shows below.
+    if let Err(error) = altp2m::active(xen, domid)
+        && error.is_unsupported()
+    {
+        return Err(unsupported(error));
+    }
+    if altp2m::mode(xen, domid)? == altp2m::Mode::Disabled {
+        altp2m::set_mode_external(xen, domid).map_err(|source| EngineError::ModeFixed { domid, source })?;
+    }
+    let active = altp2m::active(xen, domid).map_err(unsupported)?;
     if active {
         return Err(EngineError::InUse(domid));
     }

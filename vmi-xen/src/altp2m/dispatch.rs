@@ -30,9 +30,9 @@ use crate::memory::CpuState;
 use crate::traps::Handler;
 
 /// How often to ask whether a silent domain still exists.
-const ALIVE_EVERY: Duration = Duration::from_secs(1);
+pub(crate) const ALIVE_EVERY: Duration = Duration::from_secs(1);
 /// RFLAGS.TF: the guest single-steps itself.
-const TRAP_FLAG: u64 = 1 << 8;
+pub(crate) const TRAP_FLAG: u64 = 1 << 8;
 
 /// A probe that fired. Its vCPU waits until the handler returns.
 #[derive(Clone, Copy)]
@@ -350,4 +350,4 @@ impl Engine {
 }
 
 /// The answer, and the handler's panic if it had one.
-type Decided = (Response, Option<Box<dyn std::any::Any + Send>>);
+pub(crate) type Decided = (Response, Option<Box<dyn std::any::Any + Send>>);

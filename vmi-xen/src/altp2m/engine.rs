@@ -371,7 +371,12 @@ impl Drop for Engine {
 }
 
 /// Whether the function at `offset` of `gfn` starts with `endbr64`.
-fn starts_with_endbr(xen: &Xen, domid: DomId, gfn: Gfn, offset: usize) -> Result<bool, EngineError> {
+pub(crate) fn starts_with_endbr(
+    xen: &Xen,
+    domid: DomId,
+    gfn: Gfn,
+    offset: usize,
+) -> Result<bool, EngineError> {
     let page = memory::ForeignPages::map_one(xen, domid, gfn, false)
         .map_err(|source| EngineError::NoPage { gfn, source })?;
     let mut code = [0; ENDBR64.len()];

@@ -93,6 +93,17 @@ pub enum EngineError {
     /// The kernel has no memory mapped at the address.
     #[error("nothing is mapped at {0:#x}")]
     NotMapped(u64),
+    /// The guest's kernel changes its text, and cannot be asked when.
+    #[error(
+        "this guest's kernel may patch its text at any time, and has no {0} to tell of it: breakpoints would upset it"
+    )]
+    NoGuard(&'static str),
+    /// The instruction is none that can be carried out elsewhere.
+    #[error("the instruction at {0:#x} cannot hold a breakpoint")]
+    Unfit(u64),
+    /// No room for another breakpoint on record.
+    #[error("a guest can have {0} breakpoints at most")]
+    TooManyBreakpoints(usize),
     /// The instruction to be probed lies over the end of the page.
     #[error("the function at {0:#x} starts too near the end of its page")]
     PageEnd(u64),

@@ -35,12 +35,17 @@ mod undo;
 mod wait;
 
 pub use dispatch::Trap;
+pub(crate) use dispatch::{ALIVE_EVERY, Decided, TRAP_FLAG};
+pub(crate) use engine::starts_with_endbr;
 pub use engine::{Armed, Config, Engine};
 pub use error::EngineError;
+pub(crate) use insn::{ENDBR64, INT3, nop_length};
 pub use record::{RecordError, SHADOW_SLOTS, UndoRecord};
 pub use stats::Stats;
 pub use undo::{Undone, undo};
+pub(crate) use undo::{hold, let_one_go};
 pub use wait::Waker;
+pub(crate) use wait::{Spin, Woken, sleep};
 pub use xen_bindings::vm_event_regs_x86;
 
 /// The caller's name for a probe.

@@ -24,10 +24,16 @@ use nix::fcntl::{Flock, FlockArg};
 use thiserror::Error;
 use xen_bindings::{DomId, Gfn};
 
+use crate::breakpoint::{MAX_PATCHES, Patch};
+
 const MAGIC: [u8; 8] = *b"xmeshund";
-const VERSION: u32 = 1;
-/// Size of the encoded record in bytes.
-const SIZE: usize = 80;
+/// 2: patches of the guest's own text.
+const VERSION: u32 = 2;
+/// Where the patches begin.
+const PATCHES_AT: usize = 80;
+/// Size of the encoded record in bytes: within one page, see above.
+const SIZE: usize = PATCHES_AT + MAX_PATCHES * Patch::SIZE;
+const _: () = assert!(SIZE <= xen_bindings::PAGE_SIZE);
 /// Shadow pages one guest can have: one bit each in the record.
 pub const SHADOW_SLOTS: u32 = u64::BITS;
 
@@ -58,8 +64,8 @@ pub enum RecordError {
 }
 
 /// What is, or may be, applied to the guest.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Applied {
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Applied {
     /// UUID of the domain: its number may have been given to another since.
     pub uuid: [u8; 16],
     /// Anything below may be applied.
@@ -79,6 +85,8 @@ pub(super) struct Applied {
     pub max_pages_before: u64,
     /// What they were raised to; zero if they were not.
     pub max_pages_raised: u64,
+    /// Places of the guest's own text that may hold an int3 of ours; at most [`MAX_PATCHES`].
+    pub patches: Vec<Patch>,
 }
 
 impl Applied {
@@ -94,6 +102,12 @@ impl Applied {
         bytes[48..56].copy_from_slice(&self.shadow_slots.to_le_bytes());
         bytes[56..64].copy_from_slice(&self.max_pages_before.to_le_bytes());
         bytes[64..72].copy_from_slice(&self.max_pages_raised.to_le_bytes());
+        // Fewer than fit the record, so the number is small.
+        bytes[72..76].copy_from_slice(&(self.patches.len() as u32).to_le_bytes());
+        let room = bytes[PATCHES_AT..].chunks_exact_mut(Patch::SIZE);
+        for (patch, room) in self.patches.iter().zip(room) {
+            room.copy_from_slice(&patch.encode());
+        }
         bytes
     }
 
@@ -104,6 +118,11 @@ impl Applied {
             return None;
         }
         let flags = u32_at(12)?;
+        let patches = bytes[PATCHES_AT..]
+            .chunks_exact(Patch::SIZE)
+            .take(u32_at(72)? as usize)
+            .map(|bytes| Patch::decode(bytes.first_chunk()?))
+            .collect::<Option<Vec<_>>>()?;
         Some(Self {
             uuid: *bytes.get(16..)?.first_chunk()?,
             dirty: flags & 1 != 0,
@@ -114,6 +133,7 @@ impl Applied {
             shadow_slots: u64_at(48)?,
             max_pages_before: u64_at(56)?,
             max_pages_raised: u64_at(64)?,
+            patches,
         })
     }
 }
@@ -215,12 +235,26 @@ impl UndoRecord {
         fs::remove_file(&self.path).map_err(|e| file_error(&self.path, "delete", e))
     }
 
-    pub(super) fn applied(&self) -> &Applied {
+    pub(crate) fn applied(&self) -> &Applied {
         &self.applied
     }
 
+    /// What the record of `domid` in `dir` says is patched in the guest's own text, whoever owns it: a look without
+    /// the lock, so a moment later it may be more or less. Empty where there is no record.
+    ///
+    /// # Errors
+    /// Where the file cannot be read, or is none of this version.
+    pub fn patches(dir: &Path, domid: DomId) -> Result<Vec<Patch>, RecordError> {
+        let path = dir.join(domid.to_string());
+        match File::open(&path) {
+            Ok(file) => Ok(load(&file, &path)?.patches),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(file_error(&path, "open", error)),
+        }
+    }
+
     /// Changes the record, on file first of all.
-    pub(super) fn update(&mut self, change: impl FnOnce(&mut Applied)) -> Result<(), RecordError> {
+    pub(crate) fn update(&mut self, change: impl FnOnce(&mut Applied)) -> Result<(), RecordError> {
         change(&mut self.applied);
         self.store()
     }
@@ -282,13 +316,30 @@ mod tests {
                 a.dirty = true;
                 a.pauses = 2;
                 a.shadow_slots = 0b101;
+                a.patches = vec![Patch::new(7, 8, &[0x90]).expect("in the page"); 3];
             })
             .expect("written");
-        let before = *record.applied();
+        let before = record.applied().clone();
         drop(record);
         let record = UndoRecord::open(dir.path(), 7).expect("free again");
         assert!(record.needs_undo());
         assert_eq!(*record.applied(), before);
+        assert_eq!(UndoRecord::patches(dir.path(), 7).expect("read"), before.patches);
+        assert_eq!(UndoRecord::patches(dir.path(), 8).expect("absent"), []);
+    }
+
+    #[test]
+    fn a_record_of_another_version_is_refused() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut bytes = Applied::default().encode();
+        bytes[8] = 1;
+        for length in [PATCHES_AT, SIZE] {
+            fs::write(dir.path().join("7"), &bytes[..length]).expect("written");
+            assert!(matches!(
+                UndoRecord::open(dir.path(), 7),
+                Err(RecordError::Foreign(_))
+            ));
+        }
     }
 
     #[test]
@@ -345,14 +396,15 @@ mod tests {
         fn encoding_loses_nothing(
             uuid: [u8; 16], flags in 0u8..8, pauses: u32, shadow_base: u64, shadow_slots: u64,
             max_pages_before: u64, max_pages_raised: u64,
+            patches in proptest::collection::vec(crate::breakpoint::any_patch(), 0..=MAX_PATCHES),
         ) {
             let applied = Applied {
-                uuid, pauses, shadow_base, shadow_slots, max_pages_before, max_pages_raised,
+                uuid, pauses, shadow_base, shadow_slots, max_pages_before, max_pages_raised, patches,
                 dirty: flags & 1 != 0,
                 monitor: flags & 2 != 0,
                 altp2m: flags & 4 != 0,
             };
-            prop_assert_eq!(Applied::decode(&applied.encode()), Some(applied));
+            prop_assert_eq!(Applied::decode(&applied.encode()), Some(applied.clone()));
         }
     }
 }

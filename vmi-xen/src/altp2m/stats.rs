@@ -12,7 +12,7 @@ pub struct Stats {
     pub traps: u64,
     /// Traps resumed by setting registers: one exit each.
     pub one_exit: u64,
-    /// Traps resumed by executing the instruction in view 0.
+    /// Traps resumed by executing the instruction: in view 0, or by Xen's emulator.
     pub stepped: u64,
     /// Breakpoints that were the guest's own, given back to it.
     pub foreign: u64,
@@ -29,6 +29,8 @@ pub struct Stats {
     pub instructions_changed: u64,
     /// Remappings that Xen had dropped and that were put back.
     pub restored: u64,
+    /// Times that breakpoints went out of the way of a guest that patches its text or falls asleep.
+    pub withdrawn: u64,
     /// Events that were not understood, answered unchanged.
     pub unknown: u64,
     /// Longest time that a handler took.
@@ -38,7 +40,7 @@ pub struct Stats {
 }
 
 impl Stats {
-    pub(super) fn handler_took(&mut self, time: Duration) {
+    pub(crate) fn handler_took(&mut self, time: Duration) {
         self.handler_max = self.handler_max.max(time);
         self.handler_total = self.handler_total.saturating_add(time);
     }

@@ -8,7 +8,11 @@
 
 use xen_bindings::{DomId, Xen, XenError, altp2m, domain, memory, monitor};
 
-use super::{EngineError, record::UndoRecord};
+use super::{
+    EngineError,
+    record::{Applied, UndoRecord},
+};
+use crate::breakpoint;
 
 /// How often to ask again for a ring that vCPUs still queue for.
 const BUSY_TRIES: u32 = 50;
@@ -69,14 +73,14 @@ pub fn undo(xen: &Xen, record: &mut UndoRecord) -> Result<Undone, EngineError> {
 }
 
 /// Pauses the domain once more, on record.
-pub(super) fn hold(xen: &Xen, record: &mut UndoRecord) -> Result<(), EngineError> {
+pub(crate) fn hold(xen: &Xen, record: &mut UndoRecord) -> Result<(), EngineError> {
     record.update(|applied| applied.pauses += 1)?;
     domain::pause(xen, record.domid())?;
     Ok(())
 }
 
 /// Takes back one pause made by [`hold`].
-pub(super) fn let_one_go(xen: &Xen, record: &mut UndoRecord) -> Result<(), EngineError> {
+pub(crate) fn let_one_go(xen: &Xen, record: &mut UndoRecord) -> Result<(), EngineError> {
     domain::unpause(xen, record.domid())?;
     record.update(|applied| applied.pauses = applied.pauses.saturating_sub(1))?;
     Ok(())
@@ -104,6 +108,7 @@ fn free(xen: &Xen, record: &mut UndoRecord, domid: DomId, vcpus: u32) -> Result<
     if record.applied().altp2m && altp2m::active(xen, domid)? {
         altp2m::switch_to(xen, domid, 0)?;
     }
+    breakpoint::restore_all(xen, record)?;
     if record.applied().monitor {
         for vcpu in 0..vcpus {
             // Tolerated: a vCPU that was never brought up has no such state.
@@ -138,11 +143,15 @@ fn disable_ring(xen: &Xen, domid: DomId) -> Result<(), XenError> {
 }
 
 fn give_back_shadows(xen: &Xen, record: &mut UndoRecord, domid: DomId) -> Result<(), EngineError> {
-    let applied = *record.applied();
+    let Applied {
+        shadow_base,
+        shadow_slots,
+        ..
+    } = *record.applied();
     for slot in 0..u64::BITS {
-        if applied.shadow_slots & (1 << slot) != 0 {
+        if shadow_slots & (1 << slot) != 0 {
             // "No page there" is what an interrupted populating left.
-            memory::release(xen, domid, applied.shadow_base + u64::from(slot))?;
+            memory::release(xen, domid, shadow_base + u64::from(slot))?;
             record.update(|applied| applied.shadow_slots &= !(1 << slot))?;
         }
     }

@@ -22,7 +22,7 @@ pub struct Waker {
 }
 
 impl Waker {
-    pub(super) fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let event = EventFd::from_value_and_flags(0, flags)?;
         Ok(Self {
@@ -45,7 +45,7 @@ impl Waker {
 
 /// What ended a wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Woken {
+pub(crate) enum Woken {
     Event,
     Waker,
     Timeout,
@@ -53,7 +53,7 @@ pub(super) enum Woken {
 
 /// Sleeps until the event channel is readable, the waker was used, or `timeout`
 /// is over.
-pub(super) fn sleep(channel: BorrowedFd<'_>, waker: &Waker, timeout: Duration) -> io::Result<Woken> {
+pub(crate) fn sleep(channel: BorrowedFd<'_>, waker: &Waker, timeout: Duration) -> io::Result<Woken> {
     let mut fds = [
         PollFd::new(channel, PollFlags::POLLIN),
         PollFd::new(waker.event.as_fd(), PollFlags::POLLIN),
@@ -84,7 +84,7 @@ pub(super) fn sleep(channel: BorrowedFd<'_>, waker: &Waker, timeout: Duration) -
 /// other closely, so the time grows when looking found one and shrinks fast when
 /// it did not; a quiet guest costs nothing.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Spin {
+pub(crate) struct Spin {
     now: Duration,
     most: Duration,
 }
@@ -94,7 +94,7 @@ impl Spin {
     const LEAST: Duration = Duration::from_micros(2);
 
     /// Looks for `most` at the longest; zero means never.
-    pub(super) fn new(most: Duration) -> Self {
+    pub(crate) fn new(most: Duration) -> Self {
         Self {
             now: Duration::ZERO,
             most,
@@ -102,7 +102,7 @@ impl Spin {
     }
 
     /// Looks until `ready` says so, and returns whether it did.
-    pub(super) fn look(&mut self, mut ready: impl FnMut() -> bool) -> bool {
+    pub(crate) fn look(&mut self, mut ready: impl FnMut() -> bool) -> bool {
         if self.now.is_zero() {
             return false;
         }
@@ -121,7 +121,7 @@ impl Spin {
     }
 
     /// An event came, so another may follow soon.
-    pub(super) fn found(&mut self) {
+    pub(crate) fn found(&mut self) {
         self.now = (self.now * 2).max(Self::LEAST).min(self.most);
     }
 

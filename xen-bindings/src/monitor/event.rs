@@ -7,6 +7,9 @@ use crate::{Gfn, sys, vm_event_regs_x86};
 /// 4.13 to 4.22.
 pub(super) const INTERFACE_VERSION: u32 = sys::VM_EVENT_INTERFACE_VERSION;
 
+/// Bytes of an instruction that an answer can carry.
+pub const INSN_ROOM: usize = 16;
+
 /// Why a vCPU stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
@@ -157,6 +160,16 @@ impl Response {
     pub fn step_then_view(mut self, view: u16) -> Self {
         self.raw.flags |= sys::VM_EVENT_FLAG_FAST_SINGLESTEP;
         self.raw.u.fast_singlestep.p2midx = view;
+        self
+    }
+
+    /// Goes on by carrying out the instruction that starts `code`, in place of what is at the instruction
+    /// pointer: Xen's emulator does it before the vCPU runs. The longest instruction has 15 bytes; what
+    /// follows it in `code` does not matter. One that the emulator does not know raises #UD in the guest.
+    #[must_use]
+    pub fn emulate(mut self, code: &[u8; INSN_ROOM]) -> Self {
+        self.raw.flags |= sys::VM_EVENT_FLAG_EMULATE | sys::VM_EVENT_FLAG_SET_EMUL_INSN_DATA;
+        self.raw.data.emul.insn.data = *code;
         self
     }
 

@@ -17,7 +17,7 @@ use xenctrl_sys::{self as xc, xc_interface};
 
 use crate::{DomId, PAGE_SIZE, Xen, XenError, sys};
 use channel::Channel;
-pub use event::{Reason, Request, Response};
+pub use event::{INSN_ROOM, Reason, Request, Response};
 use ring::BackRing;
 pub use ring::{RingError, SLOTS};
 

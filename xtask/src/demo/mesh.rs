@@ -70,14 +70,15 @@ pub fn pid(rig: &Rig) -> anyhow::Result<String> {
 
 /// Waits until all of `domains` are watched by traps.
 pub fn wait_for_sight(rig: &Rig, domains: &[&str]) -> anyhow::Result<()> {
+    let sight = rig.cpu().sight();
     wait_for(
-        &format!("{domains:?} are seen by altp2m"),
+        &format!("{domains:?} are seen by {sight}"),
         Duration::from_secs(120),
         || {
             let list = xmesh(rig, &["list"])?;
             let seen = |name: &&str| {
                 list.as_array()
-                    .is_some_and(|all| all.iter().any(|d| d["name"] == **name && d["mode"] == "altp2m"))
+                    .is_some_and(|all| all.iter().any(|d| d["name"] == **name && d["mode"] == sight))
             };
             Ok(domains.iter().all(seen))
         },
