@@ -6,6 +6,7 @@
 
 mod handlers;
 mod stream;
+mod trace;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -78,6 +79,7 @@ pub async fn serve(
         .route("/v1/domains/{domain}/connections", get(handlers::connections))
         .route("/v1/domains/{domain}/check", get(handlers::check))
         .route("/v1/domains/{domain}/graph", get(handlers::graph))
+        .route("/v1/domains/{domain}/trace", get(trace::trace))
         .route("/v1/flows", get(handlers::flows))
         .route("/v1/events", get(stream::events))
         .route("/v1/policies", get(handlers::policies).post(handlers::apply))

@@ -32,6 +32,7 @@ use crate::lock::InstanceLock;
 use crate::present;
 use crate::registry::{DomainEntry, Registry, lock};
 use crate::store::{Store, StoreError};
+use crate::traces::Trace;
 use crate::watcher::Watcher;
 use crate::world::{World, policy_process};
 use crate::{api as server, vif_events};
@@ -368,6 +369,11 @@ impl Daemon {
         let report = integrity::check(&entry, &self.orders)
             .map_err(|why| DaemonError::Unavailable(format!("{} cannot be checked: {why}", entry.vm.name)))?;
         Ok(present::check(&entry.vm.name, &report))
+    }
+
+    /// `GET /v1/domains/{domain}/trace`.
+    pub fn trace(&self, domain: &str, filter: &api::TraceFilter) -> Result<Trace, DaemonError> {
+        Trace::begin(&*self.find(domain)?, filter)
     }
 
     fn records(&self, scope: Option<u32>) -> Result<Vec<FlowRecord>, DaemonError> {

@@ -78,6 +78,7 @@ pub fn watch(context: &Context, entry: &Arc<DomainEntry>) {
         let outcome = catch_unwind(AssertUnwindSafe(|| try_watch(context, entry)));
         entry.set_waker(None);
         entry.serving(false);
+        entry.set_taps(None);
         let outcome = outcome.unwrap_or(Err(SessionError::Fault));
         match outcome {
             Ok(End::Stopped | End::Gone) => break,
@@ -129,6 +130,7 @@ fn try_watch(context: &Context, entry: &Arc<DomainEntry>) -> Result<End, Session
     let mut session = Session::attach(domid, kernel, &context.undo_dir, context.breakpoints, gate)?;
     session.set_budget(context.budget);
     entry.set_waker(Some(session.waker()));
+    entry.set_taps(Some(session.taps()));
     let status = session.status();
     let degree = session.degree();
     std::thread::scope(|scope| {

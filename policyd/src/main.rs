@@ -21,6 +21,7 @@ mod present;
 mod registry;
 mod store;
 mod tables;
+mod traces;
 mod vif_events;
 mod watcher;
 mod world;

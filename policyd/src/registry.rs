@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use policy::VmId;
 use policyd_api::{Mode, Probe, Vif};
 use vmi_xen::session::{Inspector, Waker};
+use vmi_xen::tap::TapHandle;
 
 use crate::gate::GateStats;
 use crate::integrity::Watchdog;
@@ -37,6 +38,7 @@ pub struct DomainEntry {
     stop: AtomicBool,
     waker: Mutex<Option<Waker>>,
     served: Mutex<Option<Instant>>,
+    taps: Mutex<Option<TapHandle>>,
 }
 
 /// What is seen of a domain, as `xmesh list` shows it.
@@ -85,6 +87,7 @@ impl DomainEntry {
             stop: AtomicBool::new(false),
             waker: Mutex::new(None),
             served: Mutex::new(None),
+            taps: Mutex::new(None),
         }
     }
 
@@ -119,6 +122,16 @@ impl DomainEntry {
     /// For how long its traps have not been served; none where there are none to serve.
     fn unserved(&self) -> Option<Duration> {
         lock(&self.served).map(|at| at.elapsed())
+    }
+
+    /// By which probes can be added; none while it is not watched by traps.
+    pub fn taps(&self) -> Option<TapHandle> {
+        lock(&self.taps).clone()
+    }
+
+    /// Says by which probes can be added.
+    pub fn set_taps(&self, taps: Option<TapHandle>) {
+        *lock(&self.taps) = taps;
     }
 
     /// What wakes its thread while it waits on the ring. A stop that came before is not lost.

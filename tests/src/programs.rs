@@ -77,6 +77,20 @@ pub fn guest(name: &str) -> Result<PathBuf> {
     Ok(program)
 }
 
+/// Compiles the program that makes a known mix of system calls, `guest/syscalls.rs`, into `folder`. It needs no library and
+/// no kernel in particular.
+pub fn syscalls(folder: &Path) -> Result<PathBuf> {
+    let program = folder.join("syscalls");
+    run(Command::new("rustc")
+        .args(["--edition", "2024", "--target", TARGET])
+        .args(["opt-level=s", "panic=abort", "relocation-model=static"].map(|option| format!("-C{option}")))
+        .args(["-nostartfiles", "-static", "-no-pie", "-nostdlib"].map(|flag| format!("-Clink-arg={flag}")))
+        .arg("-o")
+        .arg(&program)
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("guest/syscalls.rs")))?;
+    Ok(program)
+}
+
 /// Builds the agent, linked statically: it runs in dom0 and domUs of any release.
 pub(crate) fn agent(progress: &Progress) -> Result<PathBuf> {
     progress.say("building the agent");

@@ -107,6 +107,12 @@ pub enum Command {
         xmesh events --domain web1 --kind exec,exit\n  \
         xmesh --json events -f | jq .kind")]
     Events(Events),
+    /// Trace the system calls of a domain, as strace does, from outside.
+    #[command(after_help = "EXAMPLES\n  \
+        xmesh trace web1 --syscall connect,execve\n  \
+        xmesh trace web1 --pid 1234 --syscall %file --duration 10\n  \
+        xmesh --json trace db1 --exe /usr/bin/redis-server --syscall %network | jq .text")]
+    Trace(Trace),
     /// List the flows at the interfaces of domains, with verdict and rule.
     Flows {
         /// Keep on, and tell of flows that come, go, or get another verdict.
@@ -178,6 +184,37 @@ impl Events {
     }
 }
 
+/// Which calls to trace.
+#[derive(Debug, ClapArgs)]
+pub struct Trace {
+    /// Name or id.
+    pub domain: String,
+    /// Names of calls, separated by commas; %process, %network and %file are many at once.
+    #[arg(
+        short,
+        long,
+        value_name = "CALLS",
+        value_delimiter = ',',
+        default_value = "%process,%network,%file"
+    )]
+    pub syscall: Vec<String>,
+    /// Only those of this process or thread.
+    #[arg(short, long, value_name = "N")]
+    pub pid: Option<u32>,
+    /// Only those of processes with this executable.
+    #[arg(short, long, value_name = "PATH")]
+    pub exe: Option<String>,
+    /// End after so many calls.
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// End after so many seconds.
+    #[arg(short, long, value_name = "S")]
+    pub duration: Option<u64>,
+    /// Read at most so many calls a second [default: 2000].
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: Option<u32>,
+}
+
 /// The flow to explain.
 #[derive(Debug, ClapArgs)]
 pub struct Explain {
@@ -241,6 +278,17 @@ mod tests {
         };
         assert_eq!(events.kinds().as_deref(), Some("exec,connect,refused"));
         assert!(Args::try_parse_from(["xmesh", "events", "--kind", "exex"]).is_err());
+    }
+
+    #[test]
+    fn a_trace_ends_by_itself_if_told_so() {
+        let line = "xmesh trace web1 -s connect,openat --syscall execve --count 5 --duration 10";
+        let Command::Trace(trace) = parse(line).command else {
+            panic!("not a trace");
+        };
+        assert_eq!(trace.syscall, ["connect", "openat", "execve"]);
+        assert_eq!((trace.count, trace.duration), (Some(5), Some(10)));
+        assert!(Args::try_parse_from(["xmesh", "trace", "web1", "--count", "0"]).is_err());
     }
 
     #[test]

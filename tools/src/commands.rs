@@ -4,6 +4,7 @@
 mod domains;
 mod inspect;
 mod policies;
+mod trace;
 mod watch;
 
 use policyd_api::Client;
@@ -31,6 +32,7 @@ pub fn run(args: &Args, output: &mut Output) -> Result<(), ToolError> {
         Command::Graph { domain } => domains::graph(&client, domain, output),
         Command::Check { domain } => domains::check(&client, domain, output),
         Command::Events(events) => watch::events(&client, events, output),
+        Command::Trace(trace) => trace::trace(&client, trace, output),
         Command::Flows { follow, domain } => watch::flows(&client, domain.as_deref(), *follow, output),
         Command::PolicyApply { file, dry_run } => policies::apply(&client, file, *dry_run, output),
         Command::PolicyList => policies::list(&client, output),

@@ -51,6 +51,9 @@ pub enum ToolError {
     /// A check found something; the findings are on standard output.
     #[error("xmesh: the domain is not as it should be")]
     Found,
+    /// A stream ended before it was asked to.
+    #[error("xmesh: the trace has ended: {0}")]
+    Ended(String),
     /// Standard output takes no more: a full disk, a closed terminal.
     #[error("xmesh: cannot write the answer: {0}")]
     Write(io::Error),
@@ -74,6 +77,7 @@ impl ToolError {
             | ToolError::Incomplete { .. }
             | ToolError::Found
             | ToolError::NoDomain(_)
+            | ToolError::Ended(_)
             | ToolError::Write(_) => 1,
         }
     }

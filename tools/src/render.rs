@@ -13,6 +13,7 @@ pub mod guest;
 pub mod policy;
 pub mod table;
 pub mod time;
+pub mod trace;
 
 /// One line without control characters; each is shown as an escape.
 pub fn plain(text: &str) -> String {

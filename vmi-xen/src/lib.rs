@@ -23,4 +23,6 @@ pub mod syscall;
 #[cfg(feature = "live")]
 pub mod tap;
 #[cfg(feature = "live")]
+pub mod trace;
+#[cfg(feature = "live")]
 pub mod traps;

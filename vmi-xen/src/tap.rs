@@ -36,20 +36,27 @@ pub struct Place {
 pub enum Next {
     /// It wants more.
     Continue,
+    /// It wants no more for now: its probes are taken away until [`Tap::tick`] says `Continue`.
+    Rest,
     /// It has seen enough: its probes are taken away.
     Finish,
 }
 
 /// Something that wants to be called at places of a guest's kernel. Everything happens on the domain's thread.
 pub trait Tap: Send {
-    /// The places; asked once, when the tap begins.
+    /// The places; asked once, when the tap begins. A place that another tap has already is shared with it.
     ///
     /// # Errors
     /// A sentence: the tap then does not begin, and [`Self::ended`] is told.
     fn places(&mut self, linux: &Linux<LiveMemory>) -> Result<Vec<Place>, String>;
 
-    /// A place could not be armed. `Finish` gives the whole tap up.
+    /// A place could not be armed, at the beginning or after a rest. `Finish` gives the whole tap up.
     fn refused(&mut self, place: Place, why: &EngineError) -> Next;
+
+    /// Its places are armed, but for those that were refused.
+    fn armed(&mut self) -> Next {
+        Next::Continue
+    }
 
     /// A vCPU waits at the place `key`: return soon.
     fn fire(&mut self, key: u32, trap: &Trap<'_>, linux: &Linux<LiveMemory>, watch: &mut Watch) -> Next;
@@ -132,14 +139,25 @@ const FIRST_ID: u32 = 1 << 16;
 pub(crate) struct Taps {
     requests: Receiver<Request>,
     running: HashMap<u64, Running>,
-    places: HashMap<ProbeId, (u64, u32)>,
+    probes: HashMap<ProbeId, Probe>,
     next_id: u32,
+}
+
+/// A probe, for every tap that has a place there.
+struct Probe {
+    va: u64,
+    entry: bool,
+    /// Number of the tap, and its name for the place.
+    users: Vec<(u64, u32)>,
 }
 
 struct Running {
     tap: Box<dyn Tap>,
-    ids: Vec<ProbeId>,
-    finished: bool,
+    places: Vec<Place>,
+    /// Its probes are there.
+    armed: bool,
+    /// What it said last.
+    next: Next,
 }
 
 impl Taps {
@@ -147,12 +165,12 @@ impl Taps {
         Taps {
             requests,
             running: HashMap::new(),
-            places: HashMap::new(),
+            probes: HashMap::new(),
             next_id: FIRST_ID,
         }
     }
 
-    /// Begins and ends what was asked for, and takes away the probes of taps that have finished.
+    /// Begins and ends what was asked for, and takes away and brings back the probes of taps that want it.
     ///
     /// # Errors
     /// Where Xen refuses to take a probe away.
@@ -167,14 +185,22 @@ impl Taps {
                 Request::End(number) => self.end(number, engine, None)?,
             }
         }
-        let finished: Vec<u64> = self
+        let changes: Vec<(u64, Next)> = self
             .running
             .iter()
-            .filter(|(_, running)| running.finished)
-            .map(|(number, _)| *number)
+            .filter(|(_, running)| match running.next {
+                Next::Continue => !running.armed,
+                Next::Rest => running.armed,
+                Next::Finish => true,
+            })
+            .map(|(number, running)| (*number, running.next))
             .collect();
-        for number in finished {
-            self.end(number, engine, None)?;
+        for (number, next) in changes {
+            match next {
+                Next::Continue => self.arm(number, engine, linux)?,
+                Next::Rest => self.disarm(number, engine)?,
+                Next::Finish => self.end(number, engine, None)?,
+            }
         }
         Ok(())
     }
@@ -188,7 +214,7 @@ impl Taps {
     ) -> Result<(), EngineError> {
         linux.refresh();
         let places = match tap.places(linux) {
-            Ok(places) if places.len() + self.places.len() > MAX_PLACES => {
+            Ok(places) if places.len() + self.probes.len() > MAX_PLACES => {
                 tap.ended(Some(&format!("more than {MAX_PLACES} places at once")));
                 return Ok(());
             }
@@ -198,48 +224,98 @@ impl Taps {
                 return Ok(());
             }
         };
-        let mut running = Running {
+        let running = Running {
             tap,
-            ids: Vec::new(),
-            finished: false,
+            places,
+            armed: false,
+            next: Next::Continue,
         };
+        self.running.insert(number, running);
+        self.arm(number, engine, linux)
+    }
+
+    /// Arms all places of a tap; ends it if there is none.
+    fn arm(
+        &mut self,
+        number: u64,
+        engine: &mut dyn Traps,
+        linux: &Linux<LiveMemory>,
+    ) -> Result<(), EngineError> {
+        let Some(running) = self.running.get_mut(&number) else {
+            return Ok(());
+        };
+        running.armed = true;
+        let mut armed = 0;
         let mut given_up = None;
-        for place in places {
+        for place in &running.places {
+            let user = (number, place.key);
+            let known = self
+                .probes
+                .values_mut()
+                .find(|probe| probe.va == place.va && probe.entry == place.entry);
+            if let Some(probe) = known {
+                probe.users.push(user);
+                armed += 1;
+                continue;
+            }
             let id = ProbeId(self.next_id);
             self.next_id = self.next_id.checked_add(1).unwrap_or(FIRST_ID);
-            match arm(engine, linux, id, place) {
+            match arm(engine, linux, id, *place) {
                 Ok(()) => {
-                    running.ids.push(id);
-                    self.places.insert(id, (number, place.key));
+                    let probe = Probe {
+                        va: place.va,
+                        entry: place.entry,
+                        users: vec![user],
+                    };
+                    self.probes.insert(id, probe);
+                    armed += 1;
                 }
                 Err(error) => {
-                    if running.tap.refused(place, &error) == Next::Finish {
+                    if running.tap.refused(*place, &error) == Next::Finish {
                         given_up = Some(error.to_string());
                         break;
                     }
                 }
             }
         }
-        if running.ids.is_empty() && given_up.is_none() {
+        if armed == 0 && given_up.is_none() {
             given_up = Some("no place could be probed".into());
         }
-        self.running.insert(number, running);
         match given_up {
             Some(why) => self.end(number, engine, Some(&why)),
-            None => Ok(()),
+            None => {
+                if let Some(running) = self.running.get_mut(&number) {
+                    running.next = running.tap.armed();
+                }
+                Ok(())
+            }
         }
     }
 
-    fn end(&mut self, number: u64, engine: &mut dyn Traps, why: Option<&str>) -> Result<(), EngineError> {
-        let Some(mut running) = self.running.remove(&number) else {
-            return Ok(());
-        };
-        let mut outcome = Ok(());
-        for id in running.ids {
-            self.places.remove(&id);
-            outcome = outcome.and(engine.disarm(id));
+    /// Takes away the probes of a tap that no other tap has.
+    fn disarm(&mut self, number: u64, engine: &mut dyn Traps) -> Result<(), EngineError> {
+        if let Some(running) = self.running.get_mut(&number) {
+            running.armed = false;
         }
-        running.tap.ended(why);
+        let mut outcome = Ok(());
+        self.probes.retain(|id, probe| {
+            probe.users.retain(|(user, _)| *user != number);
+            if !probe.users.is_empty() {
+                return true;
+            }
+            if let Err(error) = engine.disarm(*id) {
+                outcome = Err(error);
+            }
+            false
+        });
+        outcome
+    }
+
+    fn end(&mut self, number: u64, engine: &mut dyn Traps, why: Option<&str>) -> Result<(), EngineError> {
+        let outcome = self.disarm(number, engine);
+        if let Some(mut running) = self.running.remove(&number) {
+            running.tap.ended(why);
+        }
         outcome
     }
 
@@ -251,21 +327,23 @@ impl Taps {
         linux: &Linux<LiveMemory>,
         watch: &mut Watch,
     ) -> bool {
-        let Some((number, key)) = self.places.get(&id).copied() else {
+        let Some(probe) = self.probes.get(&id) else {
             // An event of a probe that was taken away in the meantime.
             return id.0 >= FIRST_ID;
         };
-        if let Some(running) = self.running.get_mut(&number).filter(|r| !r.finished) {
-            linux.refresh();
-            running.finished = running.tap.fire(key, trap, linux, watch) == Next::Finish;
+        linux.refresh();
+        for (number, key) in &probe.users {
+            if let Some(running) = self.running.get_mut(number).filter(|r| r.next == Next::Continue) {
+                running.next = running.tap.fire(*key, trap, linux, watch);
+            }
         }
         true
     }
 
     /// Once a second.
     pub(crate) fn tick(&mut self) {
-        for running in self.running.values_mut().filter(|r| !r.finished) {
-            running.finished = running.tap.tick() == Next::Finish;
+        for running in self.running.values_mut().filter(|r| r.next != Next::Finish) {
+            running.next = running.tap.tick();
         }
     }
 }

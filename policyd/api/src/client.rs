@@ -118,8 +118,29 @@ impl Client {
         if let Some(a) = filter.after {
             query.push(format!("after={a}"));
         }
-        let path = format!("/v1/events?{}", query.join("&"));
-        let response = self.runtime.block_on(self.send(Method::GET, &path, None))?;
+        self.stream(&format!("/v1/events?{}", query.join("&")))
+    }
+
+    /// Traces system calls of one domain, by name or id. The trace ends with the stream.
+    pub fn trace(&self, domain: &str, filter: &TraceFilter) -> Result<Stream<'_, TraceItem>, ClientError> {
+        let mut query = vec![format!("syscall={}", escape(&filter.syscall))];
+        let mut add = |name: &str, value: Option<String>| {
+            query.extend(value.map(|value| format!("{name}={}", escape(&value))));
+        };
+        add("pid", filter.pid.map(|n| n.to_string()));
+        add("exe", filter.exe.clone());
+        add("limit", filter.limit.map(|n| n.to_string()));
+        add("count", filter.count.map(|n| n.to_string()));
+        add("duration", filter.duration.map(|n| n.to_string()));
+        self.stream(&format!(
+            "/v1/domains/{}/trace?{}",
+            escape(domain),
+            query.join("&")
+        ))
+    }
+
+    fn stream<T>(&self, path: &str) -> Result<Stream<'_, T>, ClientError> {
+        let response = self.runtime.block_on(self.send(Method::GET, path, None))?;
         Ok(Stream {
             client: self,
             body: response.into_body(),

@@ -159,6 +159,13 @@ offsets! {
 }
 
 offsets! {
+    /// What the entry code notes of a thread.
+    ThreadInfoOffsets {
+        status: u64 = "task_struct.thread_info.status",
+    }
+}
+
+offsets! {
     /// Credentials.
     CredOffsets {
         uid: u64 = "cred.uid",
@@ -553,6 +560,8 @@ pub struct Layout {
     pub task: Group<TaskOffsets>,
     /// Threads of a process.
     pub thread: Group<ThreadOffsets>,
+    /// Which ABI a thread's system call is of.
+    pub thread_info: Group<ThreadInfoOffsets>,
     /// Credentials.
     pub cred: Group<CredOffsets>,
     /// Sets of capabilities.
@@ -653,6 +662,7 @@ impl Layout {
         Self {
             task: TaskOffsets::resolve(btf),
             thread: ThreadOffsets::resolve(btf),
+            thread_info: ThreadInfoOffsets::resolve(btf),
             cred: CredOffsets::resolve(btf),
             capability: CapabilityOffsets::resolve(btf),
             groups: GroupOffsets::resolve(btf),
@@ -704,6 +714,7 @@ impl Layout {
         Self {
             task: no(why),
             thread: no(why),
+            thread_info: no(why),
             cred: no(why),
             capability: no(why),
             groups: no(why),
@@ -778,6 +789,7 @@ impl Layout {
         [
             gap("tasks", &self.task),
             gap("threads", &self.thread),
+            gap("ABI of system calls", &self.thread_info),
             gap("credentials", &self.cred),
             gap("capabilities", &self.capability),
             gap("supplementary groups", &self.groups),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! A process's arguments, from its own memory through its own page tables.
 
-use super::{Linux, LinuxError, group};
+use super::{Linux, LinuxError, TaskAddr, group};
 use crate::memory::{AddressSpace, PhysicalMemory};
 
 /// Arguments longer than this are cut. The kernel itself showed a page of them
@@ -15,6 +15,21 @@ impl<M: PhysicalMemory> Linux<M> {
     /// /proc/PID/cmdline has them; what cannot be read is left out.
     pub(super) fn args(&self, mm: u64) -> Vec<String> {
         self.raw_args(mm).map(|raw| split_args(&raw)).unwrap_or_default()
+    }
+
+    /// Where in its own memory a process has the path that was given to its
+    /// exec: the kernel puts it right behind the environment.
+    ///
+    /// # Errors
+    /// If the task is a kernel's thread or cannot be read.
+    pub fn path_of_exec(&self, task: TaskAddr) -> Result<u64, LinuxError> {
+        let (task_offsets, offsets) = (group(&self.kernel.layout.task)?, group(&self.kernel.layout.args)?);
+        let va = task.0.wrapping_add(task_offsets.mm);
+        let mm = self.pointer(va)?.ok_or(LinuxError::Implausible {
+            what: "memory of a process",
+            va,
+        })?;
+        Ok(self.u64(mm.wrapping_add(offsets.env_end))?)
     }
 
     fn raw_args(&self, mm: u64) -> Result<Vec<u8>, LinuxError> {

@@ -101,6 +101,26 @@ impl<M: PhysicalMemory> Linux<M> {
         Ok(TaskAddr(self.u64(task.0.wrapping_add(offsets.group_leader))?))
     }
 
+    /// Number of a thread in the initial PID namespace.
+    ///
+    /// # Errors
+    /// If the task cannot be read.
+    pub fn pid(&self, task: TaskAddr) -> Result<u32, LinuxError> {
+        let offsets = group(&self.kernel.layout.task)?;
+        Ok(self.u32(task.0.wrapping_add(offsets.pid))?)
+    }
+
+    /// Whether a thread is in a system call of the 32-bit ABI.
+    ///
+    /// # Errors
+    /// If this kernel does not tell, or the task cannot be read.
+    pub fn in_32_bit_call(&self, task: TaskAddr) -> Result<bool, LinuxError> {
+        /// TS_COMPAT of the kernel's arch/x86/include/asm/thread_info.h.
+        const TS_COMPAT: u32 = 2;
+        let offsets = group(&self.kernel.layout.thread_info)?;
+        Ok(self.u32(task.0.wrapping_add(offsets.status))? & TS_COMPAT != 0)
+    }
+
     /// Leaders of all processes, kernel threads included, in order of creation.
     ///
     /// # Errors

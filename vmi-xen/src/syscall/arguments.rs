@@ -100,6 +100,12 @@ impl Call {
         }
     }
 
+    /// Address of the first path among its arguments; 0 if it has none.
+    pub fn path(&self) -> u64 {
+        let at = self.kinds().iter().position(|kind| matches!(kind, Kind::Path));
+        at.map_or(0, |index| self.args[index])
+    }
+
     fn kinds(&self) -> &'static [Kind] {
         const UNKNOWN: &[Kind] = &[Kind::Hex; MOST];
         self.signature.map_or(UNKNOWN, |signature| signature.arguments)

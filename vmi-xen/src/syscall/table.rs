@@ -76,6 +76,117 @@ pub fn by_name(abi: Abi, name: &str) -> Option<&'static Signature> {
         .find(|call| call.name == name && call.number(abi).is_some())
 }
 
+/// The calls that a word of `strace -e trace=` stands for: `%process`, `%network` or `%file`.
+pub fn class(word: &str) -> Option<&'static [&'static str]> {
+    CLASSES
+        .iter()
+        .find(|(name, _)| *name == word)
+        .map(|(_, calls)| *calls)
+}
+
+/// Words for several calls; those of an ABI that a kernel lacks do no harm.
+pub const CLASSES: [(&str, &[&str]); 3] = [
+    (
+        "%process",
+        &[
+            "execve",
+            "execveat",
+            "fork",
+            "vfork",
+            "clone",
+            "clone3",
+            "exit",
+            "exit_group",
+            "wait4",
+            "waitid",
+            "waitpid",
+            "kill",
+            "tkill",
+            "tgkill",
+            "pidfd_open",
+            "pidfd_send_signal",
+        ],
+    ),
+    (
+        "%network",
+        &[
+            "socket",
+            "connect",
+            "accept",
+            "accept4",
+            "bind",
+            "listen",
+            "sendto",
+            "recvfrom",
+            "sendmsg",
+            "recvmsg",
+            "sendmmsg",
+            "recvmmsg",
+            "recvmmsg_time64",
+            "shutdown",
+            "getsockname",
+            "getpeername",
+            "socketpair",
+            "setsockopt",
+            "getsockopt",
+            "socketcall",
+        ],
+    ),
+    (
+        "%file",
+        &[
+            "open",
+            "openat",
+            "openat2",
+            "creat",
+            "stat",
+            "lstat",
+            "newfstatat",
+            "statx",
+            "stat64",
+            "lstat64",
+            "fstatat64",
+            "access",
+            "faccessat",
+            "faccessat2",
+            "readlink",
+            "readlinkat",
+            "rename",
+            "renameat",
+            "renameat2",
+            "mkdir",
+            "mkdirat",
+            "rmdir",
+            "link",
+            "linkat",
+            "unlink",
+            "unlinkat",
+            "symlink",
+            "symlinkat",
+            "chmod",
+            "fchmodat",
+            "fchmodat2",
+            "chown",
+            "lchown",
+            "fchownat",
+            "chdir",
+            "chroot",
+            "getcwd",
+            "mknod",
+            "mknodat",
+            "mount",
+            "umount2",
+            "pivot_root",
+            "truncate",
+            "utimensat",
+            "statfs",
+            "swapon",
+            "swapoff",
+            "acct",
+        ],
+    ),
+];
+
 /// In no table of that ABI.
 const NO: i16 = -1;
 
@@ -647,6 +758,17 @@ mod tests {
                 assert!(call.arguments.len() <= 6, "{}", call.name);
             }
         }
+    }
+
+    #[test]
+    fn classes_hold_calls() {
+        for (word, calls) in CLASSES {
+            assert_eq!(class(word), Some(calls));
+            for name in calls {
+                assert!(all().iter().any(|call| call.name == *name), "{word}: {name}");
+            }
+        }
+        assert!(class("%nothing").is_none());
     }
 
     /// Against the libc crate, whose numbers are another's work.

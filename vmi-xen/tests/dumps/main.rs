@@ -47,6 +47,7 @@ fn engine_agrees_with_the_guests_own_proc() {
         compare::addresses(&linux, &truth);
         flow::compare(&linux, &truth);
         syscalls::entries(&&dump, linux.kernel());
+        syscalls::sites(&&dump, linux.kernel());
         for cpu in dump.cpus() {
             linux.prove_current(cpu).expect("current task");
         }

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! Where real kernels have the functions of system calls.
 
+use std::collections::BTreeSet;
+
 use vmi_xen::kernel::Kernel;
 use vmi_xen::memory::PhysicalMemory;
 use vmi_xen::syscall::{Abi, Entries, table};
+use vmi_xen::trace::sites::{self, Site, Wanted};
 
 /// The kernel's own tables are the truth about numbers, and about the functions' names, which is all there is where
 /// a kernel has no table.
@@ -64,4 +67,44 @@ pub fn entries<M: PhysicalMemory>(mem: &M, kernel: &Kernel) {
         "a call that no kernel has"
     );
     assert!(entries.of(mem, "no_such_call").is_empty());
+}
+
+/// Every call that a trace takes by default has a return that can be probed, unless it never returns.
+pub fn sites<M: PhysicalMemory>(mem: &M, kernel: &Kernel) {
+    let wanted: Vec<Wanted> = table::CLASSES
+        .iter()
+        .flat_map(|(_, calls)| *calls)
+        .map(|name| Wanted {
+            name: (*name).into(),
+            optional: true,
+        })
+        .collect();
+    let mut calls = 0;
+    for one in &wanted {
+        let (name, release) = (&one.name, &kernel.release);
+        let found = sites::find(mem, kernel, std::slice::from_ref(one));
+        assert!(found.gaps.is_empty(), "{release} {:?}", found.gaps);
+        if found.found.is_empty() {
+            continue;
+        }
+        calls += 1;
+        let returns = found
+            .places
+            .values()
+            .filter(|site| **site == Site::Return)
+            .count();
+        assert!(found.places.len() > returns, "{release} {name}: no entry");
+        assert!(
+            returns > 0 || name.starts_with("exit"),
+            "{release} {name}: no return"
+        );
+    }
+    let all = sites::find(mem, kernel, &wanted);
+    let pages: BTreeSet<u64> = all.places.keys().map(|va| va / 4096).collect();
+    let (places, pages) = (all.places.len(), pages.len());
+    eprintln!(
+        "{}: {calls} calls, {places} places on {pages} pages",
+        kernel.release
+    );
+    assert!(calls > 70, "{} {calls}", kernel.release);
 }

@@ -21,8 +21,6 @@ use vmi_xen::syscall::{Abi, Arguments, Call, UserMemory};
 
 use normal::normal;
 
-const PROGRAM: &str = include_str!("../../../tests/guest/syscalls.rs");
-
 /// A process's memory, by the kernel's own file.
 struct Memory(File);
 
@@ -128,22 +126,7 @@ fn run(command: &mut Command) {
 fn every_call_is_told_as_strace_tells_it() {
     xmesh_rig::setup::ensure(&["strace"], &xmesh_rig::Progress::new(true)).expect("strace");
     let work = tempfile::tempdir().expect("a folder");
-    let source = work.path().join("syscalls.rs");
-    let program = work.path().join("calls");
-    std::fs::write(&source, PROGRAM).expect("a file");
-    let mut rustc = Command::new("rustc");
-    rustc.args([
-        "--edition",
-        "2024",
-        "-C",
-        "opt-level=s",
-        "-C",
-        "panic=abort",
-        "-C",
-        "relocation-model=static",
-    ]);
-    rustc.args(["-nostartfiles", "-static", "-no-pie", "-nostdlib"].map(|flag| format!("-Clink-arg={flag}")));
-    run(rustc.arg("-o").arg(&program).arg(&source));
+    let program = xmesh_rig::programs::syscalls(work.path()).expect("the program");
 
     // Not every kernel has the 32-bit ABI.
     let narrow = std::fs::read_to_string("/proc/kallsyms").is_ok_and(|all| all.contains("__ia32_sys_openat"));
