@@ -24,7 +24,7 @@ use crate::args::Options;
 use crate::domain::Context;
 use crate::enforcer::{Enforcer, Order, Owners, Policies};
 use crate::events::EventLog;
-use crate::gate::decider;
+use crate::gate::{Way, decider};
 use crate::graph;
 use crate::guardian::{self, Supervisor};
 use crate::integrity;
@@ -425,7 +425,7 @@ impl Daemon {
                 let at = flow.remote;
                 vm.listeners.owner_of(protocol, at.ip(), at.port()).cloned()
             }
-            false => self.owners.of(vm.scope, flow.remote, flow.local),
+            false => self.owners.of(&Way::from(&record.key).seen_by(vm.scope)),
         });
         graph::Counted {
             peer_domain: vm.map(|vm| vm.id.name.clone()),
@@ -442,7 +442,7 @@ impl Daemon {
         let outgoing = record.verdict.origin == Direction::FromGuest;
         let protocol = Protocol(key.protocol.0);
         let who: Option<Arc<Subject>> = if outgoing {
-            self.owners.of(key.scope, key.local, key.remote)
+            self.owners.of(&Way::from(key))
         } else {
             let vm = world.vm(key.scope);
             vm.and_then(|vm| vm.listeners.owner_of(protocol, key.local.ip(), key.local.port()))

@@ -12,13 +12,13 @@ use crossbeam_channel::{Sender, bounded};
 use netback_filter::FlowWriter;
 use policy::Protocol;
 use policyd_api::{Mode, Probe, What};
-use vmi_xen::linux::{self, LinuxError, SocketState};
+use vmi_xen::linux::{LinuxError, SocketState};
 use vmi_xen::meter::TrapBudget;
 use vmi_xen::session::{End, Inspector, Session, SessionError, Status};
 use vmi_xen::traps::Degree;
 
 use crate::enforcer::Order;
-use crate::gate::{Fact, Gate};
+use crate::gate::{Gate, Told, protocol};
 use crate::inventory::{FoundConnection, FoundListener, Inventory};
 use crate::registry::{DomainEntry, lock};
 use crate::world::World;
@@ -44,7 +44,7 @@ pub struct Context {
     /// To the enforcer.
     pub orders: Sender<Order>,
     /// To the enforcer, from the trap path.
-    pub facts: Sender<(u32, Fact)>,
+    pub facts: Sender<Told>,
     /// Where the undo records are.
     pub undo_dir: PathBuf,
     /// What traps may cost a guest.
@@ -242,13 +242,11 @@ fn take_stock(context: &Context, entry: &DomainEntry, beside_traps: bool) -> boo
             ..Inventory::default()
         };
         for (socket, subject) in sockets {
-            let protocol = match socket.protocol {
-                linux::Protocol::Tcp => Protocol::TCP,
-                linux::Protocol::Udp => Protocol::UDP,
-            };
+            let protocol = protocol(&socket);
             match socket.remote {
-                Some(remote) if protocol == Protocol::TCP => {
+                Some(remote) => {
                     inventory.connections.push(FoundConnection {
+                        protocol,
                         local: socket.local,
                         remote,
                         subject,
@@ -259,8 +257,8 @@ fn take_stock(context: &Context, entry: &DomainEntry, beside_traps: bool) -> boo
                 {
                     inventory.listeners.push(FoundListener {
                         protocol,
+                        sk: socket.sk,
                         local: socket.local,
-                        netns: socket.netns,
                         subject,
                     });
                 }

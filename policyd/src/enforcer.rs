@@ -25,7 +25,7 @@ pub use policies::Policies;
 
 use crate::daemon::DaemonError;
 use crate::events::EventLog;
-use crate::gate::Fact;
+use crate::gate::Told;
 use crate::inventory::Inventory;
 use crate::registry::lock;
 use crate::tables;
@@ -120,6 +120,8 @@ pub struct Enforcer {
     owners: Arc<Owners>,
     policies: Policies,
     guests: BTreeMap<u32, Vm>,
+    /// Number of the last fact of each guest.
+    heard: BTreeMap<u32, u64>,
     /// Guests or listeners differ from what the World says.
     dirty: bool,
     /// What the vif tables hold.
@@ -147,6 +149,7 @@ impl Enforcer {
             owners,
             policies,
             guests: BTreeMap::new(),
+            heard: BTreeMap::new(),
             dirty: false,
             published: None,
         };
@@ -156,7 +159,7 @@ impl Enforcer {
     }
 
     /// Serves until [`Order::Stop`].
-    pub fn run(mut self, orders: &Receiver<Order>, facts: &Receiver<(u32, Fact)>) {
+    pub fn run(mut self, orders: &Receiver<Order>, facts: &Receiver<Told>) {
         let mut next_sweep = Instant::now() + SWEEP;
         loop {
             select! {
@@ -164,10 +167,10 @@ impl Enforcer {
                     Ok(Order::Stop) | Err(_) => return,
                     Ok(order) => self.obey(order),
                 },
-                recv(facts) -> fact => if let Ok((scope, fact)) = fact {
-                    self.note(scope, fact);
-                    for (scope, fact) in facts.try_iter().take(BATCH) {
-                        self.note(scope, fact);
+                recv(facts) -> told => if let Ok(told) = told {
+                    self.note(told);
+                    for told in facts.try_iter().take(BATCH) {
+                        self.note(told);
                     }
                 },
                 default(SWEEP) => {}

@@ -12,10 +12,72 @@ use arc_swap::ArcSwap;
 use crossbeam_channel::Sender;
 use netback_filter::{Action, Direction, FlowKey, FlowWriter, Refuse, Verdict};
 use policy::{Decider, Decision, Flow, Protocol, RuleId, Side};
-use vmi_xen::linux::Socket;
+use vmi_xen::linux::{self, Credentials, Socket};
 use vmi_xen::observe::{Observer, Subject};
 
 use crate::world::World;
+
+/// A flow as one of its guests sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Way {
+    /// The guest: its domain id.
+    pub scope: u32,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// The guest's end.
+    pub local: SocketAddr,
+    /// The other end.
+    pub remote: SocketAddr,
+}
+
+impl Way {
+    /// The flow of a connected socket.
+    fn of(scope: u32, socket: &Socket) -> Option<Way> {
+        Some(Way {
+            scope,
+            protocol: protocol(socket),
+            local: socket.local,
+            remote: socket.remote?,
+        })
+    }
+
+    /// What a guest sends to itself passes no vif. (The unspecified address stands for its own.)
+    pub fn is_inside(&self) -> bool {
+        let remote = self.remote.ip();
+        remote.is_loopback() || remote.is_unspecified() || remote == self.local.ip()
+    }
+
+    /// The same flow as the guest with this scope sees it from its other end.
+    pub fn seen_by(&self, scope: u32) -> Way {
+        Way {
+            scope,
+            protocol: self.protocol,
+            local: self.remote,
+            remote: self.local,
+        }
+    }
+
+    /// As the datapath names it.
+    fn key(&self) -> FlowKey {
+        FlowKey {
+            scope: self.scope,
+            protocol: netback_filter::Protocol(self.protocol.0),
+            local: self.local,
+            remote: self.remote,
+        }
+    }
+}
+
+impl From<&FlowKey> for Way {
+    fn from(key: &FlowKey) -> Way {
+        Way {
+            scope: key.scope,
+            protocol: Protocol(key.protocol.0),
+            local: key.local,
+            remote: key.remote,
+        }
+    }
+}
 
 /// What a domain's thread tells the enforcer.
 pub enum Fact {
@@ -25,26 +87,46 @@ pub enum Fact {
     Executed(Arc<Subject>),
     /// A process ended, with its wait(2) status.
     Exited(Arc<Subject>, u32),
-    /// A socket listens.
-    Listening {
+    /// A process, as it was, took other credentials.
+    Changed(Arc<Subject>, Box<Credentials>),
+    /// A TCP socket listens, or a UDP socket has a port.
+    Serving {
         /// Owner.
         who: Arc<Subject>,
-        /// Address and port.
-        local: SocketAddr,
-        /// Network namespace.
-        netns: u32,
+        /// The socket.
+        socket: Socket,
+    },
+    /// A socket that served is closed.
+    Closing {
+        /// Its `struct sock`.
+        sk: u64,
     },
     /// A connect was decided.
     Connecting {
         /// Client.
         who: Arc<Subject>,
-        /// Source.
-        local: SocketAddr,
-        /// Destination.
-        remote: SocketAddr,
+        /// The flow, as its guest sees it.
+        way: Way,
         /// The verdict that is in force.
         decision: Decision,
     },
+    /// A connection was accepted.
+    Accepted {
+        /// Server.
+        who: Arc<Subject>,
+        /// The flow, as its guest sees it.
+        way: Way,
+    },
+}
+
+/// A fact on its way.
+pub struct Told {
+    /// The guest.
+    pub scope: u32,
+    /// Rises by one with each fact of a gate, from 1; a gap means that some were lost.
+    pub number: u64,
+    /// The fact.
+    pub fact: Fact,
 }
 
 /// Counters of one gate, read by the API.
@@ -61,8 +143,9 @@ pub struct Gate {
     scope: u32,
     world: Arc<ArcSwap<World>>,
     flows: FlowWriter,
-    facts: Sender<(u32, Fact)>,
+    facts: Sender<Told>,
     stats: Arc<GateStats>,
+    told: u64,
 }
 
 impl Gate {
@@ -71,7 +154,7 @@ impl Gate {
         scope: u32,
         world: Arc<ArcSwap<World>>,
         flows: FlowWriter,
-        facts: Sender<(u32, Fact)>,
+        facts: Sender<Told>,
         stats: Arc<GateStats>,
     ) -> Gate {
         Gate {
@@ -80,11 +163,18 @@ impl Gate {
             flows,
             facts,
             stats,
+            told: 0,
         }
     }
 
-    fn tell(&self, fact: Fact) {
-        if self.facts.try_send((self.scope, fact)).is_err() {
+    fn tell(&mut self, fact: Fact) {
+        self.told += 1;
+        let told = Told {
+            scope: self.scope,
+            number: self.told,
+            fact,
+        };
+        if self.facts.try_send(told).is_err() {
             self.stats.facts_lost.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -92,38 +182,49 @@ impl Gate {
 
 impl Observer for Gate {
     fn connecting(&mut self, who: &Arc<Subject>, socket: &Socket) {
-        let Some(remote) = socket.remote else { return };
+        let Some(way) = Way::of(self.scope, socket) else {
+            return;
+        };
         let world = self.world.load();
-        let decision = decide_tcp(&world, self.scope, who, socket.local, remote);
-        // What a guest sends to itself passes no vif.
-        let inside = remote.ip().is_loopback() || remote.ip() == socket.local.ip();
-        let written = inside
-            || write_verdict(
-                &world,
-                &self.flows,
-                Write::New,
-                self.scope,
-                socket.local,
-                remote,
-                &decision,
-            );
+        let decision = decide(&world, &way, who);
+        let written = way.is_inside() || write_verdict(&world, &self.flows, Write::New, &way, &decision);
+        drop(world);
         if !written {
             self.stats.writes_failed.fetch_add(1, Ordering::Relaxed);
         }
         self.tell(Fact::Connecting {
             who: Arc::clone(who),
-            local: socket.local,
-            remote,
+            way,
             decision,
         });
     }
 
+    fn changing(&mut self, who: &Arc<Subject>, to: &Credentials) {
+        self.tell(Fact::Changed(Arc::clone(who), Box::new(to.clone())));
+    }
+
+    fn accepted(&mut self, who: &Arc<Subject>, socket: &Socket) {
+        if let Some(way) = Way::of(self.scope, socket) {
+            self.tell(Fact::Accepted {
+                who: Arc::clone(who),
+                way,
+            });
+        }
+    }
+
     fn listening(&mut self, who: &Arc<Subject>, socket: &Socket) {
-        self.tell(Fact::Listening {
+        self.tell(Fact::Serving {
             who: Arc::clone(who),
-            local: socket.local,
-            netns: socket.netns,
+            socket: *socket,
         });
+    }
+
+    fn bound(&mut self, who: &Arc<Subject>, socket: &Socket) {
+        self.listening(who, socket);
+    }
+
+    fn closing(&mut self, sk: u64) {
+        self.tell(Fact::Closing { sk });
     }
 
     fn forked(&mut self, child: &Arc<Subject>) {
@@ -139,19 +240,21 @@ impl Observer for Gate {
     }
 }
 
-/// Decides a TCP connection that `who` in guest `scope` opens.
-pub fn decide_tcp(
-    world: &World,
-    scope: u32,
-    who: &Subject,
-    local: SocketAddr,
-    remote: SocketAddr,
-) -> Decision {
+/// The protocol of a socket.
+pub fn protocol(socket: &Socket) -> Protocol {
+    match socket.protocol {
+        linux::Protocol::Tcp => Protocol::TCP,
+        linux::Protocol::Udp => Protocol::UDP,
+    }
+}
+
+/// Decides a flow that `who` opens.
+pub fn decide(world: &World, way: &Way, who: &Subject) -> Decision {
     world.decide(&Flow {
-        protocol: Protocol::TCP,
-        source: world.source(scope, local.ip(), Some(who)),
-        destination: world.destination(Protocol::TCP, remote.ip(), remote.port()),
-        port: remote.port(),
+        protocol: way.protocol,
+        source: world.source(way.scope, way.local.ip(), Some(who)),
+        destination: world.destination(way.protocol, way.remote.ip(), way.remote.port()),
+        port: way.remote.port(),
     })
 }
 
@@ -164,40 +267,26 @@ pub enum Write {
     Revise,
 }
 
-/// Puts the verdict on a flow that guest `scope` opens into the flow map: for its own vif, and when the other end is a guest
-/// of this host, for that guest's vif. Returns whether the map took all of it.
+/// Puts the verdict on a flow that its guest opens into the flow map: for its own vif, and when the other end is a guest of
+/// this host, for that guest's vif. Returns whether the map took all of it.
 pub fn write_verdict(
     world: &World,
     flows: &FlowWriter,
     write: Write,
-    scope: u32,
-    local: SocketAddr,
-    remote: SocketAddr,
+    way: &Way,
     decision: &Decision,
 ) -> bool {
     let put = |key: &FlowKey, verdict: Verdict| match write {
         Write::New => flows.set(key, verdict),
         Write::Revise => flows.revise(key, verdict),
     };
-    let protocol = netback_filter::Protocol::TCP;
     let mut written = true;
     // The destination first: by the time the source's packet may leave, its way in is open.
-    if let Some(peer) = world.vm_at(remote.ip()).filter(|vm| vm.scope != scope) {
-        let key = FlowKey {
-            scope: peer.scope,
-            protocol,
-            local: remote,
-            remote: local,
-        };
-        written &= put(&key, datapath_verdict(decision, Direction::ToGuest)).is_ok();
+    if let Some(peer) = world.vm_at(way.remote.ip()).filter(|vm| vm.scope != way.scope) {
+        let verdict = datapath_verdict(decision, Direction::ToGuest);
+        written &= put(&way.seen_by(peer.scope).key(), verdict).is_ok();
     }
-    let key = FlowKey {
-        scope,
-        protocol,
-        local,
-        remote,
-    };
-    written & put(&key, datapath_verdict(decision, Direction::FromGuest)).is_ok()
+    written & put(&way.key(), datapath_verdict(decision, Direction::FromGuest)).is_ok()
 }
 
 /// The decision as the datapath takes it.

@@ -17,7 +17,7 @@ pub struct Inventory {
     pub addresses: Vec<IpAddr>,
     /// Its listening sockets.
     pub listeners: Vec<FoundListener>,
-    /// Its TCP connections.
+    /// Its TCP connections and connected UDP sockets.
     pub connections: Vec<FoundConnection>,
 }
 
@@ -25,16 +25,18 @@ pub struct Inventory {
 pub struct FoundListener {
     /// TCP or UDP.
     pub protocol: Protocol,
+    /// Its `struct sock`.
+    pub sk: u64,
     /// Address and port.
     pub local: SocketAddr,
-    /// Network namespace.
-    pub netns: u32,
     /// Owner.
     pub subject: Arc<Subject>,
 }
 
-/// An established TCP connection.
+/// A TCP connection, or a connected UDP socket.
 pub struct FoundConnection {
+    /// TCP or UDP.
+    pub protocol: Protocol,
     /// The guest's side.
     pub local: SocketAddr,
     /// The other side.
@@ -44,12 +46,14 @@ pub struct FoundConnection {
 }
 
 impl Inventory {
-    /// Whether the guest opened the connection: it did unless somebody in it listens on the connection's port.
+    /// Whether the guest opened the connection: it did unless somebody in it listens on the connection's port. (UDP has no
+    /// accept: a socket is connected by its own process.)
     pub fn is_outgoing(&self, connection: &FoundConnection) -> bool {
-        !self.listeners.iter().any(|l| {
-            l.protocol == Protocol::TCP
-                && l.local.port() == connection.local.port()
-                && (l.local.ip().is_unspecified() || l.local.ip() == connection.local.ip())
-        })
+        connection.protocol == Protocol::UDP
+            || !self.listeners.iter().any(|l| {
+                l.protocol == Protocol::TCP
+                    && l.local.port() == connection.local.port()
+                    && (l.local.ip().is_unspecified() || l.local.ip() == connection.local.ip())
+            })
     }
 }

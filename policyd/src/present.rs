@@ -98,6 +98,18 @@ pub fn check(domain: &str, report: &Report) -> api::Check {
     }
 }
 
+/// Credentials.
+pub fn credentials(credentials: &linux::Credentials) -> api::Credentials {
+    api::Credentials {
+        uid: credentials.uid.real,
+        euid: credentials.uid.effective,
+        gid: credentials.gid.real,
+        egid: credentials.gid.effective,
+        permitted: credentials.capabilities.permitted,
+        effective: credentials.capabilities.effective,
+    }
+}
+
 /// A socket and its owner.
 pub fn connection(socket: &Socket, owner: Option<&Subject>) -> api::Connection {
     api::Connection {

@@ -35,63 +35,75 @@ pub struct Vm {
     pub listeners: Arc<Listeners>,
 }
 
-/// Listening sockets by protocol and port.
+/// Listening TCP sockets and bound UDP sockets, by protocol and port.
 #[derive(Default, Clone)]
 pub struct Listeners {
+    /// Of one port the latest comes last.
     by_port: HashMap<(Protocol, u16), Vec<Listener>>,
+    by_socket: HashMap<u64, (Protocol, u16)>,
 }
+
+/// Sockets that share a port and are remembered: with SO_REUSEPORT a server has one a CPU.
+const MAX_SHARING: usize = 128;
 
 /// One listening socket.
 #[derive(Clone)]
 pub struct Listener {
+    /// Its `struct sock` in the guest: what names it until it is closed.
+    pub sk: u64,
     /// Address it is bound to; unspecified for any.
     pub address: IpAddr,
-    /// Network namespace of the socket.
-    pub netns: u32,
     /// Its owner.
     pub subject: Arc<Subject>,
 }
 
 impl Listeners {
-    /// Adds a listener, in place of one of the same address and namespace.
+    /// Adds a listener. Of several on one address the latest is the one that is asked for.
     pub fn insert(&mut self, protocol: Protocol, port: u16, listener: Listener) {
+        self.remove(listener.sk);
+        self.by_socket.insert(listener.sk, (protocol, port));
         let entry = self.by_port.entry((protocol, port)).or_default();
-        entry.retain(|l| l.address != listener.address || l.netns != listener.netns);
+        if entry.len() >= MAX_SHARING {
+            let oldest = entry.remove(0);
+            self.by_socket.remove(&oldest.sk);
+        }
         entry.push(listener);
     }
 
-    /// Adds a listener unless one of the same address and namespace is known.
+    /// Adds a listener unless it is known, behind those that are.
     pub fn insert_if_new(&mut self, protocol: Protocol, port: u16, listener: Listener) {
-        let known = self.by_port.get(&(protocol, port)).is_some_and(|entry| {
-            entry
-                .iter()
-                .any(|l| l.address == listener.address && l.netns == listener.netns)
-        });
-        if !known {
-            self.insert(protocol, port, listener);
+        let entry = self.by_port.entry((protocol, port)).or_default();
+        if !self.by_socket.contains_key(&listener.sk) && entry.len() < MAX_SHARING {
+            self.by_socket.insert(listener.sk, (protocol, port));
+            entry.insert(0, listener);
         }
     }
 
-    /// Removes what `pid` listens on. Returns whether there was anything.
-    pub fn remove_process(&mut self, pid: u32) -> bool {
-        let mut changed = false;
-        self.by_port.retain(|_, entry| {
-            let before = entry.len();
-            entry.retain(|l| l.subject.process.tgid != pid);
-            changed |= entry.len() != before;
-            !entry.is_empty()
-        });
-        changed
+    /// Whether the socket is known.
+    pub fn has(&self, sk: u64) -> bool {
+        self.by_socket.contains_key(&sk)
+    }
+
+    /// Removes a socket. Gives what it was.
+    pub fn remove(&mut self, sk: u64) -> Option<(Protocol, u16, Listener)> {
+        let place = self.by_socket.remove(&sk)?;
+        let entry = self.by_port.get_mut(&place)?;
+        let index = entry.iter().position(|l| l.sk == sk)?;
+        let listener = entry.remove(index);
+        if entry.is_empty() {
+            self.by_port.remove(&place);
+        }
+        Some((place.0, place.1, listener))
     }
 
     /// Who would accept a connection to `address`: the exact binding before the wildcard, as the kernel does.
     pub fn owner_of(&self, protocol: Protocol, address: IpAddr, port: u16) -> Option<&Arc<Subject>> {
         let entry = self.by_port.get(&(protocol, port))?;
-        entry
-            .iter()
+        let latest = || entry.iter().rev();
+        latest()
             .find(|l| l.address == address)
             // An IPv6 wildcard socket takes IPv4 too unless it is v6-only.
-            .or_else(|| entry.iter().find(|l| l.address.is_unspecified()))
+            .or_else(|| latest().find(|l| l.address.is_unspecified()))
             .map(|l| &l.subject)
     }
 

@@ -4,24 +4,14 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args as ClapArgs, Parser, Subcommand};
+use policyd_api::What;
 
 /// Kinds of event that the daemon knows, and `verdict` for the two that carry one.
-const KINDS: [&str; 13] = [
-    "fork",
-    "exec",
-    "exit",
-    "listen",
-    "connect",
-    "refused",
-    "sight",
-    "domain",
-    "policy",
-    "hidden",
-    "integrity",
-    "lost",
-    "verdict",
-];
+fn kinds() -> impl TypedValueParser<Value = String> {
+    PossibleValuesParser::new(What::KINDS.into_iter().chain(["verdict"]))
+}
 
 /// See and govern the connections of this host's domains.
 #[derive(Debug, Parser)]
@@ -166,7 +156,7 @@ pub struct Events {
     #[arg(short, long)]
     pub domain: Option<String>,
     /// Only these kinds.
-    #[arg(short, long, value_delimiter = ',', value_parser = KINDS)]
+    #[arg(short, long, value_delimiter = ',', value_parser = kinds())]
     pub kind: Vec<String>,
 }
 
@@ -335,7 +325,7 @@ mod tests {
         for option in long.iter().filter(|o| !matches!(o.as_str(), "help" | "version")) {
             assert!(manual.contains(&format!("-{option}")), "--{option}");
         }
-        for kind in KINDS {
+        for kind in What::KINDS {
             assert!(manual.contains(kind), "{kind}");
         }
     }

@@ -1,14 +1,22 @@
 // SPDX-License-Identifier: GPL-3.0-only
-//! Probes turned into facts: who forked, ran, ended, listens, connects.
+//! Probes turned into facts: who forked, ran, ended, listens, connects, accepts, owns a port.
 //!
 //! Everything here happens while a vCPU is held, so it reads little: a process is read in full once and kept under
 //! its [`IdentityKey`], which costs a few reads to check and changes with every exec and setuid.
 
+mod datagram;
+mod point;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::kernel::{Group, Layout};
-use crate::linux::{Budget, IdentityKey, Linux, LinuxError, Process, Socket, TaskAddr};
+pub use point::Point;
+
+use datagram::Datagrams;
+
+use crate::linux::{
+    Budget, Credentials, IdentityKey, Linux, LinuxError, Process, Protocol, Socket, TaskAddr,
+};
 use crate::memory::{MemoryError, PhysicalMemory};
 
 /// Ancestors whose executables are told.
@@ -31,72 +39,20 @@ pub trait Observer {
     fn forked(&mut self, child: &Arc<Subject>);
     /// A process runs a new executable; its credentials and arguments are final.
     fn executed(&mut self, who: &Arc<Subject>);
-    /// A process's first thread ends, with what wait(2) will report. (Of a process whose other threads live on this is early;
-    /// of one in which another thread calls exec, an exec under the same pid follows.)
+    /// A process ends with its last thread, with what wait(2) will report.
     fn exited(&mut self, who: &Arc<Subject>, code: u32);
+    /// A process, told as it was, takes other credentials. (Those that an exec gives are told with the exec.)
+    fn changing(&mut self, who: &Arc<Subject>, to: &Credentials);
     /// A TCP socket begins to listen.
     fn listening(&mut self, who: &Arc<Subject>, socket: &Socket);
-    /// A TCP connection is being opened: both addresses and ports are fixed, no packet has left.
+    /// A TCP or UDP connection is being opened: both addresses and ports are fixed, no packet has left.
     fn connecting(&mut self, who: &Arc<Subject>, socket: &Socket);
-}
-
-/// Where a guest's kernel is probed. The functions are global in every kernel from 5.10 on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Point {
-    /// `tcp_connect(struct sock *)`: called for IPv4 and IPv6 once the source port is chosen.
-    Connect,
-    /// `inet_csk_listen_start(struct sock *, …)`.
-    Listen,
-    /// `finalize_exec(struct linux_binprm *)`: the last step of a successful exec.
-    Exec,
-    /// `do_exit(long code)`.
-    Exit,
-    /// `wake_up_new_task(struct task_struct *)`.
-    Fork,
-}
-
-impl Point {
-    /// All, the ones that policy needs first.
-    pub const ALL: [Point; 5] = [
-        Point::Connect,
-        Point::Listen,
-        Point::Exec,
-        Point::Exit,
-        Point::Fork,
-    ];
-
-    /// The kernel function.
-    pub fn function(self) -> &'static str {
-        match self {
-            Point::Connect => "tcp_connect",
-            Point::Listen => "inet_csk_listen_start",
-            Point::Exec => "finalize_exec",
-            Point::Exit => "do_exit",
-            Point::Fork => "wake_up_new_task",
-        }
-    }
-
-    /// Whether what its traps are about can be read on a kernel of this layout: a trap that tells nothing only costs.
-    ///
-    /// # Errors
-    /// What is missing.
-    pub fn readable(self, layout: &Layout) -> Group<()> {
-        match self {
-            Point::Connect | Point::Listen => layout.sees_sockets(),
-            Point::Exec | Point::Exit | Point::Fork => layout.sees_processes(),
-        }
-    }
-
-    /// What is not seen where it cannot be armed.
-    pub fn covers(self) -> &'static str {
-        match self {
-            Point::Connect => "connections are decided by VM, not by process",
-            Point::Listen => "listeners are found by reading the guest, a little later",
-            Point::Exec => "no exec events",
-            Point::Exit => "no exit events",
-            Point::Fork => "no fork events",
-        }
-    }
+    /// A TCP connection that a peer opened is handed to who listened for it.
+    fn accepted(&mut self, who: &Arc<Subject>, socket: &Socket);
+    /// A UDP socket that is not connected got its port, by bind(2) or by sending.
+    fn bound(&mut self, who: &Arc<Subject>, socket: &Socket);
+    /// A TCP socket listens no more, or a UDP socket gives its port back. Its `struct sock` is at `sk`, as in [`Socket::sk`].
+    fn closing(&mut self, sk: u64);
 }
 
 /// The registers a probe reads. All are the guest's and may lie.
@@ -106,16 +62,19 @@ pub struct Registers {
     pub gs_base: u64,
     /// First argument.
     pub rdi: u64,
+    /// Second argument.
+    pub rsi: u64,
 }
 
 /// Turns traps of one guest into facts.
 #[derive(Default)]
 pub struct Watch {
     subjects: HashMap<TaskAddr, (IdentityKey, Arc<Subject>)>,
+    datagrams: Datagrams,
 }
 
 impl Watch {
-    /// A trap at `point`. What it means is told to `observer` before this returns.
+    /// A trap at `point`, in its function of that name. What it means is told to `observer` before this returns.
     ///
     /// # Errors
     /// When guest memory does not make sense at this place, or would have more read than [`Budget::TRAP`]; then nothing
@@ -124,11 +83,16 @@ impl Watch {
         &mut self,
         linux: &Linux<M>,
         point: Point,
+        function: &str,
         registers: Registers,
         observer: &mut dyn Observer,
     ) -> Result<(), LinuxError> {
         linux.refresh();
-        let fired = linux.within(Budget::TRAP, || self.told(linux, point, registers, observer));
+        let fired = linux.within(Budget::TRAP, || {
+            // What was left open comes before what happens now.
+            self.settle(linux, observer);
+            self.told(linux, point, function, registers, observer)
+        });
         fired.0
     }
 
@@ -136,42 +100,117 @@ impl Watch {
         &mut self,
         linux: &Linux<M>,
         point: Point,
+        function: &str,
         registers: Registers,
         observer: &mut dyn Observer,
     ) -> Result<(), LinuxError> {
         match point {
-            Point::Connect | Point::Listen => {
+            Point::Connect => {
                 let socket = linux.socket(registers.rdi)?;
                 let who = self.subject(linux, linux.current(registers.gs_base)?)?;
-                if point == Point::Connect {
-                    observer.connecting(&who, &socket);
-                } else {
-                    observer.listening(&who, &socket);
+                observer.connecting(&who, &socket);
+            }
+            Point::Listen => {
+                let socket = linux.socket(registers.rdi)?;
+                let who = self.subject(linux, linux.current(registers.gs_base)?)?;
+                observer.listening(&who, &socket);
+            }
+            Point::Accept => {
+                if let Some(socket) = inet(linux.socket(registers.rdi))?
+                    && socket.protocol == Protocol::Tcp
+                    && socket.remote.is_some()
+                {
+                    let who = self.subject(linux, linux.current(registers.gs_base)?)?;
+                    observer.accepted(&who, &socket);
                 }
+            }
+            Point::ConnectUdp4 | Point::ConnectUdp6 => {
+                if let Some(socket) = inet(linux.socket(registers.rdi))?
+                    && socket.protocol == Protocol::Udp
+                    && let Some(remote) = linux.sockaddr(registers.rsi)?
+                {
+                    let who = self.subject(linux, linux.current(registers.gs_base)?)?;
+                    if let Some(socket) = self.datagrams.connect(socket, remote, &who) {
+                        observer.connecting(&who, &socket);
+                    }
+                }
+            }
+            Point::SourceUdp4 | Point::SourceUdp6 => {
+                if let Some((who, socket)) = self.datagrams.source(linux, registers.rdi)? {
+                    observer.connecting(&who, &socket);
+                }
+            }
+            Point::Bind => {
+                let who = self.subject(linux, linux.current(registers.gs_base)?)?;
+                self.datagrams.bind(registers.rdi, who);
+            }
+            Point::Unlisten | Point::Unbind => {
+                self.datagrams.forget(registers.rdi);
+                observer.closing(registers.rdi);
             }
             Point::Exec => {
                 let who = self.subject(linux, linux.current(registers.gs_base)?)?;
                 observer.executed(&who);
             }
-            Point::Exit => {
+            Point::Credentials => {
                 let task = linux.current(registers.gs_base)?;
-                if linux.leader(task)? == task {
+                if !linux.in_exec(task)? {
                     let who = self.subject(linux, task)?;
-                    self.subjects.remove(&task);
-                    if !who.process.kthread {
-                        // The status is an int in a long; wait(2) reports its low 16 bits.
-                        observer.exited(&who, (registers.rdi & 0xffff) as u32);
+                    let to = linux.credentials(registers.rdi)?;
+                    // The kernel commits unchanged ones too, when only a keyring changes.
+                    if !who.process.kthread && who.process.credentials != to {
+                        observer.changing(&who, &to);
                     }
                 }
             }
+            Point::Exit => self.exit(linux, function, registers, observer)?,
             Point::Fork => {
                 let task = TaskAddr(registers.rdi);
+                // A further thread of a process is none.
                 if linux.leader(task)? == task {
                     let child = self.subject(linux, task)?;
                     if !child.process.kthread {
                         observer.forked(&child);
                     }
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells what could not be told at its trap: the ports that sockets have got since. Returns whether something is
+    /// still open.
+    pub fn settle<M: PhysicalMemory>(&mut self, linux: &Linux<M>, observer: &mut dyn Observer) -> bool {
+        if self.datagrams.is_settled() {
+            return false;
+        }
+        linux.refresh();
+        let tell = &mut |who: &Arc<Subject>, socket: &Socket| observer.bound(who, socket);
+        linux
+            .within(Budget::TRAP, || self.datagrams.settle(linux, tell))
+            .0
+    }
+
+    fn exit<M: PhysicalMemory>(
+        &mut self,
+        linux: &Linux<M>,
+        function: &str,
+        registers: Registers,
+        observer: &mut dyn Observer,
+    ) -> Result<(), LinuxError> {
+        let task = linux.current(registers.gs_base)?;
+        let leader = linux.leader(task)?;
+        let (last, code) = match function {
+            // The status is an int in a long; wait(2) reports its low 16 bits.
+            "do_exit" => (leader == task, (registers.rdi & 0xffff) as u32),
+            // `group_dead` is an int.
+            _ => (registers.rsi as u32 != 0, linux.exit_status(task)?),
+        };
+        if last {
+            let who = self.subject(linux, task)?;
+            self.subjects.remove(&leader);
+            if !who.process.kthread {
+                observer.exited(&who, code);
             }
         }
         Ok(())
@@ -209,7 +248,8 @@ impl Watch {
         task: TaskAddr,
     ) -> Result<(IdentityKey, Arc<Subject>), LinuxError> {
         let key = linux.identity_key(task)?;
-        let process = linux.process(key.leader)?;
+        // By this thread: the first may have ended, and each may have credentials of its own.
+        let process = linux.process(task)?;
         let parents = linux
             .ancestors(key.leader)
             .into_iter()
@@ -239,5 +279,14 @@ impl Watch {
             // own ancestors too.
             None => linux.executable(task).ok()?,
         }
+    }
+}
+
+/// A socket of another kind than the point is about is no error: the function serves them too.
+fn inet(socket: Result<Socket, LinuxError>) -> Result<Option<Socket>, LinuxError> {
+    match socket {
+        Ok(socket) => Ok(Some(socket)),
+        Err(LinuxError::NotInet { .. }) => Ok(None),
+        Err(error) => Err(error),
     }
 }

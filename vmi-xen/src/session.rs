@@ -26,6 +26,8 @@ pub use crate::altp2m::Waker;
 
 /// Longest wait on the ring before the domain is looked at.
 const WAIT: Duration = Duration::from_millis(500);
+/// The same while a socket's port is awaited, which the guest's kernel finds within microseconds.
+const GLANCE: Duration = Duration::from_millis(1);
 /// How often a finding about a running guest must be seen again.
 const CONFIRMATIONS: u32 = 2;
 /// And how long after: no honest kernel takes as long between two halves of one change.
@@ -296,6 +298,8 @@ pub struct Session<O> {
 /// A probe, armed or not.
 struct Probe {
     point: Point,
+    /// Where it is armed, or would have been first.
+    function: &'static str,
     armed: Result<Armed, String>,
     meter: Meter,
 }
@@ -319,10 +323,14 @@ impl<O: Observer> Session<O> {
         let mut engine = engine(&xen, &linux, domid, undo_dir, breakpoints)?;
         let probes: Vec<Probe> = Point::ALL
             .into_iter()
-            .map(|point| Probe {
-                point,
-                armed: arm(&mut *engine, &linux, point),
-                meter: Meter::default(),
+            .map(|point| {
+                let (function, armed) = arm(&mut *engine, &linux, point);
+                Probe {
+                    point,
+                    function,
+                    armed,
+                    meter: Meter::default(),
+                }
             })
             .collect();
         if probes.iter().all(|p| p.armed.is_err()) {
@@ -374,7 +382,7 @@ impl<O: Observer> Session<O> {
                 .probes
                 .iter()
                 .map(|p| ProbeStatus {
-                    function: p.point.function(),
+                    function: p.function,
                     resume: match &p.armed {
                         Ok(Armed { one_exit: true, .. }) => "skip".into(),
                         Ok(_) if self.degree() == Degree::Breakpoint => "emulate".into(),
@@ -389,8 +397,8 @@ impl<O: Observer> Session<O> {
             uncovered: self
                 .probes
                 .iter()
-                .filter_map(|p| Some((p.point, p.armed.as_ref().err()?)))
-                .map(|(point, why)| format!("{}: {why}; {}", point.function(), point.covers()))
+                .filter_map(|p| Some((p, p.armed.as_ref().err()?)))
+                .map(|(p, why)| format!("{}: {why}; {}", p.function, p.point.covers()))
                 .collect(),
             connects_rest: self
                 .probes
@@ -433,7 +441,7 @@ impl<O: Observer> Session<O> {
                     let Some(probe) = self.probes.get_mut(probe) else {
                         return Ok(());
                     };
-                    probe.armed = arm(&mut *self.engine, &self.linux, probe.point);
+                    (probe.function, probe.armed) = arm(&mut *self.engine, &self.linux, probe.point);
                 }
             }
         }
@@ -449,6 +457,7 @@ impl<O: Observer> Session<O> {
         report: &mut dyn FnMut(&Status),
     ) -> Result<End, SessionError> {
         let mut next_report = Instant::now() + STATUS_PERIOD;
+        let mut wait = WAIT;
         loop {
             if stop() {
                 return Ok(End::Stopped);
@@ -464,7 +473,7 @@ impl<O: Observer> Session<O> {
                 unreadable,
                 ..
             } = self;
-            engine.poll(WAIT, &mut |id, trap| {
+            engine.poll(wait, &mut |id, trap| {
                 if taps.fire(id, trap, linux, watch) {
                     return;
                 }
@@ -475,12 +484,17 @@ impl<O: Observer> Session<O> {
                 let registers = Registers {
                     gs_base: trap.regs.gs_base,
                     rdi: trap.regs.rdi,
+                    rsi: trap.regs.rsi,
                 };
-                if watch.fire(linux, probe.point, registers, observer).is_err() {
-                    *unreadable += 1;
-                }
+                let fired = watch.fire(linux, probe.point, probe.function, registers, observer);
+                *unreadable += u64::from(fired.is_err());
                 probe.meter.add(began.elapsed());
             })?;
+            wait = if watch.settle(linux, observer) {
+                GLANCE
+            } else {
+                WAIT
+            };
             if Instant::now() >= next_report {
                 next_report = Instant::now() + STATUS_PERIOD;
                 self.keep_within_budget()?;
@@ -522,8 +536,29 @@ fn engine(
     }
 }
 
-fn arm(engine: &mut dyn Traps, linux: &Linux<LiveMemory>, point: Point) -> Result<Armed, String> {
-    let function = point.function();
+/// Arms a point at the first of its functions that can be probed. Gives that function, or the first and what is wrong
+/// with it.
+fn arm(
+    engine: &mut dyn Traps,
+    linux: &Linux<LiveMemory>,
+    point: Point,
+) -> (&'static str, Result<Armed, String>) {
+    let mut failed = None;
+    for function in point.functions() {
+        match arm_function(engine, linux, point, function) {
+            Ok(armed) => return (function, Ok(armed)),
+            Err(why) => failed = failed.or(Some((*function, Err(why)))),
+        }
+    }
+    failed.unwrap_or_else(|| ("", Err("no function serves".into())))
+}
+
+fn arm_function(
+    engine: &mut dyn Traps,
+    linux: &Linux<LiveMemory>,
+    point: Point,
+    function: &str,
+) -> Result<Armed, String> {
     let kernel = linux.kernel();
     if let Err(why) = point.readable(&kernel.layout) {
         return Err(why.to_string());

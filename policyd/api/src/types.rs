@@ -253,6 +253,23 @@ pub struct Flow {
     pub state: String,
 }
 
+/// Users, groups and capabilities of a process, numbered as in the guest's initial user namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credentials {
+    /// Real user id.
+    pub uid: u32,
+    /// Effective user id.
+    pub euid: u32,
+    /// Real group id.
+    pub gid: u32,
+    /// Effective group id.
+    pub egid: u32,
+    /// Permitted capabilities, a bit each, numbered as in linux/capability.h.
+    pub permitted: u64,
+    /// Effective capabilities.
+    pub effective: u64,
+}
+
 /// Something that happened.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Event {
@@ -290,17 +307,56 @@ pub enum What {
         /// Its exit status, as in wait(2): status << 8 or a signal number.
         code: u32,
     },
-    /// A socket began to listen.
+    /// A process took other credentials, but for those that an exec gives.
+    Cred {
+        /// The process as it was.
+        process: Process,
+        /// What it had.
+        before: Credentials,
+        /// What it has.
+        after: Credentials,
+    },
+    /// A TCP socket began to listen.
     Listen {
         /// The listener.
         process: Process,
         /// Address and port.
         local: SocketAddr,
     },
+    /// A UDP socket that is not connected got its port.
+    Bind {
+        /// Who bound it, or sent from it first.
+        process: Process,
+        /// Address and port.
+        local: SocketAddr,
+    },
+    /// A TCP socket stopped listening, or a UDP socket gave its port back.
+    Close {
+        /// Who had begun to listen.
+        process: Process,
+        /// `tcp` or `udp`.
+        protocol: String,
+        /// Address and port.
+        local: SocketAddr,
+    },
+    /// A process took a connection that a peer opened.
+    Accept {
+        /// The server.
+        process: Process,
+        /// Its address and port.
+        local: SocketAddr,
+        /// The peer's.
+        remote: SocketAddr,
+        /// Who is at the peer, as far as known.
+        from: Box<Party>,
+    },
     /// A process opens a connection; the verdict was in force before its first packet.
     Connect {
         /// The client.
         process: Process,
+        /// `tcp`, or `udp` for a connected socket.
+        #[serde(default = "tcp")]
+        protocol: String,
         /// Source address and port.
         local: SocketAddr,
         /// Destination.
@@ -364,13 +420,37 @@ pub enum What {
 }
 
 impl What {
+    /// Every word that names a kind.
+    pub const KINDS: [&str; 16] = [
+        "fork",
+        "exec",
+        "exit",
+        "cred",
+        "listen",
+        "bind",
+        "close",
+        "accept",
+        "connect",
+        "refused",
+        "sight",
+        "domain",
+        "policy",
+        "hidden",
+        "integrity",
+        "lost",
+    ];
+
     /// The word that names the kind, as in JSON.
     pub fn kind(&self) -> &'static str {
         match self {
             What::Fork { .. } => "fork",
             What::Exec { .. } => "exec",
             What::Exit { .. } => "exit",
+            What::Cred { .. } => "cred",
             What::Listen { .. } => "listen",
+            What::Bind { .. } => "bind",
+            What::Close { .. } => "close",
+            What::Accept { .. } => "accept",
             What::Connect { .. } => "connect",
             What::Refused { .. } => "refused",
             What::Sight { .. } => "sight",
@@ -714,4 +794,18 @@ pub struct TracedCall {
     pub error: Option<String>,
     /// The whole call in one line: `close(3) = 0`.
     pub text: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_in_json_are_those_that_are_listed() {
+        // serde's own list of the variants is in its complaint about one that is none.
+        let complaint =
+            serde_json::from_str::<What>(r#"{"kind": "none"}"#).expect_err("there is no such kind");
+        let listed: Vec<String> = What::KINDS.iter().map(|kind| format!("`{kind}`")).collect();
+        assert!(complaint.to_string().contains(&listed.join(", ")), "{complaint}");
+    }
 }

@@ -13,16 +13,20 @@ use http_body_util::channel::{Channel, Sender};
 use policyd_api::{Event, EventFilter, What};
 use tokio::sync::watch;
 
-use crate::daemon::Daemon;
+use super::handlers::Refusal;
+use crate::daemon::{Daemon, DaemonError};
 use crate::events::{EventLog, now_ns};
 
 /// Chunks on their way to one reader; past that the reader's loop waits, and the ring goes on without it.
 const CHUNKS: usize = 4;
 
 /// `GET /v1/events`.
-pub async fn events(State(daemon): State<Arc<Daemon>>, Query(filter): Query<EventFilter>) -> Response {
+pub async fn events(
+    State(daemon): State<Arc<Daemon>>,
+    Query(filter): Query<EventFilter>,
+) -> Result<Response, Refusal> {
     let (sender, body) = Channel::<Bytes, std::convert::Infallible>::new(CHUNKS);
-    let selection = Selection::new(&daemon, &filter);
+    let selection = Selection::new(&daemon, &filter)?;
     let log = Arc::clone(&daemon.events);
     let stop = daemon.stopping();
     tokio::spawn(feed(
@@ -33,7 +37,7 @@ pub async fn events(State(daemon): State<Arc<Daemon>>, Query(filter): Query<Even
         filter.follow,
         sender,
     ));
-    ([(CONTENT_TYPE, "application/x-ndjson")], Body::new(body)).into_response()
+    Ok(([(CONTENT_TYPE, "application/x-ndjson")], Body::new(body)).into_response())
 }
 
 /// Sends what the ring has, then waits for more; ends with the reader, or with the daemon.
@@ -98,26 +102,38 @@ fn write_line(out: &mut BytesMut, event: &Event) {
     }
 }
 
+/// The kinds in a list with commas.
+fn kinds(list: &str) -> Result<BTreeSet<&'static str>, DaemonError> {
+    list.split(',')
+        .map(|asked| {
+            let known = What::KINDS.into_iter().find(|kind| *kind == asked.trim());
+            known.ok_or_else(|| {
+                DaemonError::Invalid(format!(
+                    "there is no kind of event {asked:?}; there are {}",
+                    What::KINDS.join(", ")
+                ))
+            })
+        })
+        .collect()
+}
+
 /// The reader's filter, resolved once.
 struct Selection {
     domain: Option<Vec<String>>,
-    kinds: Option<BTreeSet<String>>,
+    kinds: Option<BTreeSet<&'static str>>,
 }
 
 impl Selection {
-    fn new(daemon: &Daemon, filter: &EventFilter) -> Selection {
-        Selection {
+    fn new(daemon: &Daemon, filter: &EventFilter) -> Result<Selection, DaemonError> {
+        Ok(Selection {
             // An id stands for the name it has now, so that the events of a rebooted domain stay in the stream.
             domain: filter.domain.as_ref().map(|d| {
                 let mut names = vec![d.clone()];
                 names.extend(daemon.domain_name(d));
                 names
             }),
-            kinds: filter
-                .kind
-                .as_ref()
-                .map(|k| k.split(',').map(|k| k.trim().to_owned()).collect()),
-        }
+            kinds: filter.kind.as_deref().map(kinds).transpose()?,
+        })
     }
 
     fn wants(&self, event: &Event) -> bool {
@@ -131,5 +147,23 @@ impl Selection {
                 .kinds
                 .as_ref()
                 .is_none_or(|kinds| kinds.contains(event.what.kind()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_kind_is_refused_with_the_known_ones() {
+        assert_eq!(
+            kinds("exec, accept").expect("both are known"),
+            BTreeSet::from(["accept", "exec"])
+        );
+        let refused = kinds("exec,verdict").expect_err("that is none");
+        assert!(refused.to_string().contains("\"verdict\""), "{refused}");
+        for kind in What::KINDS {
+            assert!(refused.to_string().contains(kind), "{refused}");
+        }
     }
 }

@@ -2,7 +2,6 @@
 //! Live flows: who owns them, and what a change of policy does to them.
 
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use netback_filter::{DecidedBy, Direction, Event, EventKind, FlowRecord};
@@ -11,25 +10,22 @@ use policyd_api::What;
 use vmi_xen::observe::Subject;
 
 use super::Enforcer;
-use crate::gate::{Write, action, decide_tcp, decider, write_verdict};
+use crate::gate::{Way, Write, action, decide, decider, write_verdict};
 use crate::present;
 use crate::registry::lock;
 use crate::world::World;
 
-/// Scope, the guest's side, the other side.
-pub type OwnerKey = (u32, SocketAddr, SocketAddr);
-
-/// Who opened which flow. Shared with the API; the trap path does not use it.
+/// Who holds which flow's socket in its guest. Shared with the API; the trap path does not use it.
 #[derive(Default)]
 pub struct Owners {
     /// By flow.
-    pub map: Mutex<HashMap<OwnerKey, Arc<Subject>>>,
+    pub map: Mutex<HashMap<Way, Arc<Subject>>>,
 }
 
 impl Owners {
-    /// Who opened this flow, if a trap or the inventory showed it.
-    pub fn of(&self, scope: u32, local: SocketAddr, remote: SocketAddr) -> Option<Arc<Subject>> {
-        lock(&self.map).get(&(scope, local, remote)).cloned()
+    /// Who holds this flow's socket, if a trap or the inventory showed it.
+    pub fn of(&self, way: &Way) -> Option<Arc<Subject>> {
+        lock(&self.map).get(way).cloned()
     }
 }
 
@@ -41,17 +37,17 @@ impl Enforcer {
         let records: Vec<FlowRecord> = lock(&self.datapath).flows(None).filter_map(Result::ok).collect();
         let mut changed = 0;
         for record in records.iter().filter(|r| r.decided_by == DecidedBy::Userspace) {
-            let (scope, local, remote) = (record.key.scope, record.key.local, record.key.remote);
-            match (record.verdict.origin, owners.get(&(scope, local, remote))) {
+            let way = Way::from(&record.key);
+            match (record.verdict.origin, owners.get(&way)) {
                 (Direction::FromGuest, Some(who)) => {
-                    let decision = decide_tcp(world, scope, who, local, remote);
+                    let decision = decide(world, &way, who);
                     if action(&decision) != record.verdict.action {
                         changed += 1;
                     }
-                    write_verdict(world, &self.flows, Write::Revise, scope, local, remote, &decision);
+                    write_verdict(world, &self.flows, Write::Revise, &way, &decision);
                 }
                 // The other half of a flow whose opener is a guest here is rewritten with that guest's half.
-                (Direction::ToGuest, _) if owners.contains_key(&opener(world, record)) => {}
+                (Direction::ToGuest, _) if owners.contains_key(&opener(world, &way)) => {}
                 // Nobody knows who opened it any more: the tables decide.
                 _ => {
                     if let Err(e) = self.flows.remove(&record.key) {
@@ -69,7 +65,7 @@ impl Enforcer {
         match event.kind {
             EventKind::Refused => {
                 let world = self.world.load();
-                let who = self.owners.of(key.scope, key.local, key.remote);
+                let who = self.owners.of(&Way::from(key));
                 let end = world.source(key.scope, key.local.ip(), who.as_deref());
                 let decision = Decision {
                     verdict: Verdict::Deny,
@@ -97,7 +93,7 @@ impl Enforcer {
                 );
             }
             EventKind::End => {
-                lock(&self.owners.map).remove(&(key.scope, key.local, key.remote));
+                lock(&self.owners.map).remove(&Way::from(key));
             }
             EventKind::Start => {}
         }
@@ -109,16 +105,14 @@ impl Enforcer {
             .flows(None)
             .filter_map(Result::ok)
             .filter(|r| !r.ended)
-            .map(|r| (r.key.scope, r.key.local, r.key.remote))
+            .map(|r| Way::from(&r.key))
             .collect();
         lock(&self.owners.map).retain(|key, _| live.contains(key));
     }
 }
 
-/// The key under which the opener of a flow towards a guest owns it.
-fn opener(world: &World, record: &FlowRecord) -> OwnerKey {
-    let scope = world
-        .vm_at(record.key.remote.ip())
-        .map_or(u32::MAX, |vm| vm.scope);
-    (scope, record.key.remote, record.key.local)
+/// A flow towards a guest as its opener sees it.
+fn opener(world: &World, way: &Way) -> Way {
+    let scope = world.vm_at(way.remote.ip()).map_or(u32::MAX, |vm| vm.scope);
+    way.seen_by(scope)
 }

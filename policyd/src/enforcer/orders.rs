@@ -4,12 +4,13 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use policy::{Protocol, VmId};
+use policy::{Decision, Endpoint, Protocol, VmId};
 use policyd_api::{Applied, What};
+use vmi_xen::linux::Socket;
 use vmi_xen::observe::Subject;
 
 use super::{Enforcer, Order};
-use crate::gate::{Fact, Write, decide_tcp, write_verdict};
+use crate::gate::{Fact, Told, Way, Write, decide, protocol, write_verdict};
 use crate::inventory::Inventory;
 use crate::present;
 use crate::registry::lock;
@@ -53,7 +54,19 @@ impl Enforcer {
         }
     }
 
-    pub(super) fn note(&mut self, scope: u32, fact: Fact) {
+    pub(super) fn note(&mut self, told: Told) {
+        let Told { scope, number, fact } = told;
+        // A gate counts from 1.
+        let before = self
+            .heard
+            .insert(scope, number)
+            .filter(|_| number > 1)
+            .unwrap_or(0);
+        let count = number.saturating_sub(before.saturating_add(1));
+        if count > 0 {
+            let place = "the way from its traps: more came than could be logged".into();
+            self.say(scope, What::Lost { count, place });
+        }
         match fact {
             Fact::Forked(child) => self.say(
                 scope,
@@ -67,89 +80,119 @@ impl Enforcer {
                     process: present::process(&who),
                 },
             ),
-            Fact::Exited(who, code) => {
-                let gone = self
-                    .listeners(scope)
-                    .is_some_and(|l| l.remove_process(who.process.tgid));
-                self.dirty |= gone;
-                self.say(
-                    scope,
-                    What::Exit {
-                        process: present::process(&who),
-                        code,
-                    },
-                );
-            }
-            Fact::Listening { who, local, netns } => {
-                self.listens(scope, Protocol::TCP, local, netns, Arc::clone(&who));
-                self.say(
-                    scope,
-                    What::Listen {
-                        process: present::process(&who),
-                        local,
-                    },
-                );
-            }
-            Fact::Connecting {
-                who,
-                local,
-                remote,
-                mut decision,
-            } => {
-                let world = self.world.load_full();
-                // The trap may have been decided a moment before a change of policy or listeners that this thread has
-                // since put in force.
-                let now = decide_tcp(&world, scope, &who, local, remote);
-                let inside = remote.ip().is_loopback() || remote.ip() == local.ip();
-                if (now.verdict, now.generation) != (decision.verdict, decision.generation) && !inside {
-                    write_verdict(&world, &self.flows, Write::Revise, scope, local, remote, &now);
-                    decision = now;
-                }
-                if !inside {
-                    lock(&self.owners.map).insert((scope, local, remote), Arc::clone(&who));
-                }
-                let to = present::party(
-                    &world,
-                    &world.destination(Protocol::TCP, remote.ip(), remote.port()),
-                    Some((Protocol::TCP, remote.port())),
-                    world
-                        .vm_at(remote.ip())
-                        .and_then(|vm| vm.listeners.owner_of(Protocol::TCP, remote.ip(), remote.port())),
-                );
-                let decision = present::decision(&world, scope, &decision);
-                self.say(
-                    scope,
-                    What::Connect {
-                        process: present::process(&who),
-                        local,
-                        remote,
-                        to: Box::new(to),
-                        decision,
-                    },
-                );
-            }
+            Fact::Exited(who, code) => self.say(
+                scope,
+                What::Exit {
+                    process: present::process(&who),
+                    code,
+                },
+            ),
+            Fact::Changed(who, to) => self.say(
+                scope,
+                What::Cred {
+                    process: present::process(&who),
+                    before: present::credentials(&who.process.credentials),
+                    after: present::credentials(&to),
+                },
+            ),
+            Fact::Serving { who, socket } => self.serves(scope, &who, &socket),
+            Fact::Closing { sk } => self.closes(scope, sk),
+            Fact::Connecting { who, way, decision } => self.connects(&who, &way, decision),
+            Fact::Accepted { who, way } => self.accepts(&who, &way),
         }
     }
 
-    fn listens(
-        &mut self,
-        scope: u32,
-        protocol: Protocol,
-        local: SocketAddr,
-        netns: u32,
-        subject: Arc<Subject>,
-    ) {
+    fn connects(&mut self, who: &Arc<Subject>, way: &Way, mut decision: Decision) {
+        let world = self.world.load_full();
+        // The trap may have been decided a moment before a change of policy or listeners that this thread has since put
+        // in force.
+        let now = decide(&world, way, who);
+        if (now.verdict, now.generation) != (decision.verdict, decision.generation) && !way.is_inside() {
+            write_verdict(&world, &self.flows, Write::Revise, way, &now);
+            decision = now;
+        }
+        if !way.is_inside() {
+            lock(&self.owners.map).insert(*way, Arc::clone(who));
+        }
+        let (protocol, remote) = (way.protocol, way.remote);
+        let to = present::party(
+            &world,
+            &world.destination(protocol, remote.ip(), remote.port()),
+            Some((protocol, remote.port())),
+            world
+                .vm_at(remote.ip())
+                .and_then(|vm| vm.listeners.owner_of(protocol, remote.ip(), remote.port())),
+        );
+        self.say(
+            way.scope,
+            What::Connect {
+                process: present::process(who),
+                protocol: protocol.to_string(),
+                local: way.local,
+                remote,
+                to: Box::new(to),
+                decision: present::decision(&world, way.scope, &decision),
+            },
+        );
+    }
+
+    fn accepts(&mut self, who: &Arc<Subject>, way: &Way) {
+        let world = self.world.load_full();
+        if !way.is_inside() {
+            lock(&self.owners.map).insert(*way, Arc::clone(who));
+        }
+        let remote = way.remote.ip();
+        let peer = world.vm_at(remote);
+        let client = peer.and_then(|vm| self.owners.of(&way.seen_by(vm.scope)));
+        let end = match peer {
+            Some(vm) => world.source(vm.scope, remote, client.as_deref()),
+            None => Endpoint::world(remote),
+        };
+        self.say(
+            way.scope,
+            What::Accept {
+                process: present::process(who),
+                local: way.local,
+                remote: way.remote,
+                from: Box::new(present::party(&world, &end, None, client.as_ref())),
+            },
+        );
+    }
+
+    fn serves(&mut self, scope: u32, who: &Arc<Subject>, socket: &Socket) {
+        let (protocol, local) = (protocol(socket), socket.local);
         if let Some(listeners) = self.listeners(scope) {
-            listeners.insert(
-                protocol,
-                local.port(),
-                Listener {
-                    address: local.ip(),
-                    netns,
-                    subject,
+            let listener = Listener {
+                sk: socket.sk,
+                address: local.ip(),
+                subject: Arc::clone(who),
+            };
+            listeners.insert(protocol, local.port(), listener);
+            self.dirty = true;
+        }
+        let process = present::process(who);
+        let what = match protocol {
+            Protocol::TCP => What::Listen { process, local },
+            _ => What::Bind { process, local },
+        };
+        self.say(scope, what);
+    }
+
+    fn closes(&mut self, scope: u32, sk: u64) {
+        // Most sockets that close never listened: the table is not copied for them.
+        if !self.guests.get(&scope).is_some_and(|vm| vm.listeners.has(sk)) {
+            return;
+        }
+        if let Some((protocol, port, listener)) = self.listeners(scope).and_then(|l| l.remove(sk)) {
+            self.dirty = true;
+            self.say(
+                scope,
+                What::Close {
+                    process: present::process(&listener.subject),
+                    protocol: protocol.to_string(),
+                    local: SocketAddr::new(listener.address, port),
                 },
             );
-            self.dirty = true;
         }
     }
 
@@ -169,7 +212,8 @@ impl Enforcer {
 
     fn guest_down(&mut self, scope: u32) {
         self.guests.remove(&scope);
-        lock(&self.owners.map).retain(|(s, _, _), _| *s != scope);
+        self.heard.remove(&scope);
+        lock(&self.owners.map).retain(|way, _| way.scope != scope);
         if let Err(e) = lock(&self.datapath).remove_scope(scope) {
             log::warn!("flows of domain {scope} stay in the map until they age out: {e}");
         }
@@ -206,8 +250,8 @@ impl Enforcer {
         }
         for l in &inventory.listeners {
             let listener = Listener {
+                sk: l.sk,
                 address: l.local.ip(),
-                netns: l.netns,
                 subject: Arc::clone(&l.subject),
             };
             // What a trap told is newer than what was read.
@@ -215,22 +259,18 @@ impl Enforcer {
         }
         self.refresh();
         let world = self.world.load_full();
-        for c in inventory
-            .connections
-            .iter()
-            .filter(|c| inventory.is_outgoing(c) && !c.remote.ip().is_loopback())
-        {
-            let decision = decide_tcp(&world, scope, &c.subject, c.local, c.remote);
-            write_verdict(
-                &world,
-                &self.flows,
-                Write::Revise,
+        for c in inventory.connections.iter().filter(|c| inventory.is_outgoing(c)) {
+            let way = Way {
                 scope,
-                c.local,
-                c.remote,
-                &decision,
-            );
-            lock(&self.owners.map).insert((scope, c.local, c.remote), Arc::clone(&c.subject));
+                protocol: c.protocol,
+                local: c.local,
+                remote: c.remote,
+            };
+            if !way.is_inside() {
+                let decision = decide(&world, &way, &c.subject);
+                write_verdict(&world, &self.flows, Write::Revise, &way, &decision);
+                lock(&self.owners.map).insert(way, Arc::clone(&c.subject));
+            }
         }
     }
 

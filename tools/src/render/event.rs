@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use policyd_api::{Decision, Event, Party, Process, Verdict, What};
+use policyd_api::{Credentials, Decision, Event, Party, Process, Verdict, What};
 
 use super::plain;
 use super::time::timestamp;
@@ -17,17 +17,40 @@ pub fn sentence(event: &Event) -> String {
         }
         What::Exec { process } => format!("{} runs: {}", who(domain, process), process.args.join(" ")),
         What::Exit { process, code } => format!("{} {}", who(domain, process), ending(*code)),
+        What::Cred {
+            process,
+            before,
+            after,
+        } => format!("{} {}", who(domain, process), change(before, after)),
         What::Listen { process, local } => format!("{} listens on {local}", who(domain, process)),
+        What::Bind { process, local } => format!("{} takes datagrams on {local}", who(domain, process)),
+        What::Close {
+            process,
+            protocol,
+            local,
+        } => format!("{} closed {local} {protocol}", who(domain, process)),
+        What::Accept {
+            process,
+            local,
+            remote,
+            from,
+        } => format!(
+            "{} accepted {} on {local}",
+            who(domain, process),
+            whom(from, remote)
+        ),
         What::Connect {
             process,
+            protocol,
             remote,
             to,
             decision,
             ..
         } => format!(
-            "{} → {}, {}",
+            "{} → {}{}, {}",
             who(domain, process),
             whom(to, remote),
+            if protocol == "tcp" { "" } else { " udp" },
             verdict(decision)
         ),
         What::Refused {
@@ -92,6 +115,33 @@ fn verdict(decision: &Decision) -> String {
         Verdict::Deny => "denied",
     };
     format!("{word} by {}", decision.rule)
+}
+
+/// `changed uid 0 → 1000, capabilities 1ffffffffff → 0`: what differs.
+fn change(before: &Credentials, after: &Credentials) -> String {
+    let ids = [
+        ("uid", before.uid, after.uid),
+        ("euid", before.euid, after.euid),
+        ("gid", before.gid, after.gid),
+        ("egid", before.egid, after.egid),
+    ];
+    let sets = [
+        ("permitted capabilities", before.permitted, after.permitted),
+        ("effective capabilities", before.effective, after.effective),
+    ];
+    let ids = ids
+        .iter()
+        .filter(|(_, old, new)| old != new)
+        .map(|(name, old, new)| format!("{name} {old} → {new}"));
+    let sets = sets
+        .iter()
+        .filter(|(_, old, new)| old != new)
+        .map(|(name, old, new)| format!("{name} {old:x} → {new:x}"));
+    let changes: Vec<String> = ids.chain(sets).collect();
+    if changes.is_empty() {
+        return "changed its groups or other credentials".into();
+    }
+    format!("changed {}", changes.join(", "))
 }
 
 /// An exit status of wait(2) in words.
@@ -183,6 +233,39 @@ mod tests {
     }
 
     #[test]
+    fn credentials() {
+        let root = Credentials {
+            uid: 0,
+            euid: 0,
+            gid: 0,
+            egid: 0,
+            permitted: 0x1ff,
+            effective: 0x1ff,
+        };
+        let nobody = Credentials {
+            uid: 65534,
+            euid: 65534,
+            effective: 0,
+            ..root
+        };
+        let cred = |after| {
+            said(What::Cred {
+                process: process(None),
+                before: root,
+                after,
+            })
+        };
+        assert_eq!(
+            cred(nobody),
+            "web1(412 curl uid 1000) changed uid 0 → 65534, euid 0 → 65534, effective capabilities 1ff → 0"
+        );
+        assert_eq!(
+            cred(root),
+            "web1(412 curl uid 1000) changed its groups or other credentials"
+        );
+    }
+
+    #[test]
     fn connections() {
         let to = Party {
             domain: Some("db1".into()),
@@ -202,12 +285,48 @@ mod tests {
         let connect = |to: &Party, verdict| {
             said(What::Connect {
                 process: process(Some("/usr/bin/curl")),
+                protocol: "tcp".into(),
                 local: at("10.0.0.1:4000"),
                 remote: at("10.0.0.2:6379"),
                 to: Box::new(to.clone()),
                 decision: decision(verdict),
             })
         };
+        assert_eq!(
+            said(What::Connect {
+                process: process(Some("/usr/bin/dig")),
+                protocol: "udp".into(),
+                local: at("10.0.0.1:4000"),
+                remote: at("192.0.2.53:53"),
+                to: Box::new(outside.clone()),
+                decision: decision(Verdict::Allow),
+            }),
+            "web1(412 /usr/bin/dig uid 1000) → 192.0.2.53:53 udp, allowed by shop/r"
+        );
+        assert_eq!(
+            said(What::Accept {
+                process: process(Some("/usr/sbin/nginx")),
+                local: at("10.0.0.1:80"),
+                remote: at("10.0.0.2:4000"),
+                from: Box::new(to.clone()),
+            }),
+            "web1(412 /usr/sbin/nginx uid 1000) accepted db1(88 /usr/bin/redis-server uid 110) 10.0.0.2:4000 on 10.0.0.1:80"
+        );
+        assert_eq!(
+            said(What::Bind {
+                process: process(Some("/usr/sbin/unbound")),
+                local: at("0.0.0.0:53"),
+            }),
+            "web1(412 /usr/sbin/unbound uid 1000) takes datagrams on 0.0.0.0:53"
+        );
+        assert_eq!(
+            said(What::Close {
+                process: process(Some("/usr/sbin/unbound")),
+                protocol: "udp".into(),
+                local: at("0.0.0.0:53"),
+            }),
+            "web1(412 /usr/sbin/unbound uid 1000) closed 0.0.0.0:53 udp"
+        );
         assert_eq!(
             connect(&to, Verdict::Allow),
             "web1(412 /usr/bin/curl uid 1000) → db1(88 /usr/bin/redis-server uid 110) 10.0.0.2:6379, allowed by shop/r"

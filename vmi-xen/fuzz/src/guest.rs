@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use vmi_xen::kernel::Kernel;
-use vmi_xen::linux::{Budget, Flow, Linux, Protocol, Socket, TaskAddr};
+use vmi_xen::linux::{Budget, Credentials, Flow, Linux, Protocol, Socket, TaskAddr};
 use vmi_xen::memory::{CpuState, PAGE_SIZE, PhysicalMemory};
 use vmi_xen::observe::{Observer, Point, Registers, Subject, Watch};
 
@@ -137,11 +137,14 @@ impl Guest {
                     let registers = Registers {
                         gs_base: cpu.kernel_gs_base(),
                         rdi,
+                        rsi: rdi,
                     };
-                    for _ in 0..2 {
-                        let _ = self.within(point.function(), Budget::TRAP, |linux| {
-                            watch.fire(linux, point, registers, &mut Nobody)
-                        });
+                    for function in point.functions() {
+                        for _ in 0..2 {
+                            let _ = self.within(function, Budget::TRAP, |linux| {
+                                watch.fire(linux, point, function, registers, &mut Nobody)
+                            });
+                        }
                     }
                 }
             }
@@ -158,4 +161,8 @@ impl Observer for Nobody {
     fn exited(&mut self, _: &Arc<Subject>, _: u32) {}
     fn listening(&mut self, _: &Arc<Subject>, _: &Socket) {}
     fn connecting(&mut self, _: &Arc<Subject>, _: &Socket) {}
+    fn changing(&mut self, _: &Arc<Subject>, _: &Credentials) {}
+    fn accepted(&mut self, _: &Arc<Subject>, _: &Socket) {}
+    fn bound(&mut self, _: &Arc<Subject>, _: &Socket) {}
+    fn closing(&mut self, _: u64) {}
 }

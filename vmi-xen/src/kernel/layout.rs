@@ -166,6 +166,23 @@ offsets! {
 }
 
 offsets! {
+    /// A process that calls exec.
+    ExecOffsets {
+        in_execve: Scalar = "task_struct.in_execve",
+    }
+}
+
+offsets! {
+    /// What a process leaves behind.
+    ExitOffsets {
+        exit_code: u64 = "task_struct.exit_code",
+        signal: u64 = "task_struct.signal",
+        flags: u64 = "signal_struct.flags",
+        group_exit_code: u64 = "signal_struct.group_exit_code",
+    }
+}
+
+offsets! {
     /// Credentials.
     CredOffsets {
         uid: u64 = "cred.uid",
@@ -562,6 +579,10 @@ pub struct Layout {
     pub thread: Group<ThreadOffsets>,
     /// Which ABI a thread's system call is of.
     pub thread_info: Group<ThreadInfoOffsets>,
+    /// Calls of exec under way.
+    pub exec: Group<ExecOffsets>,
+    /// Exit statuses.
+    pub exit: Group<ExitOffsets>,
     /// Credentials.
     pub cred: Group<CredOffsets>,
     /// Sets of capabilities.
@@ -663,6 +684,8 @@ impl Layout {
             task: TaskOffsets::resolve(btf),
             thread: ThreadOffsets::resolve(btf),
             thread_info: ThreadInfoOffsets::resolve(btf),
+            exec: ExecOffsets::resolve(btf),
+            exit: ExitOffsets::resolve(btf),
             cred: CredOffsets::resolve(btf),
             capability: CapabilityOffsets::resolve(btf),
             groups: GroupOffsets::resolve(btf),
@@ -715,6 +738,8 @@ impl Layout {
             task: no(why),
             thread: no(why),
             thread_info: no(why),
+            exec: no(why),
+            exit: no(why),
             cred: no(why),
             capability: no(why),
             groups: no(why),
@@ -790,6 +815,8 @@ impl Layout {
             gap("tasks", &self.task),
             gap("threads", &self.thread),
             gap("ABI of system calls", &self.thread_info),
+            gap("calls of exec", &self.exec),
+            gap("exit statuses", &self.exit),
             gap("credentials", &self.cred),
             gap("capabilities", &self.capability),
             gap("supplementary groups", &self.groups),

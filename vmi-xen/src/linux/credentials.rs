@@ -50,7 +50,7 @@ impl<M: PhysicalMemory> Linux<M> {
     ///
     /// # Errors
     /// If its users and groups cannot be read.
-    pub(super) fn credentials(&self, cred: u64) -> Result<Credentials, LinuxError> {
+    pub fn credentials(&self, cred: u64) -> Result<Credentials, LinuxError> {
         let layout = &self.kernel.layout;
         let offsets = group(&layout.cred)?;
         let id = |offset: u64| self.u32(cred.wrapping_add(offset));

@@ -267,6 +267,42 @@ impl<M: PhysicalMemory> Linux<M> {
         }
     }
 
+    /// Reads the `struct sockaddr` at `va`, which the kernel copied from a program. None if it is of another family than IPv4
+    /// and IPv6, as AF_UNSPEC is, which asks to disconnect.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn sockaddr(&self, va: u64) -> Result<Option<SocketAddr>, LinuxError> {
+        // What all systems agree on: family, then port, then the address, which IPv6 has behind its flow label.
+        let port = |linux: &Self| linux.u16(va.wrapping_add(2)).map(u16::from_be);
+        Ok(match self.u16(va)? {
+            AF_INET => Some(SocketAddr::new(self.ipv4(va.wrapping_add(4))?, port(self)?)),
+            AF_INET6 => Some(SocketAddr::new(self.ipv6(va.wrapping_add(8))?, port(self)?)),
+            _ => None,
+        })
+    }
+
+    /// The local address that a socket uses towards a peer of IPv4 or IPv6: an IPv6 socket has one of either, and while it is
+    /// being connected they need not agree yet.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn local_address(&self, sk: u64, towards: IpAddr) -> Result<IpAddr, LinuxError> {
+        let layout = &self.kernel.layout;
+        Ok(if towards.is_ipv4() {
+            self.ipv4(sk.wrapping_add(group(&layout.sock)?.rcv_saddr))?
+        } else {
+            self.ipv6(sk.wrapping_add(group(&layout.sock6)?.rcv_saddr))?
+        })
+    }
+
+    /// An IPv6 address; a v4-mapped one becomes IPv4.
+    fn ipv6(&self, va: u64) -> Result<IpAddr, LinuxError> {
+        let mut octets = [0; 16];
+        self.read(va, &mut octets)?;
+        Ok(Ipv6Addr::from(octets).to_canonical())
+    }
+
     fn protocol(&self, sk: u64, offsets: &SockOffsets, family: u16) -> Result<Protocol, LinuxError> {
         match self.scalar(sk, offsets.protocol)? {
             IPPROTO_TCP | IPPROTO_MPTCP => Ok(Protocol::Tcp),

@@ -7,6 +7,8 @@ use crate::memory::{CpuState, PhysicalMemory};
 /// Processes of one guest that are seen: twice the default pid_max of machines
 /// with up to 32 CPUs, which counts threads too.
 const MAX_PROCESSES: usize = 1 << 16;
+/// SIGNAL_GROUP_EXIT of the kernel's sched/signal.h, in all versions.
+const SIGNAL_GROUP_EXIT: u32 = 0x4;
 /// Threads of one process.
 const MAX_THREADS: usize = 1 << 16;
 
@@ -169,6 +171,35 @@ impl<M: PhysicalMemory> Linux<M> {
         let parent = self.leader(TaskAddr(self.u64(task.0.wrapping_add(offsets.real_parent))?))?;
         let idle = self.u32(parent.0.wrapping_add(offsets.pid))? == 0;
         Ok((!idle && parent != task).then_some(parent))
+    }
+
+    /// Whether a thread is in the midst of a call of exec. No, where this kernel does not tell.
+    ///
+    /// # Errors
+    /// If the task cannot be read.
+    pub fn in_exec(&self, task: TaskAddr) -> Result<bool, LinuxError> {
+        Ok(match &self.kernel.layout.exec {
+            Ok(offsets) => self.scalar(task.0, offsets.in_execve)? != 0,
+            Err(_) => false,
+        })
+    }
+
+    /// What wait(2) will report of the process that a thread belongs to, once its last thread has set its own status.
+    ///
+    /// # Errors
+    /// If the task cannot be read.
+    pub fn exit_status(&self, task: TaskAddr) -> Result<u32, LinuxError> {
+        let offsets = group(&self.kernel.layout.exit)?;
+        let signal = self.u64(task.0.wrapping_add(offsets.signal))?;
+        let status = if self.u32(signal.wrapping_add(offsets.flags))? & SIGNAL_GROUP_EXIT != 0 {
+            // All threads end together: exit_group(2), or a signal.
+            self.u32(signal.wrapping_add(offsets.group_exit_code))?
+        } else {
+            // Each ended by itself: the first thread's status counts.
+            let leader = self.leader(task)?;
+            self.u32(leader.0.wrapping_add(offsets.exit_code))?
+        };
+        Ok(status & 0xffff)
     }
 
     /// The key of a thread's identity, in eight reads at most.

@@ -22,6 +22,7 @@ mod hostile;
 mod initramfs;
 mod kernels;
 mod machine;
+mod points;
 mod syscalls;
 mod truth;
 
@@ -51,6 +52,15 @@ fn engine_agrees_with_the_guests_own_proc() {
         for cpu in dump.cpus() {
             linux.prove_current(cpu).expect("current task");
         }
+    }
+}
+
+#[test]
+fn there_is_a_place_for_every_probe() {
+    for kernel in selected() {
+        let Loaded { dump, .. } = kernel.load();
+        let found = Kernel::find(&dump, dump.cpus()).expect(kernel.series);
+        points::are_there(&dump, &found);
     }
 }
 
