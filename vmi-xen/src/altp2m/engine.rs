@@ -196,17 +196,13 @@ impl Engine {
     /// # Errors
     /// Where Xen refuses.
     pub fn disarm(&mut self, id: ProbeId) -> Result<(), EngineError> {
-        let Some((gfn, shadow)) = self.shadows.iter_mut().find(|(_, s)| s.has(id)) else {
+        let Some(shadow) = self.shadows.values_mut().find(|shadow| shadow.has(id)) else {
             return Ok(());
         };
-        let gfn = *gfn;
+        // The page stays in the view, now the same as the guest's own, until the
+        // engine goes: a mapping taken away under a vCPU that runs there was seen
+        // to make it execute something else.
         shadow.take(id)?;
-        if shadow.is_empty() {
-            altp2m::remap(&self.xen, self.domid, self.view, gfn, None)?;
-            // Its frame stays with the domain, for the next page to be probed:
-            // dropping it now would reset the whole view.
-            self.shadows.remove(&gfn);
-        }
         Ok(())
     }
 
