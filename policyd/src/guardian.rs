@@ -253,7 +253,12 @@ impl Shared {
             .stdin(Stdio::piped())
             .spawn()?;
         self.pid.store(child.id(), Ordering::Relaxed);
-        *self.lifeline.lock().unwrap_or_else(PoisonError::into_inner) = child.stdin.take();
+        let lifeline = child.stdin.take();
+        if let Some(pipe) = &lifeline {
+            // A guardian that is stopped, and reads nothing, must not stop the daemon when the pipe is full.
+            nix::fcntl::fcntl(pipe, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
+        }
+        *self.lifeline.lock().unwrap_or_else(PoisonError::into_inner) = lifeline;
         Ok(child)
     }
 

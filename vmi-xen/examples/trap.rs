@@ -25,7 +25,7 @@ use anyhow::{Context, bail};
 use vmi_xen::{
     altp2m::{Config, Engine, ProbeId, Trap, UndoRecord, undo},
     kernel::Kernel,
-    linux::{Linux, Socket},
+    linux::{Credentials, Linux, Socket},
     live::{LiveMemory, cpu_states},
     memory::AddressSpace,
     observe::{Observer, Point, Registers, Subject, Watch},
@@ -203,6 +203,18 @@ impl Observer for Facts {
     fn connecting(&mut self, _: &Arc<Subject>, _: &Socket) {
         self.0 += 1;
     }
+    fn changing(&mut self, _: &Arc<Subject>, _: &Credentials) {
+        self.0 += 1;
+    }
+    fn accepted(&mut self, _: &Arc<Subject>, _: &Socket) {
+        self.0 += 1;
+    }
+    fn bound(&mut self, _: &Arc<Subject>, _: &Socket) {
+        self.0 += 1;
+    }
+    fn closing(&mut self, _: u64) {
+        self.0 += 1;
+    }
 }
 
 impl Reading {
@@ -217,16 +229,22 @@ impl Reading {
     }
 
     fn read(&mut self, function: &str, trap: &Trap<'_>) {
-        let Some(point) = Point::ALL.into_iter().find(|point| point.function() == function) else {
+        let Some(point) = Point::ALL
+            .into_iter()
+            .find(|point| point.functions().contains(&function))
+        else {
             return;
         };
         let registers = Registers {
             gs_base: trap.regs.gs_base,
             rdi: trap.regs.rdi,
+            rsi: trap.regs.rsi,
         };
         let before = self.counters.map(|counters| counters.instructions());
         // What cannot be read is no fact: the counts tell.
-        let _ = self.watch.fire(&self.linux, point, registers, &mut self.facts);
+        let _ = self
+            .watch
+            .fire(&self.linux, point, function, registers, &mut self.facts);
         let after = self.counters.map(|counters| counters.instructions());
         self.costs
             .extend(after.zip(before).map(|(after, before)| after - before));

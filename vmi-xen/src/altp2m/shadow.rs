@@ -108,10 +108,6 @@ impl Shadow {
         self.probes.0.iter().any(|probe| probe.id == id)
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.probes.0.is_empty()
-    }
-
     /// Whether the guest's own page has an int3 at `offset`.
     pub(super) fn original_breaks_at(&self, offset: usize) -> Result<bool, XenError> {
         let mut byte = [0];
