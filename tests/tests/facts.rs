@@ -40,20 +40,6 @@ fn program() -> Fallible<PathBuf> {
     Ok(program)
 }
 
-/// Starts policyd anew, so that no probe rests however often it fires.
-fn unhurried(mesh: &Mesh) -> Outcome {
-    mesh.0.exec("dom0", &["pkill", "-x", "policyd"])?;
-    mesh.wait("policyd has ended", |mesh| {
-        Ok(!mesh.0.exec("dom0", &["pgrep", "-x", "policyd"])?.success())
-    })?;
-    let start = "setsid policyd --budget 100 >> /run/policyd.log 2>&1 < /dev/null &";
-    mesh.0.check("dom0", &["sh", "-c", start])?;
-    mesh.wait("policyd serves", |mesh| {
-        Ok(mesh.0.exec("dom0", &["xmesh", "info"])?.success())
-    })?;
-    mesh.start()
-}
-
 /// Follows web1's events into a file of dom0, from now on.
 fn follow(mesh: &Mesh) -> Outcome {
     let start = format!(
@@ -100,7 +86,6 @@ fn knocks(events: &[Value], protocol: &str, from: u64) -> Vec<u64> {
 #[ignore = "needs a rig: cargo xtask test"]
 fn every_fact_is_told_once_and_in_order() -> Outcome {
     let mesh = Mesh::up()?;
-    unhurried(&mesh)?;
     mesh.0.push(&program()?, "web1", "/run/facts")?;
     follow(&mesh)?;
     let script = format!(

@@ -13,10 +13,7 @@ const GUEST: &str = "phoenix";
 
 /// A guest of the test's own, seen by traps.
 fn born(mesh: &Mesh) -> Result<Domain<'_>, Box<dyn std::error::Error>> {
-    let spec = DomainSpec {
-        config: "maxmem = 256".into(),
-        ..DomainSpec::new(GUEST, Ipv4Addr::new(10, 0, 0, 50))
-    };
+    let spec = DomainSpec::new(GUEST, Ipv4Addr::new(10, 0, 0, 50));
     mesh.0.create_domain(&spec)?;
     let guard = Domain(&mesh.0, GUEST);
     mesh.0.wait_for(GUEST)?;

@@ -42,7 +42,8 @@ impl Mesh {
     /// Starts policyd unless it runs, and waits until it sees web1 and db1.
     pub fn start(&self) -> Outcome {
         if !self.0.exec("dom0", &["xmesh", "info"])?.success() {
-            let start = "setsid policyd >> /run/policyd.log 2>&1 < /dev/null &";
+            // Traps take long where the processor is emulated: by the usual budget probes would rest under a test's load.
+            let start = "setsid policyd --budget 100 >> /run/policyd.log 2>&1 < /dev/null &";
             self.0.check("dom0", &["sh", "-c", start])?;
         }
         let trapped = self.trapped();
