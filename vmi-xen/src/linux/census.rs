@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! Who is really there: every task, by every way that leads to one.
 //!
-//! A rootkit that hides a process takes it off the list that /proc is made
-//! from. The scheduler, the table of PIDs and the parent still need it, so it
-//! is seen there, and what is in one and not in the other is told.
+//! A rootkit that hides a process takes it off the list of all processes, or
+//! out of the table of PIDs that /proc is made from. The scheduler and the
+//! parent still need it, so it is seen there, and what is in one and not in the
+//! other is told.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -24,11 +25,11 @@ const EXIT_DEAD: u32 = 0x10;
 /// A way to find a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum View {
-    /// The list of all processes, which /proc and ps show.
+    /// The list of all processes, by which the kernel itself visits them.
     TaskList,
     /// The list of a process's threads.
     ThreadList,
-    /// The table of PIDs.
+    /// The table of PIDs, which /proc and ps show.
     PidTable,
     /// The parent's list of children.
     Children,
