@@ -12,7 +12,7 @@ mod support;
 use support::{Mesh, Outcome};
 
 /// Execs, TCP connects and UDP connects of each of the two workers.
-const COUNT: u64 = 1000;
+const COUNT: u64 = 500;
 const PORTS: [u64; 2] = [20_000, 40_000];
 const ACCEPTS: usize = 200;
 /// The emulator may be slow, and the machine it runs on busy.
