@@ -54,9 +54,9 @@ pub struct Options {
     /// What traps may cost a guest, in percent of one vCPU's time; probes that cost more rest for a while
     #[arg(long, value_name = "PERCENT", default_value = "5", value_parser = percent)]
     pub budget: f64,
-    /// Never write breakpoints into a guest's own memory: on a host without altp2m (AMD) guests are then only read
+    /// On a host without altp2m, as all of AMD's: put breakpoints into the guests' own memory. Guests that trace their kernel could notice.
     #[arg(long)]
-    pub no_breakpoint: bool,
+    pub breakpoints: bool,
     /// Take the datapath off every vif and end
     #[arg(long)]
     pub detach: bool,

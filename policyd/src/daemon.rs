@@ -165,7 +165,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
             share: options.budget / 100.0,
             ..TrapBudget::default()
         },
-        breakpoints: !options.no_breakpoint,
+        breakpoints: options.breakpoints,
     });
     let watcher = Watcher::new(context, xen, Xenstore::open()?, Arc::clone(&datapath));
     let watcher = spawn("watcher", {

@@ -43,7 +43,7 @@ impl Mesh {
     pub fn start(&self) -> Outcome {
         if !self.0.exec("dom0", &["xmesh", "info"])?.success() {
             // Traps take long where the processor is emulated: by the usual budget probes would rest under a test's load.
-            let start = "setsid policyd --budget 100 >> /run/policyd.log 2>&1 < /dev/null &";
+            let start = "setsid policyd --breakpoints --budget 100 >> /run/policyd.log 2>&1 < /dev/null &";
             self.0.check("dom0", &["sh", "-c", start])?;
         }
         let trapped = self.trapped();

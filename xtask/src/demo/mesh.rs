@@ -26,7 +26,8 @@ pub fn install(rig: &Rig) -> anyhow::Result<()> {
 /// Starts the daemon and waits until its API answers.
 pub fn start(rig: &Rig) -> anyhow::Result<()> {
     // Traps take long where the processor is emulated: by the usual budget probes would rest under the demo's load.
-    let command = format!("setsid policyd --budget 100 >> {LOG} 2>&1 < /dev/null & echo started");
+    let command =
+        format!("setsid policyd --breakpoints --budget 100 >> {LOG} 2>&1 < /dev/null & echo started");
     rig.check("dom0", &["sh", "-c", &command])?;
     wait_for("policyd answers", Duration::from_secs(60), || {
         Ok(xmesh(rig, &["list"]).is_ok())
