@@ -105,10 +105,10 @@ impl Point {
             Point::Connect => "connections are decided by VM, not by process",
             Point::Listen => "listeners are found by reading the guest, a little later",
             Point::ConnectUdp4 | Point::SourceUdp4 => {
-                "UDP over IPv4 is decided by who owns the port, from the second packet on"
+                "UDP over IPv4 is decided by VM, address and port, not by process"
             }
             Point::ConnectUdp6 | Point::SourceUdp6 => {
-                "UDP over IPv6 is decided by who owns the port, from the second packet on"
+                "UDP over IPv6 is decided by VM, address and port, not by process"
             }
             Point::Bind => "who owns a UDP port is found by reading the guest, a little later",
             Point::Exec => "no exec events",
@@ -116,8 +116,8 @@ impl Point {
             Point::Credentials => "no cred events",
             Point::Exit => "no exit events",
             Point::Fork => "no fork events",
-            Point::Unlisten => "a closed listener is known until its process ends",
-            Point::Unbind => "a UDP port given back is known until its process ends",
+            Point::Unlisten => "a closed listener is known until the domain is attached to again",
+            Point::Unbind => "a UDP port given back is known until the domain is attached to again",
         }
     }
 }
