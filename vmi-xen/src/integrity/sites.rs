@@ -35,12 +35,14 @@ const NOP5: [[u8; 5]; 3] = [
     [0x3e, 0x8d, 0x74, 0x26, 0x00],
 ];
 /// What a static call may hold instead of a call (arch/x86/kernel/static_call.c):
-/// "return 0", by version, and the trap of a warning.
-const NO_CALL: [[u8; 5]; 4] = [
+/// "return 0", by version, the trap of a warning, and since 7.3 the release of a
+/// spin lock where no hypervisor wants to know of it (`movb $0, (%rdi)`).
+const NO_CALL: [[u8; 5]; 5] = [
     [0x67, 0x48, 0x0f, 0xb9, 0x3a],
     [0x2e, 0x2e, 0x2e, 0x31, 0xc0],
     [0x66, 0x66, 0x48, 0x31, 0xc0],
     [0x66, 0x2e, 0x2e, 0x31, 0xc0],
+    [0x3e, 0x3e, 0xc6, 0x07, 0x00],
 ];
 const RET: u8 = 0xc3;
 
