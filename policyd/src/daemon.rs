@@ -29,6 +29,7 @@ use crate::graph;
 use crate::guardian::{self, Supervisor};
 use crate::integrity;
 use crate::lock::InstanceLock;
+use crate::lookups::{self, Lookups};
 use crate::present;
 use crate::registry::{DomainEntry, Registry, lock};
 use crate::store::{Store, StoreError};
@@ -85,6 +86,7 @@ pub struct Daemon {
     registry: Arc<Registry>,
     world: Arc<ArcSwap<World>>,
     owners: Arc<Owners>,
+    lookups: Lookups,
     datapath: Arc<Mutex<Datapath>>,
     orders: Sender<Order>,
     supervisor: Arc<Supervisor>,
@@ -141,18 +143,26 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     )));
     let (orders, orders_in) = bounded(ORDERS);
     let (facts, facts_in) = bounded(FACTS);
+    let (lookups, questions) = Lookups::new();
     let enforcer = Enforcer::new(
         policies,
         Arc::clone(&datapath),
         Arc::clone(&world),
         Arc::clone(&events),
         Arc::clone(&owners),
+        lookups.clone(),
     )?;
     let enforcer = spawn("enforcer", move || enforcer.run(&orders_in, &facts_in))?;
     let stop = Arc::new(AtomicBool::new(false));
     let vifs = spawn("vif-events", {
         let (orders, stop) = (orders.clone(), Arc::clone(&stop));
         move || vif_events::forward(vif_events, &orders, &stop)
+    })?;
+    let share = options.budget / 100.0;
+    let looker = spawn("lookups", {
+        let (lookups, registry) = (lookups.clone(), Arc::clone(&registry));
+        let (orders, stop) = (orders.clone(), Arc::clone(&stop));
+        move || lookups::run(&lookups, &questions, &registry, &orders, share, &stop)
     })?;
     let context = Arc::new(Context {
         registry: Arc::clone(&registry),
@@ -162,7 +172,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         facts,
         undo_dir: undo_dir.clone(),
         budget: TrapBudget {
-            share: options.budget / 100.0,
+            share,
             ..TrapBudget::default()
         },
         breakpoints: options.breakpoints,
@@ -187,6 +197,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         registry,
         world,
         owners,
+        lookups,
         datapath,
         orders: orders.clone(),
         supervisor: Arc::clone(&supervisor),
@@ -200,6 +211,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     stop.store(true, Ordering::SeqCst);
     let _ = watcher.join();
     let _ = vifs.join();
+    let _ = looker.join();
     if let Some(checks) = checks {
         let _ = checks.join();
     }
@@ -272,6 +284,7 @@ impl Daemon {
             generation: self.world.load().rules.generation(),
             xen: self.xen.clone(),
             events_lost: self.events.missed(),
+            lookups: present::lookups(&self.lookups.stats()),
         }
     }
 

@@ -9,7 +9,7 @@ mod flows;
 mod orders;
 mod policies;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -19,6 +19,7 @@ use crossbeam_channel::{Receiver, Sender, select};
 use netback_filter::{Datapath, FlowWriter};
 use policy::VmId;
 use policyd_api::{Applied, ApplyRequest, PolicyDocument, PolicySummary, What};
+use vmi_xen::observe::Subject;
 
 pub use flows::Owners;
 pub use policies::Policies;
@@ -27,6 +28,7 @@ use crate::daemon::DaemonError;
 use crate::events::EventLog;
 use crate::gate::Told;
 use crate::inventory::Inventory;
+use crate::lookups::{Answer, Lookups};
 use crate::registry::lock;
 use crate::tables;
 use crate::world::{Listeners, Vm, World};
@@ -35,6 +37,12 @@ use crate::world::{Listeners, Vm, World};
 const BATCH: usize = 256;
 /// How often owners of flows that are gone are let go.
 const SWEEP: Duration = Duration::from_secs(10);
+
+/// How long a closed UDP socket is remembered.
+const REMEMBER: Duration = Duration::from_secs(10);
+
+/// By guest and port, and since when.
+type Gone = HashMap<(u32, u16), (Arc<Subject>, Instant)>;
 
 /// What the enforcer can be told.
 pub enum Order {
@@ -98,8 +106,10 @@ pub enum Order {
         /// Told once the World has it.
         done: Sender<()>,
     },
-    /// A packet was refused or a flow ended at a vif.
+    /// A packet was refused, or a flow began or ended at a vif.
     Vif(netback_filter::Event),
+    /// Who owns a flow that the enforcer asked about.
+    Owner(Box<Answer>),
     /// Something to log.
     Say {
         /// The domain it is about.
@@ -118,6 +128,9 @@ pub struct Enforcer {
     world: Arc<ArcSwap<World>>,
     log: Arc<EventLog>,
     owners: Arc<Owners>,
+    lookups: Lookups,
+    /// Owners of UDP sockets that were closed a moment ago: a report of their last packet may still be on its way.
+    gone: Gone,
     policies: Policies,
     guests: BTreeMap<u32, Vm>,
     /// Number of the last fact of each guest.
@@ -139,6 +152,7 @@ impl Enforcer {
         world: Arc<ArcSwap<World>>,
         log: Arc<EventLog>,
         owners: Arc<Owners>,
+        lookups: Lookups,
     ) -> Result<Enforcer, DaemonError> {
         let flows = lock(&datapath).flow_writer();
         let mut enforcer = Enforcer {
@@ -147,6 +161,8 @@ impl Enforcer {
             world,
             log,
             owners,
+            lookups,
+            gone: Gone::default(),
             policies,
             guests: BTreeMap::new(),
             heard: BTreeMap::new(),

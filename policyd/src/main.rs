@@ -17,6 +17,7 @@ mod integrity;
 mod inventory;
 mod links;
 mod lock;
+mod lookups;
 mod present;
 mod registry;
 mod store;

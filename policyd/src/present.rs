@@ -9,6 +9,7 @@ use vmi_xen::integrity::{Finding, Report, Severity};
 use vmi_xen::linux::{self, Socket};
 use vmi_xen::observe::Subject;
 
+use crate::lookups::Stats;
 use crate::world::World;
 
 /// `loginuid` of a process nobody logged in for (linux/audit.h: AUDIT_UID_UNSET).
@@ -95,6 +96,17 @@ pub fn check(domain: &str, report: &Report) -> api::Check {
         text: extent.text,
         functions: extent.functions,
         took_ms: report.took.as_millis() as u64,
+    }
+}
+
+/// What lookups have cost and given.
+pub fn lookups(stats: &Stats) -> api::Lookups {
+    api::Lookups {
+        made: stats.meter.hits,
+        found: stats.found,
+        dropped: stats.dropped,
+        mean_us: stats.meter.mean().as_secs_f64() * 1e6,
+        p99_us: stats.meter.p99().as_secs_f64() * 1e6,
     }
 }
 

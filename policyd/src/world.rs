@@ -162,7 +162,8 @@ impl World {
                 // No rule decided: not knowing did.
                 by: Decider::Nothing,
                 verdict: Verdict::Deny,
-                refuse: Refuse::Rst,
+                // Without an answer a client tries again, and by then its process may be known.
+                refuse: Refuse::Drop,
                 audit: false,
                 ..decision
             },

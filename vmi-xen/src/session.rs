@@ -4,6 +4,7 @@
 //! [`Session`] traps and belongs to one thread. [`Inspector`] only reads, and may run beside it: whoever asks for all processes
 //! does not hold up the trap path.
 
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use crate::altp2m::{self, Armed, EngineError, ProbeId, RecordError, UndoRecord};
 use crate::breakpoint;
 use crate::integrity::{Checker, Report};
 use crate::kernel::{Kernel, KernelError, LayoutError};
-use crate::linux::{Budget, DataFlow, InterfaceAddress, Linux, LinuxError, Socket};
+use crate::linux::{Budget, DataFlow, Flow, InterfaceAddress, Linux, LinuxError, Socket};
 use crate::live::{self, LiveMemory};
 use crate::meter::{Governor, Meter, TrapBudget, Verdict};
 use crate::observe::{Observer, Point, Registers, Subject, Watch};
@@ -156,6 +157,9 @@ fn reader(xen: &Xen, domid: DomId) -> Result<Linux<LiveMemory>, SessionError> {
 pub struct Inspector {
     linux: Linux<LiveMemory>,
     vcpus: u32,
+    /// Processes that [`Inspector::owner`] met.
+    owners: RefCell<Watch>,
+    mapped: Cell<Instant>,
 }
 
 impl Inspector {
@@ -167,7 +171,12 @@ impl Inspector {
         let xen = Xen::open()?;
         let linux = reader(&xen, domid)?;
         let vcpus = domain::info(&xen, domid)?.map_or(0, |info| info.vcpus);
-        Ok(Inspector { linux, vcpus })
+        Ok(Inspector {
+            linux,
+            vcpus,
+            owners: RefCell::default(),
+            mapped: Cell::new(Instant::now()),
+        })
     }
 
     /// Release of the guest's kernel, as `uname -r` prints it.
@@ -230,6 +239,25 @@ impl Inspector {
         Ok(all)
     }
 
+    /// The socket that a flow belongs to and a process that holds it, as [`Linux::socket_owner`] finds them. None where no
+    /// process owns it.
+    ///
+    /// Made to be asked often: mappings of the guest's memory are kept for up to a second, processes until they change.
+    ///
+    /// # Errors
+    /// As [`Linux::socket_owner`].
+    pub fn owner(&self, flow: &Flow) -> Result<Option<(Socket, Arc<Subject>)>, LinuxError> {
+        if self.mapped.get().elapsed() >= STATUS_PERIOD {
+            self.fresh();
+        }
+        self.linux.refresh();
+        let Some(found) = self.linux.socket_owner(flow)? else {
+            return Ok(None);
+        };
+        let subject = self.owners.borrow_mut().subject(&self.linux, found.task)?;
+        Ok(Some((found.socket, subject)))
+    }
+
     /// Addresses of the guest's interfaces, in all its network namespaces.
     ///
     /// # Errors
@@ -274,6 +302,7 @@ impl Inspector {
     }
 
     fn fresh(&self) {
+        self.mapped.set(Instant::now());
         self.linux.memory().invalidate();
         self.linux.refresh();
     }

@@ -51,6 +51,9 @@ pub struct Status {
     pub xen: String,
     /// Events not delivered to slow readers since the start.
     pub events_lost: u64,
+    /// Flows whose owner was looked up.
+    #[serde(default)]
+    pub lookups: Lookups,
 }
 
 /// One domain on this host.
@@ -270,6 +273,32 @@ pub struct Credentials {
     pub effective: u64,
 }
 
+/// How a flow and its owner were seen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Seen {
+    /// By a trap, before its first packet.
+    #[default]
+    Trap,
+    /// By reading the guest's tables, once the vif had seen its first packet.
+    Lookup,
+}
+
+/// What lookups of flows' owners have cost and given since the daemon started.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct Lookups {
+    /// Lookups made.
+    pub made: u64,
+    /// Of them, those that found an owner.
+    pub found: u64,
+    /// Not made: too many waited, or the guest had used its share.
+    pub dropped: u64,
+    /// Mean time of one, µs.
+    pub mean_us: f64,
+    /// Time within which 99 of 100 were done, µs.
+    pub p99_us: f64,
+}
+
 /// Something that happened.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Event {
@@ -349,8 +378,12 @@ pub enum What {
         remote: SocketAddr,
         /// Who is at the peer, as far as known.
         from: Box<Party>,
+        /// How it was seen.
+        #[serde(default)]
+        seen: Seen,
     },
-    /// A process opens a connection; the verdict was in force before its first packet.
+    /// A process opens a connection. Seen by a trap, the verdict was in force before its first packet; seen by a lookup,
+    /// the first packet met the rules for an unknown process.
     Connect {
         /// The client.
         process: Process,
@@ -365,6 +398,18 @@ pub enum What {
         to: Box<Party>,
         /// The verdict.
         decision: Decision,
+        /// How it was seen.
+        #[serde(default)]
+        seen: Seen,
+    },
+    /// A guest sends what none of its processes owns: by a raw socket, by the kernel itself, or by who hides.
+    Unowned {
+        /// `tcp` or `udp`.
+        protocol: String,
+        /// The guest's side.
+        local: SocketAddr,
+        /// The other side.
+        remote: SocketAddr,
     },
     /// The datapath refused a packet.
     Refused {
@@ -421,7 +466,7 @@ pub enum What {
 
 impl What {
     /// Every word that names a kind.
-    pub const KINDS: [&str; 16] = [
+    pub const KINDS: [&str; 17] = [
         "fork",
         "exec",
         "exit",
@@ -431,6 +476,7 @@ impl What {
         "close",
         "accept",
         "connect",
+        "unowned",
         "refused",
         "sight",
         "domain",
@@ -452,6 +498,7 @@ impl What {
             What::Close { .. } => "close",
             What::Accept { .. } => "accept",
             What::Connect { .. } => "connect",
+            What::Unowned { .. } => "unowned",
             What::Refused { .. } => "refused",
             What::Sight { .. } => "sight",
             What::Domain { .. } => "domain",

@@ -5,12 +5,13 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use netback_filter::{DecidedBy, Direction, Event, EventKind, FlowRecord};
-use policy::{Decision, Refuse, Verdict};
-use policyd_api::What;
+use policy::{Decision, Protocol, Refuse, Verdict};
+use policyd_api::{Seen, What};
 use vmi_xen::observe::Subject;
 
-use super::Enforcer;
+use super::{Enforcer, REMEMBER};
 use crate::gate::{Way, Write, action, decide, decider, write_verdict};
+use crate::lookups::{Answer, Question};
 use crate::present;
 use crate::registry::lock;
 use crate::world::World;
@@ -60,47 +61,115 @@ impl Enforcer {
     }
 
     /// A report of the datapath.
-    pub(super) fn vif_event(&self, event: &Event) {
-        let key = &event.flow.key;
-        match event.kind {
-            EventKind::Refused => {
-                let world = self.world.load();
-                let who = self.owners.of(&Way::from(key));
-                let end = world.source(key.scope, key.local.ip(), who.as_deref());
-                let decision = Decision {
-                    verdict: Verdict::Deny,
-                    refuse: Refuse::Rst,
-                    audit: false,
-                    by: decider(event.flow.verdict.rule),
-                    generation: u64::from(event.flow.verdict.generation),
-                };
-                self.say(
-                    key.scope,
-                    What::Refused {
-                        direction: match event.direction {
-                            Direction::FromGuest => "out",
-                            Direction::ToGuest => "in",
-                        }
-                        .into(),
-                        protocol: key.protocol.to_string(),
-                        local: key.local,
-                        remote: key.remote,
-                        who: who
-                            .as_ref()
-                            .map(|w| Box::new(present::party(&world, &end, None, Some(w)))),
-                        decision: present::decision(&world, key.scope, &decision),
-                    },
-                );
-            }
-            EventKind::End => {
-                lock(&self.owners.map).remove(&Way::from(key));
-            }
-            EventKind::Start => {}
+    pub(super) fn vif_event(&mut self, event: Event) {
+        let way = Way::from(&event.flow.key);
+        if event.kind == EventKind::End {
+            lock(&self.owners.map).remove(&way);
+            return;
+        }
+        let by_rules = event.flow.decided_by != DecidedBy::Userspace;
+        let has_ports = matches!(way.protocol, Protocol::TCP | Protocol::UDP);
+        let told = self.owners.of(&way);
+        // A trap may have told of the accept before this report came.
+        let new = by_rules && (told.is_none() || event.flow.verdict.origin == Direction::FromGuest);
+        let known = told.or_else(|| self.receiver(&way));
+        let question = Question { way, event };
+        if !by_rules || !has_ports || known.is_some() {
+            self.owned(&question, known, new);
+        } else if let Err(question) = self.lookups.ask(question) {
+            self.owned(&question, None, false);
         }
     }
 
+    /// Who owns a flow that no trap showed.
+    pub(super) fn answered(&mut self, answer: Answer) {
+        let Answer {
+            question,
+            owner,
+            asked,
+        } = answer;
+        if let Some((socket, who)) = &owner
+            && socket.remote.is_none()
+            && !self
+                .guests
+                .get(&question.way.scope)
+                .is_some_and(|vm| vm.listeners.has(socket.sk))
+        {
+            self.serves(question.way.scope, who, socket);
+        }
+        let nobody = asked && owner.is_none();
+        self.owned(&question, owner.map(|(_, who)| who), true);
+        if nobody && question.event.kind == EventKind::Start && question.origin() == Direction::FromGuest {
+            let Question { way, .. } = question;
+            self.say(
+                way.scope,
+                What::Unowned {
+                    protocol: way.protocol.to_string(),
+                    local: way.local,
+                    remote: way.remote,
+                },
+            );
+        }
+    }
+
+    /// Tells and decides what a vif reported, now that its owner is known or is not to be known. `new`: nobody decided
+    /// the flow by its owner yet.
+    fn owned(&mut self, question: &Question, who: Option<Arc<Subject>>, new: bool) {
+        let Question { way, event } = question;
+        if event.kind == EventKind::Refused {
+            self.refused(event, who.as_ref());
+        }
+        let Some(who) = who.filter(|_| new) else { return };
+        match question.origin() {
+            Direction::FromGuest => self.connects(&who, way, None),
+            Direction::ToGuest if event.kind == EventKind::Start => self.accepts(&who, way, Seen::Lookup),
+            Direction::ToGuest => {}
+        }
+    }
+
+    /// Who takes, or a moment ago took, datagrams where the flow's guest has its end.
+    fn receiver(&self, way: &Way) -> Option<Arc<Subject>> {
+        if way.protocol != Protocol::UDP {
+            return None;
+        }
+        let port = way.local.port();
+        let listeners = &self.guests.get(&way.scope)?.listeners;
+        let now = listeners.owner_of(Protocol::UDP, way.local.ip(), port);
+        now.or_else(|| self.gone.get(&(way.scope, port)).map(|(who, _)| who))
+            .cloned()
+    }
+
+    fn refused(&self, event: &Event, who: Option<&Arc<Subject>>) {
+        let key = &event.flow.key;
+        let world = self.world.load();
+        let end = world.source(key.scope, key.local.ip(), who.map(|who| &**who));
+        let decision = Decision {
+            verdict: Verdict::Deny,
+            refuse: Refuse::Rst,
+            audit: false,
+            by: decider(event.flow.verdict.rule),
+            generation: u64::from(event.flow.verdict.generation),
+        };
+        self.say(
+            key.scope,
+            What::Refused {
+                direction: match event.direction {
+                    Direction::FromGuest => "out",
+                    Direction::ToGuest => "in",
+                }
+                .into(),
+                protocol: key.protocol.to_string(),
+                local: key.local,
+                remote: key.remote,
+                who: who.map(|who| Box::new(present::party(&world, &end, None, Some(who)))),
+                decision: present::decision(&world, key.scope, &decision),
+            },
+        );
+    }
+
     /// Lets go of owners whose flow the datapath no longer has.
-    pub(super) fn sweep(&self) {
+    pub(super) fn sweep(&mut self) {
+        self.gone.retain(|_, (_, since)| since.elapsed() < REMEMBER);
         let live: HashSet<_> = lock(&self.datapath)
             .flows(None)
             .filter_map(Result::ok)

@@ -3,9 +3,10 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use policy::{Decision, Endpoint, Protocol, VmId};
-use policyd_api::{Applied, What};
+use policyd_api::{Applied, Seen, What};
 use vmi_xen::linux::Socket;
 use vmi_xen::observe::Subject;
 
@@ -45,7 +46,8 @@ impl Enforcer {
                 self.take_inventory(scope, inventory);
                 let _ = done.send(());
             }
-            Order::Vif(event) => self.vif_event(&event),
+            Order::Vif(event) => self.vif_event(event),
+            Order::Owner(answer) => self.answered(*answer),
             Order::Say { domain, what } => {
                 self.log
                     .publish(domain.as_ref().map(|(id, name)| (*id, name.as_str())), what);
@@ -97,20 +99,22 @@ impl Enforcer {
             ),
             Fact::Serving { who, socket } => self.serves(scope, &who, &socket),
             Fact::Closing { sk } => self.closes(scope, sk),
-            Fact::Connecting { who, way, decision } => self.connects(&who, &way, decision),
-            Fact::Accepted { who, way } => self.accepts(&who, &way),
+            Fact::Connecting { who, way, decision } => self.connects(&who, &way, Some(decision)),
+            Fact::Accepted { who, way } => self.accepts(&who, &way, Seen::Trap),
         }
     }
 
-    fn connects(&mut self, who: &Arc<Subject>, way: &Way, mut decision: Decision) {
+    /// A guest's process opens a flow. `in_force`: what the trap decided; none where no trap showed it.
+    pub(super) fn connects(&mut self, who: &Arc<Subject>, way: &Way, in_force: Option<Decision>) {
         let world = self.world.load_full();
         // The trap may have been decided a moment before a change of policy or listeners that this thread has since put
         // in force.
         let now = decide(&world, way, who);
-        if (now.verdict, now.generation) != (decision.verdict, decision.generation) && !way.is_inside() {
+        let stands = in_force.filter(|d| (d.verdict, d.generation) == (now.verdict, now.generation));
+        if stands.is_none() && !way.is_inside() {
             write_verdict(&world, &self.flows, Write::Revise, way, &now);
-            decision = now;
         }
+        let decision = stands.unwrap_or(now);
         if !way.is_inside() {
             lock(&self.owners.map).insert(*way, Arc::clone(who));
         }
@@ -132,11 +136,15 @@ impl Enforcer {
                 remote,
                 to: Box::new(to),
                 decision: present::decision(&world, way.scope, &decision),
+                seen: match in_force {
+                    Some(_) => Seen::Trap,
+                    None => Seen::Lookup,
+                },
             },
         );
     }
 
-    fn accepts(&mut self, who: &Arc<Subject>, way: &Way) {
+    pub(super) fn accepts(&mut self, who: &Arc<Subject>, way: &Way, seen: Seen) {
         let world = self.world.load_full();
         if !way.is_inside() {
             lock(&self.owners.map).insert(*way, Arc::clone(who));
@@ -155,11 +163,12 @@ impl Enforcer {
                 local: way.local,
                 remote: way.remote,
                 from: Box::new(present::party(&world, &end, None, client.as_ref())),
+                seen,
             },
         );
     }
 
-    fn serves(&mut self, scope: u32, who: &Arc<Subject>, socket: &Socket) {
+    pub(super) fn serves(&mut self, scope: u32, who: &Arc<Subject>, socket: &Socket) {
         let (protocol, local) = (protocol(socket), socket.local);
         if let Some(listeners) = self.listeners(scope) {
             let listener = Listener {
@@ -185,6 +194,10 @@ impl Enforcer {
         }
         if let Some((protocol, port, listener)) = self.listeners(scope).and_then(|l| l.remove(sk)) {
             self.dirty = true;
+            if protocol == Protocol::UDP {
+                let owner = (Arc::clone(&listener.subject), Instant::now());
+                self.gone.insert((scope, port), owner);
+            }
             self.say(
                 scope,
                 What::Close {
@@ -213,6 +226,7 @@ impl Enforcer {
     fn guest_down(&mut self, scope: u32) {
         self.guests.remove(&scope);
         self.heard.remove(&scope);
+        self.gone.retain(|(of, _), _| *of != scope);
         lock(&self.owners.map).retain(|way, _| way.scope != scope);
         if let Err(e) = lock(&self.datapath).remove_scope(scope) {
             log::warn!("flows of domain {scope} stay in the map until they age out: {e}");

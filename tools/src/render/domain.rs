@@ -173,6 +173,7 @@ pub fn connections(connections: &[Connection]) -> String {
 
 /// `xmesh info`.
 pub fn status(status: &Status) -> String {
+    let lookups = &status.lookups;
     let facts = [
         ("policyd", status.version.clone()),
         ("pid", status.pid.to_string()),
@@ -181,6 +182,13 @@ pub fn status(status: &Status) -> String {
         ("generation", status.generation.to_string()),
         ("xen", status.xen.clone()),
         ("events_lost", status.events_lost.to_string()),
+        (
+            "lookups",
+            format!(
+                "{} made, {} found, {} dropped, {:.0} µs each",
+                lookups.made, lookups.found, lookups.dropped, lookups.mean_us
+            ),
+        ),
     ];
     facts
         .into_iter()

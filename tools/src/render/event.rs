@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use policyd_api::{Credentials, Decision, Event, Party, Process, Verdict, What};
+use policyd_api::{Credentials, Decision, Event, Party, Process, Seen, Verdict, What};
 
 use super::plain;
 use super::time::timestamp;
@@ -34,10 +34,12 @@ pub fn sentence(event: &Event) -> String {
             local,
             remote,
             from,
+            seen,
         } => format!(
-            "{} accepted {} on {local}",
+            "{} accepted {} on {local}{}",
             who(domain, process),
-            whom(from, remote)
+            whom(from, remote),
+            how(*seen)
         ),
         What::Connect {
             process,
@@ -45,14 +47,21 @@ pub fn sentence(event: &Event) -> String {
             remote,
             to,
             decision,
+            seen,
             ..
         } => format!(
-            "{} → {}{}, {}",
+            "{} → {}{}, {}{}",
             who(domain, process),
             whom(to, remote),
             if protocol == "tcp" { "" } else { " udp" },
-            verdict(decision)
+            verdict(decision),
+            how(*seen)
         ),
+        What::Unowned {
+            protocol,
+            local,
+            remote,
+        } => format!("{domain} {local} → {remote} {protocol}, which no process of {domain} owns"),
         What::Refused {
             direction,
             protocol,
@@ -85,6 +94,14 @@ pub fn sentence(event: &Event) -> String {
         What::Lost { count, place } => format!("{count} events were lost at {place}"),
     };
     format!("{} {}", timestamp(event.time_ns), plain(&said))
+}
+
+/// What is said of a flow that no trap showed.
+fn how(seen: Seen) -> &'static str {
+    match seen {
+        Seen::Trap => "",
+        Seen::Lookup => " (looked up)",
+    }
 }
 
 /// `domain(pid exe uid N)`.
@@ -290,6 +307,7 @@ mod tests {
                 remote: at("10.0.0.2:6379"),
                 to: Box::new(to.clone()),
                 decision: decision(verdict),
+                seen: Seen::Trap,
             })
         };
         assert_eq!(
@@ -300,8 +318,9 @@ mod tests {
                 remote: at("192.0.2.53:53"),
                 to: Box::new(outside.clone()),
                 decision: decision(Verdict::Allow),
+                seen: Seen::Lookup,
             }),
-            "web1(412 /usr/bin/dig uid 1000) → 192.0.2.53:53 udp, allowed by shop/r"
+            "web1(412 /usr/bin/dig uid 1000) → 192.0.2.53:53 udp, allowed by shop/r (looked up)"
         );
         assert_eq!(
             said(What::Accept {
@@ -309,6 +328,7 @@ mod tests {
                 local: at("10.0.0.1:80"),
                 remote: at("10.0.0.2:4000"),
                 from: Box::new(to.clone()),
+                seen: Seen::Trap,
             }),
             "web1(412 /usr/sbin/nginx uid 1000) accepted db1(88 /usr/bin/redis-server uid 110) 10.0.0.2:4000 on 10.0.0.1:80"
         );
@@ -390,6 +410,14 @@ mod tests {
                 }
             }),
             "web1 alert: process 7 (x) hides"
+        );
+        assert_eq!(
+            said(What::Unowned {
+                protocol: "udp".into(),
+                local: at("10.0.0.1:53"),
+                remote: at("192.0.2.1:9"),
+            }),
+            "web1 10.0.0.1:53 → 192.0.2.1:9 udp, which no process of web1 owns"
         );
         assert_eq!(
             said(What::Lost {

@@ -32,6 +32,11 @@ impl Budget {
         reads: 1 << 20,
         bytes: 16 << 20,
     };
+    /// The process behind a flow: six reads for each process and one for each 64 of its descriptors, the first time.
+    pub const LOOKUP: Budget = Budget {
+        reads: 1 << 20,
+        bytes: 64 << 20,
+    };
     /// A sweep over the whole guest: the processes of a full PID space take ten million reads.
     pub const SWEEP: Budget = Budget {
         reads: 16 << 20,

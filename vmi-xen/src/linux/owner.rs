@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::process::PF_KTHREAD;
 use super::{Budget, Linux, LinuxError, Protocol, Socket, SocketState, TaskAddr, group};
-use crate::memory::PhysicalMemory;
+use crate::memory::{MemoryError, PhysicalMemory};
 
 /// Files whose holder is remembered.
 const MAX_REMEMBERED: usize = 1 << 16;
@@ -89,9 +89,13 @@ impl<M: PhysicalMemory> Linux<M> {
     /// each 512 buckets, and two words for each socket.
     ///
     /// # Errors
-    /// As [`Linux::leaders`].
+    /// As [`Linux::leaders`], and where it would take more than [`Budget::LOOKUP`].
     pub fn socket_owner(&self, flow: &Flow) -> Result<Option<SocketOwner>, LinuxError> {
-        self.within(Budget::SWEEP, || self.looked_up_owner(flow)).0
+        match self.within(Budget::LOOKUP, || self.looked_up_owner(flow)) {
+            // Who was not reached may be the one.
+            (Ok(None), true) => Err(MemoryError::OverBudget { va: 0 }.into()),
+            (found, _) => found,
+        }
     }
 
     fn looked_up_owner(&self, flow: &Flow) -> Result<Option<SocketOwner>, LinuxError> {

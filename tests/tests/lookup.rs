@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! What no trap shows is looked up: all of a guest that cannot be trapped, and of one that can what its probes do not see.
+
+mod support;
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use serde_json::Value;
+use support::{Domain, Mesh, Outcome};
+use xmesh_rig::{Discard, DomainSpec, Output};
+
+const GUEST: &str = "wide";
+const AT: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 32);
+/// Two programs ask the same of the same port; one of them may.
+const POLICY: &str = "policy: looked-up
+default: { db1: deny }
+services:
+  asks: { vm: [wide, web1], exe: /usr/bin/curl }
+  answers: { vm: db1, port: 80, protocol: tcp }
+rules:
+  - { name: may-ask, from: asks, to: answers, action: allow }
+";
+/// Asks for a page with Python in curl's place.
+const OTHER: &str = "import socket; s = socket.create_connection(('10.0.0.12', 80), 20); s.sendall(b'GET / HTTP/1.0\\r\\n\\r\\n'); print(s.recv(9))";
+/// Answers on port 8080.
+const SERVER: &str = "
+import socket
+s = socket.socket()
+s.bind(('0.0.0.0', 8080))
+s.listen()
+while True:
+    c, _ = s.accept()
+    c.recv(999)
+    c.sendall(b'HTTP/1.0 200 OK\\r\\n\\r\\nyes')
+    c.close()
+";
+
+type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
+
+fn events(mesh: &Mesh, domain: &str, kind: &str) -> Fallible<Vec<Value>> {
+    let argv = ["xmesh", "--json", "events", "--domain", domain, "--kind", kind];
+    let text = mesh.0.check("dom0", &argv)?;
+    Ok(text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?)
+}
+
+fn run(mesh: &Mesh, guest: &str, argv: &[&str]) -> Fallible<Output> {
+    Ok(mesh.0.exec_timeout(guest, argv, Duration::from_secs(300))?)
+}
+
+#[test]
+#[ignore = "needs a rig: cargo xtask test"]
+fn a_guest_that_cannot_be_trapped_is_judged_by_its_processes_all_the_same() -> Outcome {
+    let mesh = Mesh::up()?;
+    // More vCPUs than the ring has places. Nine it may have, one it brings up: the emulator has one processor for all.
+    let spec = DomainSpec {
+        cmdline: "maxcpus=1".into(),
+        config: "vcpus = 9".into(),
+        ..DomainSpec::new(GUEST, AT)
+    };
+    mesh.0.create_domain(&spec)?;
+    let _guard = Domain(&mesh.0, GUEST);
+    mesh.0.wait_for(GUEST)?;
+    mesh.wait("it is read", |mesh| Ok(mesh.mode(GUEST)? == "lookup"))?;
+    let entry = mesh.domain(GUEST)?;
+    assert!(entry["problems"].to_string().contains("9 vCPUs"), "{entry}");
+    assert!(
+        mesh.json(&["ps", GUEST])?
+            .as_array()
+            .is_some_and(|p| !p.is_empty())
+    );
+
+    let applied = mesh.apply_text(POLICY)?;
+    assert!(applied.success(), "{applied:?}");
+    // Its first packet is lost to the question who it is, and TCP sends it again.
+    let allowed = run(
+        &mesh,
+        GUEST,
+        &["curl", "-s", "-m", "120", "-o", "/dev/null", "http://10.0.0.12/"],
+    )?;
+    assert!(allowed.success(), "{allowed:?}");
+    let denied = run(&mesh, GUEST, &["python3", "-c", OTHER])?;
+    assert!(!denied.success(), "{denied:?}");
+    let told = |exe: &str, verdict: &str| -> Fallible<bool> {
+        Ok(events(&mesh, GUEST, "connect")?.iter().any(|event| {
+            event["remote"] == "10.0.0.12:80"
+                && event["process"]["exe"]
+                    .as_str()
+                    .is_some_and(|path| path.starts_with(exe))
+                && event["decision"]["verdict"] == verdict
+                && event["seen"] == "lookup"
+        }))
+    };
+    mesh.wait("both are told", |_| {
+        Ok(told("/usr/bin/curl", "allow")? && told("/usr/bin/python3", "deny")?)
+    })?;
+
+    // What comes to it belongs to who listens.
+    let _server = mesh.0.spawn(GUEST, &["python3", "-c", SERVER], Discard)?;
+    mesh.wait("it serves", |mesh| {
+        let asked = run(
+            mesh,
+            "web1",
+            &[
+                "curl",
+                "-s",
+                "-m",
+                "60",
+                "-o",
+                "/dev/null",
+                "http://10.0.0.32:8080/",
+            ],
+        )?;
+        Ok(asked.success())
+    })?;
+    mesh.wait("its accept is told", |mesh| {
+        Ok(events(mesh, GUEST, "accept")?.iter().any(|event| {
+            event["local"] == "10.0.0.32:8080"
+                && event["seen"] == "lookup"
+                && event["process"]["exe"]
+                    .as_str()
+                    .is_some_and(|exe| exe.starts_with("/usr/bin/python3"))
+                && event["from"]["exe"] == "/usr/bin/curl"
+        }))
+    })?;
+    let lookups = mesh.json(&["info"])?["lookups"].clone();
+    assert!(
+        lookups["found"].as_u64().is_some_and(|found| found >= 3),
+        "{lookups}"
+    );
+    mesh.0.check("dom0", &["xmesh", "policy-delete", "looked-up"])?;
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs a rig: cargo xtask test"]
+fn datagrams_of_sockets_that_do_not_connect_have_an_owner_and_raw_packets_have_none() -> Outcome {
+    let mesh = Mesh::up()?;
+    // One socket, two peers; then a datagram that the program has made itself, header and all, from a port nobody has.
+    let script = "
+import socket, struct
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind(('10.0.0.11', 5353))
+for port in (7001, 7002): s.sendto(b'?', ('10.0.0.12', port))
+raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP)
+raw.sendto(struct.pack('!HHHH', 6666, 7003, 8, 0), ('10.0.0.12', 0))
+";
+    let output = run(&mesh, "web1", &["python3", "-c", script])?;
+    assert!(output.success(), "{output:?}");
+    mesh.wait("the datagrams are told", |mesh| {
+        let told = events(mesh, "web1", "connect")?;
+        let sent = |port: u16| {
+            told.iter().any(|event| {
+                event["protocol"] == "udp"
+                    && event["local"] == "10.0.0.11:5353"
+                    && event["remote"] == format!("10.0.0.12:{port}")
+                    && event["process"]["exe"]
+                        .as_str()
+                        .is_some_and(|exe| exe.starts_with("/usr/bin/python3"))
+            })
+        };
+        Ok(sent(7001) && sent(7002))
+    })?;
+    mesh.wait("the raw packet is told", |mesh| {
+        let told = events(mesh, "web1", "unowned")?;
+        Ok(told
+            .iter()
+            .any(|event| event["local"] == "10.0.0.11:6666" && event["remote"] == "10.0.0.12:7003"))
+    })
+}
