@@ -84,18 +84,20 @@ fn raw(path: &Path, image: &Path) -> anyhow::Result<()> {
     let dump = Dump::open(path)?;
     let image = File::create(image)?;
     let mut page = [0; PAGE_SIZE as usize];
-    let (mut at, mut left) = (0, dump.memory_len());
+    // The image ends with the last page of RAM: what the firmware has higher up would be a hole of gigabytes before it.
+    let (mut at, mut left, mut last) = (0, dump.memory_len(), 0);
     // Memory of such a guest ends below twice its size, or a hole of another size is in it.
     let end = 2 * left;
     while left > 0 && at < end {
         if dump.read_phys(at, &mut page).is_ok() {
             left -= PAGE_SIZE.min(left);
+            last = at + PAGE_SIZE;
             if page.iter().any(|&byte| byte != 0) {
                 image.write_all_at(&page, at)?;
             }
         }
         at += PAGE_SIZE;
     }
-    image.set_len(at)?;
+    image.set_len(last)?;
     Ok(())
 }

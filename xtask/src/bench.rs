@@ -7,6 +7,7 @@ mod bringup;
 mod child;
 mod counters;
 mod datapath;
+mod lookup;
 mod machine;
 mod policy;
 mod report;
@@ -37,6 +38,8 @@ pub struct Options {
 enum Name {
     /// Understanding a guest of which nothing is known: from dumps, and live with --rig
     Bringup,
+    /// The process behind a flow, without a trap; from dumps
+    Lookup,
     /// A trap, in exits and instructions, by the way it is served; in a rig
     Trap,
     /// A packet through the eBPF program, run by this host's kernel
@@ -53,6 +56,7 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let rig = options.rig.as_deref();
     let sections: Vec<Section> = match options.name {
         Name::Bringup => bringup::measure(rig, options.runs)?,
+        Name::Lookup => lookup::measure(options.runs)?,
         Name::Trap => trap::measure(rig, options.runs)?,
         Name::Datapath => datapath::measure()?,
         Name::Policy => policy::measure(options.runs)?,

@@ -49,7 +49,7 @@ pub fn measure(rig: Option<&str>, runs: u32) -> anyhow::Result<Vec<Section>> {
 }
 
 /// The dumps, from the tests that make them.
-fn dumps() -> anyhow::Result<Vec<PathBuf>> {
+pub(super) fn dumps() -> anyhow::Result<Vec<PathBuf>> {
     let output = Command::new("cargo")
         .args(["test", "--quiet", "--package", "vmi-xen", "--test", "dumps", "--"])
         .args(["--ignored", "--exact", "--nocapture", "dumps_to_measure"])
@@ -189,7 +189,7 @@ fn of_domain(rig: &Rig, guest: &str, runs: u32) -> anyhow::Result<Section> {
 }
 
 /// The rest of the line that begins so.
-fn told(text: &str, head: &str) -> String {
+pub(super) fn told(text: &str, head: &str) -> String {
     text.lines()
         .find_map(|line| line.strip_prefix(head))
         .unwrap_or_default()
