@@ -60,6 +60,31 @@ fn a_guest_that_reboots_is_seen_again() -> Outcome {
 
 #[test]
 #[ignore = "needs a rig: cargo xtask test"]
+fn vcpus_memory_and_pauses_come_and_go_under_traps() -> Outcome {
+    let mesh = Mesh::up()?;
+    let _guard = born(&mesh)?;
+    let load = "while :; do true | cat > /dev/null; done";
+    let _job = mesh.0.spawn(GUEST, &["sh", "-c", load], Discard)?;
+    for vcpus in ["1", "2"] {
+        // The emulator has one processor for all.
+        mesh.0.xl(&["vcpu-set", "--ignore-host", GUEST, vcpus])?;
+        tells_what_runs(&mesh)?;
+    }
+    for memory in ["176", "224"] {
+        mesh.0.xl(&["mem-set", GUEST, memory])?;
+        std::thread::sleep(Duration::from_secs(3));
+        tells_what_runs(&mesh)?;
+    }
+    mesh.0.xl(&["pause", GUEST])?;
+    std::thread::sleep(Duration::from_secs(3));
+    mesh.0.xl(&["unpause", GUEST])?;
+    tells_what_runs(&mesh)?;
+    assert!(["altp2m", "breakpoint"].contains(&mesh.mode(GUEST)?.as_str()));
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs a rig: cargo xtask test"]
 fn a_guest_that_is_saved_and_restored_is_seen_again() -> Outcome {
     let mesh = Mesh::up()?;
     let _guard = born(&mesh)?;

@@ -14,6 +14,8 @@ use xmesh_rig::{Discard, Job, programs};
 
 /// The program in web1.
 const PROGRAM: &str = "/root/syscalls";
+/// A program whose calls nothing else in web1 makes so often.
+const LOAD: &str = "for i in $(seq 200); do /bin/echo > /dev/null; done";
 
 /// policyd runs, and the program is in web1.
 fn up() -> Result<Mesh, Box<dyn std::error::Error>> {
@@ -164,6 +166,28 @@ fn two_traces_share_a_probe_and_end_by_themselves() -> Outcome {
     let mut timed = Trace::begin(&mesh, "timed", "--syscall getpid --duration 2")?;
     assert_eq!(timed.wait()?, 0);
     drop(long);
+    no_probe_is_left(&mesh)
+}
+
+#[test]
+#[ignore = "needs a rig: cargo xtask test"]
+fn a_trace_over_its_limit_says_so_and_leaves_the_mesh_alone() -> Outcome {
+    let mesh = up()?;
+    let before = mesh.probe_hits("web1", "finalize_exec")?;
+    let trace = Trace::begin(&mesh, "limited", "--limit 5 --syscall openat,read,close")?;
+    mesh.0.check("web1", &["sh", "-c", LOAD])?;
+    mesh.wait("to be told", |_| Ok(!trace.of_kind("left_out")?.is_empty()))?;
+    // Counts are shown once a second.
+    mesh.wait("200 programs, each told", |mesh| {
+        Ok(mesh.probe_hits("web1", "finalize_exec")? >= before + 200)
+    })?;
+    assert_eq!(mesh.mode("web1")?, mesh.trapped());
+    let begun = mesh
+        .0
+        .exec("dom0", &["xmesh", "trace", "web1", "--syscall", "no_such_call"])?;
+    assert_eq!(begun.status, 1, "{begun:?}");
+    assert!(begun.error_text().contains("no such call"), "{begun:?}");
+    drop(trace);
     no_probe_is_left(&mesh)
 }
 
