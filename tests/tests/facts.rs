@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! What happens in a guest is told as it happens: each once, in order, by a stream that is followed live.
 
-use std::path::PathBuf;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -10,6 +8,7 @@ use serde_json::Value;
 mod support;
 
 use support::{Mesh, Outcome};
+use xmesh_rig::programs;
 
 /// Execs, TCP connects and UDP connects of each of the two workers.
 const COUNT: u64 = 200;
@@ -20,25 +19,6 @@ const PATIENCE: Duration = Duration::from_secs(1200);
 const STREAM: &str = "/run/facts.json";
 
 type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
-
-/// Compiles the guest's program.
-fn program() -> Fallible<PathBuf> {
-    let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("guest/facts.rs");
-    let program = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("facts");
-    let status = Command::new("rustc")
-        .args([
-            "--edition",
-            "2024",
-            "-O",
-            "-C",
-            "target-feature=+crt-static",
-            "-o",
-        ])
-        .args([&program, &source])
-        .status()?;
-    assert!(status.success(), "rustc: {status}");
-    Ok(program)
-}
 
 /// Follows web1's events into a file of dom0, from now on.
 fn follow(mesh: &Mesh) -> Outcome {
@@ -86,7 +66,7 @@ fn knocks(events: &[Value], protocol: &str, from: u64) -> Vec<u64> {
 #[ignore = "needs a rig: cargo xtask test"]
 fn every_fact_is_told_once_and_in_order() -> Outcome {
     let mesh = Mesh::up()?;
-    mesh.0.push(&program()?, "web1", "/run/facts")?;
+    mesh.0.push(&programs::guest("facts")?, "web1", "/run/facts")?;
     follow(&mesh)?;
     let script = format!(
         "/run/facts work a {COUNT} {} & /run/facts work b {COUNT} {} & wait; \

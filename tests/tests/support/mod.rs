@@ -41,10 +41,17 @@ impl Mesh {
 
     /// Starts policyd unless it runs, and waits until it sees web1 and db1.
     pub fn start(&self) -> Outcome {
+        // Traps take long where the processor is emulated: by the usual budget probes would rest under a test's load.
+        self.start_with("100")
+    }
+
+    /// The same, with a budget in percent for traps.
+    pub fn start_with(&self, budget: &str) -> Outcome {
         if !self.0.exec("dom0", &["xmesh", "info"])?.success() {
-            // Traps take long where the processor is emulated: by the usual budget probes would rest under a test's load.
-            let start = "setsid policyd --breakpoints --budget 100 >> /run/policyd.log 2>&1 < /dev/null &";
-            self.0.check("dom0", &["sh", "-c", start])?;
+            let start = format!(
+                "setsid policyd --breakpoints --budget {budget} >> /run/policyd.log 2>&1 < /dev/null &"
+            );
+            self.0.check("dom0", &["sh", "-c", &start])?;
         }
         let trapped = self.trapped();
         self.wait(&format!("web1 and db1 are seen by {trapped}"), |mesh| {

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! What is seen of a guest beside its connections: who hides, what was changed, who gives data to whom; and what sight may cost.
+
+mod support;
+
+use std::time::Duration;
+
+use serde_json::Value;
+use support::{Mesh, Outcome};
+use xmesh_rig::{Discard, Progress, programs};
+
+type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
+
+/// A system call that no program of web1 makes.
+const REBOOT: &str = "169";
+
+/// The process of web1 with this first argument, by its PID.
+fn process(mesh: &Mesh, comm: &str, argument: &str) -> Fallible<u64> {
+    let all = mesh.json(&["ps", "web1"])?;
+    let found = all
+        .as_array()
+        .and_then(|all| all.iter().find(|p| p["comm"] == comm && p["args"][1] == argument));
+    found
+        .and_then(|p| p["pid"].as_u64())
+        .ok_or_else(|| format!("no {comm} {argument}").into())
+}
+
+/// Findings of a check of web1: kind and PID. The command fails where there are any.
+fn check(mesh: &Mesh) -> Fallible<Vec<(String, Option<u64>)>> {
+    let output = mesh.0.exec("dom0", &["xmesh", "--json", "check", "web1"])?;
+    let check: Value = serde_json::from_slice(&output.stdout)?;
+    assert!(check["system_calls"].as_u64().is_some_and(|n| n > 300), "{check}");
+    assert_eq!(check["unchecked"], serde_json::json!([]), "{check}");
+    let findings = check["findings"].as_array().ok_or("findings")?;
+    assert_eq!(output.success(), findings.is_empty(), "{output:?}");
+    let kind = |f: &Value| f["kind"].as_str().unwrap_or_default().to_owned();
+    Ok(findings.iter().map(|f| (kind(f), f["pid"].as_u64())).collect())
+}
+
+fn has_event(mesh: &Mesh, kind: &str, says: &str) -> Fallible<bool> {
+    let argv = ["xmesh", "--json", "events", "--domain", "web1", "--kind", kind];
+    Ok(mesh.0.check("dom0", &argv)?.contains(says))
+}
+
+#[test]
+#[ignore = "needs a rig: cargo xtask test"]
+fn who_hides_and_what_was_hooked_is_named() -> Outcome {
+    let mesh = Mesh::up()?;
+    let tamper = programs::example("vmi-xen", "tamper", &Progress::new(true))?;
+    mesh.0.push(&tamper, "dom0", "/tmp/tamper")?;
+    let domid = mesh.domain("web1")?["id"].to_string();
+    let tampered = |argv: &[&str]| -> Fallible<String> {
+        let argv = [&["/tmp/tamper", argv[0], &domid], &argv[1..]].concat();
+        Ok(mesh.0.check("dom0", &argv)?.trim().to_owned())
+    };
+    let _job = mesh.0.spawn("web1", &["sleep", "4321"], Discard)?;
+    mesh.wait("the process to hide", |mesh| {
+        Ok(process(mesh, "sleep", "4321").is_ok())
+    })?;
+    assert_eq!(check(&mesh)?, [], "an untouched guest");
+
+    let pid = process(&mesh, "sleep", "4321")?;
+    let task = tampered(&["hide", &pid.to_string()])?;
+    let found = check(&mesh);
+    let is_shown = process(&mesh, "sleep", "4321").is_ok();
+    tampered(&["show", &task])?;
+    assert_eq!(found?, [("hidden-process".to_owned(), Some(pid))]);
+    assert!(!is_shown, "it hid from the list of processes");
+    assert_eq!(check(&mesh)?, [], "it is back");
+
+    let target = tampered(&["hook", REBOOT])?;
+    let found = check(&mesh);
+    tampered(&["heal", REBOOT, &target])?;
+    let found = found?;
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(check(&mesh)?, [], "it is healed");
+    assert!(has_event(&mesh, "hidden", "sleep")?);
+    assert!(has_event(&mesh, "integrity", "reboot")?);
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs a rig: cargo xtask test"]
+fn who_gives_data_to_whom_is_shown_inside_and_outside() -> Outcome {
+    let mesh = Mesh::up()?;
+    let talk = "
+import socket, time
+s = socket.create_connection(('10.0.0.12', 80), 60)
+s.sendall(b'GET / HTTP/1.0')
+time.sleep(999)
+";
+    let _pipe = mesh.0.spawn("web1", &["sh", "-c", "sleep 5432 | cat"], Discard)?;
+    let _talk = mesh.0.spawn("web1", &["python3", "-c", talk], Discard)?;
+    let edges = |mesh: &Mesh, via: &str| -> Fallible<Vec<Value>> {
+        let graph = mesh.json(&["graph", "web1"])?;
+        let edges = graph["edges"].as_array().ok_or("edges")?;
+        let comm = |id: &Value| {
+            let nodes = graph["nodes"].as_array().into_iter().flatten();
+            nodes
+                .clone()
+                .find(|node| node["id"] == *id)
+                .map(|node| node["comm"].clone())
+        };
+        let of_kind = edges.iter().filter(|edge| edge["via"] == via).cloned();
+        Ok(of_kind
+            .map(|mut edge| {
+                edge["from_comm"] = comm(&edge["from"]).unwrap_or_default();
+                edge["to_comm"] = comm(&edge["to"]).unwrap_or_default();
+                edge
+            })
+            .collect())
+    };
+    mesh.wait("the pipe is an edge", |mesh| {
+        let pipes = edges(mesh, "pipe")?;
+        Ok(pipes
+            .iter()
+            .any(|e| e["from_comm"] == "sleep" && e["to_comm"] == "cat"))
+    })?;
+    mesh.wait("the connection is an edge, with its bytes", |mesh| {
+        Ok(edges(mesh, "tcp")?.iter().any(|e| {
+            e["from_comm"]
+                .as_str()
+                .is_some_and(|comm| comm.starts_with("python3"))
+                && e["to"].as_str().is_some_and(|to| to.starts_with("db1"))
+                && e["bytes"].as_u64().is_some_and(|bytes| bytes > 100)
+        }))
+    })
+}
+
+#[test]
+#[ignore = "needs a rig: cargo xtask test"]
+fn probes_over_the_budget_rest_and_come_back() -> Outcome {
+    let mesh = Mesh::up()?;
+    let restart = |mesh: &Mesh, budget: &str| -> Outcome {
+        mesh.0.check("dom0", &["kill", &mesh.daemon()?])?;
+        mesh.wait("the daemon ends", |mesh| {
+            Ok(!mesh.0.exec("dom0", &["xmesh", "info"])?.success())
+        })?;
+        mesh.start_with(budget)
+    };
+    // An emulated processor takes long for a trap: this is little for one.
+    restart(&mesh, "0.5")?;
+    let rests =
+        |mesh: &Mesh| -> Fallible<bool> { Ok(mesh.domain("web1")?["probes"].to_string().contains("rests")) };
+    let load = "for i in $(seq 200); do /bin/true; done";
+    mesh.0
+        .exec_timeout("web1", &["sh", "-c", load], Duration::from_secs(300))?;
+    mesh.wait("a probe rests", |mesh| {
+        let problems = mesh.domain("web1")?["problems"].to_string();
+        Ok(rests(mesh)? && problems.contains("budget"))
+    })?;
+    // What verdicts are made of is the last to rest.
+    assert_eq!(mesh.mode("web1")?, mesh.trapped());
+    mesh.wait("it comes back once the load is over", |mesh| Ok(!rests(mesh)?))?;
+    let before = mesh.probe_hits("web1", "finalize_exec")?;
+    mesh.0.check("web1", &["/bin/true"])?;
+    mesh.wait("and traps", |mesh| {
+        Ok(mesh.probe_hits("web1", "finalize_exec")? > before)
+    })?;
+    restart(&mesh, "100")
+}
