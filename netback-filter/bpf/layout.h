@@ -11,7 +11,7 @@
 
 #include <linux/types.h>
 
-#define LAYOUT_VERSION 1
+#define LAYOUT_VERSION 2
 
 enum direction {
 	FROM_GUEST = 0,
@@ -35,6 +35,7 @@ enum decided_by {
 	BY_RULE = 1,      /* a rule of the active slot */
 	BY_DEFAULT = 2,   /* the scope's default: no rule matched */
 	BY_STATE = 3,     /* a TCP segment of no known flow */
+	BY_LOCK = 4,      /* the scope's lock: not the guest's own address */
 };
 
 /* IPv4 addresses are kept v4-mapped (::ffff:a.b.c.d), in network order. */
@@ -89,6 +90,8 @@ _Static_assert(sizeof(struct vif_config) == 12, "vif_config");
 
 #define SCOPE_MONITOR_ONLY 0x01 /* decide and count, never alter or drop */
 #define SCOPE_PASS_DHCP 0x02    /* the guest's DHCP passes before any rule */
+#define SCOPE_LOCK_MAC 0x04     /* the guest sends by its vif's MAC address only */
+#define SCOPE_LOCK_ADDRESS 0x08 /* and by its own IP addresses only */
 
 struct scope_config {
 	__u8 default_action[2]; /* by direction */
@@ -143,6 +146,13 @@ struct fragment_key {
 };
 _Static_assert(sizeof(struct fragment_key) == 44, "fragment_key");
 
+/* An address that a locked scope may send from. */
+struct source_key {
+	__u32 scope;
+	struct address address;
+};
+_Static_assert(sizeof(struct source_key) == 20, "source_key");
+
 struct counter_key {
 	__u32 scope;
 	__u32 direction;
@@ -162,8 +172,9 @@ struct counters {
 	__u64 fragments;   /* later fragments of nothing that passed */
 	__u64 flow_errors; /* the flow table took no entry */
 	__u64 events_lost; /* the ring was full */
+	__u64 forged;      /* sent from what is not the guest's own address */
 };
-_Static_assert(sizeof(struct counters) == 88, "counters");
+_Static_assert(sizeof(struct counters) == 96, "counters");
 
 /* Cells of the `control` array. The slot is a cell of its own: its flip is the instant a rule set takes force. */
 enum control_cell {

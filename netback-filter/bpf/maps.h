@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-only */
 /*
  * The maps, each with one writer:
- *   userspace writes   vifs, scopes, control, peers, rules, verdicts
+ *   userspace writes   vifs, scopes, sources, control, peers, rules, verdicts
  *   these programs     flows, fragments, refusals, events
  * and `counters` gets its entries from userspace and its numbers from here.
  *
@@ -32,6 +32,14 @@ struct {
 	MAP_TYPE(value, struct scope_config);
 	MAP_INT(max_entries, 4096);
 } scopes SEC(".maps");
+
+struct {
+	MAP_INT(type, BPF_MAP_TYPE_HASH);
+	MAP_TYPE(key, struct source_key);
+	MAP_TYPE(value, __u8); /* 1 */
+	MAP_INT(max_entries, 65536);
+	MAP_INT(map_flags, BPF_F_NO_PREALLOC);
+} sources SEC(".maps");
 
 struct {
 	MAP_INT(type, BPF_MAP_TYPE_ARRAY);

@@ -2,7 +2,8 @@
 /*
  * Two programs for the clsact hooks of a vif. Ingress of the vif is what the guest sends, egress what it gets.
  *
- * A packet is decided by the first of: its headers are malformed; it is one that always passes; userspace's
+ * A packet is decided by the first of: it bears addresses that are not its guest's, where those are locked; its
+ * headers are malformed; it is one that always passes; userspace's
  * verdict on its flow; the flow's own entry; the rules. What passes returns TC_ACT_UNSPEC, so that others'
  * filters on the vif still run.
  */
@@ -10,6 +11,7 @@
 
 #include "answer.h"
 #include "flow.h"
+#include "lock.h"
 
 struct context {
 	const struct vif_config *vif;
@@ -111,6 +113,23 @@ INLINE void tell_refusal(const struct context *c, const struct packet *p, const 
 	};
 
 	tell(c, p, &value, EVENT_REFUSED);
+}
+
+/* Not told apart by flow: a guest that forges could make up any number of them. */
+INLINE int refuse_forged(struct __sk_buff *skb, const struct context *c, const struct packet *p)
+{
+	struct verdict verdict = {
+		.action = DENY,
+		.refuse = REFUSE_DROP,
+		.origin = p->direction,
+		.decided_by = BY_LOCK,
+	};
+	struct flow_key once = { .scope = p->key.scope };
+
+	c->counters->forged++;
+	if (refusal_is_news(&once, c->now))
+		tell_refusal(c, p, &verdict);
+	return drop(skb, c);
 }
 
 INLINE int filter_flow(struct __sk_buff *skb, const struct context *c, const struct packet *p)
@@ -217,9 +236,12 @@ INLINE int filter(struct __sk_buff *skb, const __u8 direction)
 		c.counters->foreign++;
 		return c.scope->unjudged == ALLOW ? pass(skb, &c) : drop(skb, &c);
 	}
+	if (direction == FROM_GUEST && is_forged(skb, p, c.vif, c.scope->flags))
+		return refuse_forged(skb, &c, p);
 	if (p->dhcp && (c.scope->flags & SCOPE_PASS_DHCP))
 		return pass(skb, &c);
 	switch (p->kind) {
+	case KIND_ARP:
 	case KIND_ESSENTIAL:
 		return pass(skb, &c);
 	case KIND_UNKNOWN_L3:

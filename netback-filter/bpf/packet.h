@@ -54,7 +54,8 @@ enum icmp_type {
 
 enum kind {
 	KIND_MALFORMED,
-	KIND_ESSENTIAL,	     /* ARP, neighbour discovery, multicast listener reports; DHCP if so set */
+	KIND_ARP,
+	KIND_ESSENTIAL,	     /* neighbour discovery, multicast listener reports; DHCP if so set */
 	KIND_UNKNOWN_L3,
 	KIND_LATER_FRAGMENT, /* no L4 header in it */
 	KIND_ICMP_ERROR,     /* `inner` names the flow it is about */
@@ -69,7 +70,8 @@ struct packet {
 	__u8 ipv4;
 	__u8 more_fragments;
 	__u8 fixed_header; /* neither options nor extensions before L4 */
-	__u16 dhcp;
+	__u8 icmp_type;	   /* of ICMP and ICMPv6; else 0 */
+	__u8 dhcp;
 	__u32 l3_end; /* offset behind the IP packet; Ethernet padding may follow */
 	__u32 l4;     /* offset of the L4 header */
 	__u32 fragment_id;
@@ -230,6 +232,7 @@ INLINE int parse_icmp(struct __sk_buff *skb, struct packet *p, const int from_gu
 		essential = (icmp.type >= ICMP6_LISTENER_QUERY && icmp.type <= ICMP6_REDIRECT) ||
 			    icmp.type == ICMP6_LISTENER_REPORT_V2;
 	}
+	p->icmp_type = icmp.type;
 	if (essential)
 		return KIND_ESSENTIAL;
 	if (request || reply)
@@ -399,7 +402,7 @@ INLINE void parse(struct __sk_buff *skb, __u32 scope, const __u8 direction, stru
 	else if (eth.h_proto == htons(ETH_P_IPV6))
 		p->kind = parse_ipv6(skb, p, from_guest);
 	else if (eth.h_proto == htons(ETH_P_ARP))
-		p->kind = KIND_ESSENTIAL;
+		p->kind = KIND_ARP;
 	else
 		p->kind = KIND_UNKNOWN_L3;
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! The datapath of this host: its maps, its programs and the vifs they are on.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use aya::maps::{HashMap, MapData, PerCpuHashMap, PerCpuValues};
@@ -12,7 +14,10 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use crate::error::Error;
 use crate::events::Events;
 use crate::flows::{FlowTables, FlowWriter, Flows};
-use crate::layout::{CONTROL_LAYOUT, LAYOUT_VERSION, RawCounterKey, RawCounters, RawScope, RawVif};
+use crate::layout::{
+    CONTROL_LAYOUT, LAYOUT_VERSION, RawAddress, RawCounterKey, RawCounters, RawScope, RawSource, RawVif,
+    raw_address,
+};
 use crate::link::{self, Link, Programs};
 use crate::pins::{Found, MAPS, Pins};
 use crate::publish::{RuleTables, failed, full_or_failed, keys, removed};
@@ -107,6 +112,7 @@ pub struct Datapath {
     programs: Programs,
     vifs: HashMap<MapData, u32, RawVif>,
     scopes: HashMap<MapData, u32, RawScope>,
+    sources: HashMap<MapData, RawSource, u8>,
     counters: PerCpuHashMap<MapData, RawCounterKey, RawCounters>,
     rules: RuleTables,
     flows: FlowTables,
@@ -144,6 +150,7 @@ impl Datapath {
             programs,
             vifs: pins.map("vifs")?,
             scopes: pins.map("scopes")?,
+            sources: pins.map("sources")?,
             counters: pins.map("counters")?,
             rules: RuleTables::open(&pins)?,
             flows: FlowTables {
@@ -287,6 +294,31 @@ impl Datapath {
         first_error.map_or(Ok(()), Err)
     }
 
+    /// Sets the addresses that a scope may send from where [`Lock::Address`] holds, in place of those it had. One that stays is
+    /// never missing meanwhile.
+    ///
+    /// # Errors
+    /// When there is no room for another address.
+    ///
+    /// [`Lock::Address`]: crate::Lock::Address
+    pub fn set_addresses(&mut self, scope: u32, addresses: &[IpAddr]) -> Result<(), Error> {
+        let wanted: BTreeSet<RawAddress> = addresses.iter().map(|a| raw_address(*a)).collect();
+        let there: Vec<RawSource> = keys(&self.sources, "sources")?
+            .into_iter()
+            .filter(|key| key.scope == scope)
+            .collect();
+        let room = self.capacity("sources");
+        for &address in &wanted {
+            self.sources
+                .insert(RawSource { scope, address }, 1, 0)
+                .map_err(|e| full_or_failed("sources", room, e))?;
+        }
+        for key in there.iter().filter(|key| !wanted.contains(&key.address)) {
+            removed("sources", self.sources.remove(key))?;
+        }
+        Ok(())
+    }
+
     /// Sets what holds for a scope beside the rules; packets see the old settings or the new ones. Its counters start
     /// with the first call.
     ///
@@ -337,6 +369,7 @@ impl Datapath {
             });
         }
         removed("scopes", self.scopes.remove(&scope))?;
+        self.set_addresses(scope, &[])?;
         for direction in Direction::BOTH {
             let key = RawCounterKey {
                 scope,

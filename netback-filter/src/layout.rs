@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use aya::Pod;
 
 /// `LAYOUT_VERSION` of the header.
-pub(crate) const LAYOUT_VERSION: u32 = 1;
+pub(crate) const LAYOUT_VERSION: u32 = 2;
 
 pub(crate) const CONTROL_SLOT: u32 = 0;
 pub(crate) const CONTROL_GENERATION: u32 = 1;
@@ -14,6 +14,8 @@ pub(crate) const CONTROL_LAYOUT: u32 = 3;
 
 pub(crate) const SCOPE_MONITOR_ONLY: u8 = 0x01;
 pub(crate) const SCOPE_PASS_DHCP: u8 = 0x02;
+pub(crate) const SCOPE_LOCK_MAC: u8 = 0x04;
+pub(crate) const SCOPE_LOCK_ADDRESS: u8 = 0x08;
 
 pub(crate) const CLASS_ANY: u32 = u32::MAX;
 pub(crate) const PROTO_ANY: u8 = 0;
@@ -122,6 +124,13 @@ pub(crate) struct RawRule {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
+pub(crate) struct RawSource {
+    pub scope: u32,
+    pub address: RawAddress,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
 pub(crate) struct RawCounterKey {
     pub scope: u32,
     pub direction: u32,
@@ -141,6 +150,7 @@ pub(crate) struct RawCounters {
     pub fragments: u64,
     pub flow_errors: u64,
     pub events_lost: u64,
+    pub forged: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -174,8 +184,9 @@ mirrors! {
     RawPeer => 20,
     RawRuleKey => 16,
     RawRule => 8,
+    RawSource => 20,
     RawCounterKey => 8,
-    RawCounters => 88,
+    RawCounters => 96,
     RawEvent => 120,
 }
 

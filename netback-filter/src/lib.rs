@@ -46,6 +46,6 @@ pub use events::{Event, EventKind, Events};
 pub use flows::{FlowRecord, FlowWriter, Flows};
 pub use rules::{Peer, PeerMatch, Rule, RuleError, RuleSet};
 pub use types::{
-    Action, AdoptEstablished, Counters, DecidedBy, Direction, FlowKey, Protocol, Refuse, ScopeConfig,
+    Action, AdoptEstablished, Counters, DecidedBy, Direction, FlowKey, Lock, Protocol, Refuse, ScopeConfig,
     ScopeStats, Verdict, VifConfig,
 };

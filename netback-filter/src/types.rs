@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::layout::{
-    RawCounters, RawFlowKey, RawFlowValue, RawScope, RawVif, SCOPE_MONITOR_ONLY, SCOPE_PASS_DHCP, be16,
-    raw_address, socket_address,
+    RawCounters, RawFlowKey, RawFlowValue, RawScope, RawVif, SCOPE_LOCK_ADDRESS, SCOPE_LOCK_MAC,
+    SCOPE_MONITOR_ONLY, SCOPE_PASS_DHCP, be16, raw_address, socket_address,
 };
 
 /// Which way a packet goes, or which end opened a flow.
@@ -193,6 +193,8 @@ pub enum DecidedBy {
     Default,
     /// A TCP segment that belongs to no known flow.
     State,
+    /// The scope's [`Lock`]. One report stands for all that is refused so within 10 seconds.
+    Lock,
 }
 
 impl DecidedBy {
@@ -202,6 +204,7 @@ impl DecidedBy {
             Self::Rule => 1,
             Self::Default => 2,
             Self::State => 3,
+            Self::Lock => 4,
         }
     }
 
@@ -210,7 +213,8 @@ impl DecidedBy {
             0 => Self::Userspace,
             1 => Self::Rule,
             2 => Self::Default,
-            _ => Self::State,
+            3 => Self::State,
+            _ => Self::Lock,
         }
     }
 }
@@ -256,6 +260,30 @@ pub enum AdoptEstablished {
     Always,
 }
 
+/// What a guest may send from. Frames that bear anything else are dropped before any rule.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Lock {
+    /// Anything.
+    #[default]
+    Off,
+    /// Its vif's MAC address, where [`VifConfig::mac`] tells it; in ARP too.
+    Mac,
+    /// That, and the addresses of [`crate::Datapath::set_addresses`] and the link-local one that follows from the MAC,
+    /// in ARP and neighbour discovery too. What only a router or a DHCP server sends is dropped, and so is what is neither
+    /// IP nor ARP, or tagged.
+    Address,
+}
+
+impl Lock {
+    fn raw(self) -> u8 {
+        match self {
+            Self::Off => 0,
+            Self::Mac => SCOPE_LOCK_MAC,
+            Self::Address => SCOPE_LOCK_MAC | SCOPE_LOCK_ADDRESS,
+        }
+    }
+}
+
 /// What holds for one guest beside the rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScopeConfig {
@@ -272,6 +300,8 @@ pub struct ScopeConfig {
     /// Whether frames pass that no rule can be about: those that are neither IP nor ARP, tagged ones, and those towards
     /// the guest that are addressed to another MAC (see [`VifConfig::mac`]).
     pub unjudged: bool,
+    /// What the guest may send from.
+    pub lock: Lock,
 }
 
 impl ScopeConfig {
@@ -284,6 +314,7 @@ impl ScopeConfig {
             monitor_only: false,
             pass_dhcp: true,
             unjudged: true,
+            lock: Lock::Off,
         }
     }
 
@@ -297,6 +328,7 @@ impl ScopeConfig {
             monitor_only: false,
             pass_dhcp: true,
             unjudged: false,
+            lock: Lock::Off,
         }
     }
 
@@ -309,7 +341,8 @@ impl ScopeConfig {
             default_refuse: [from_refuse, to_refuse],
             unjudged: u8::from(self.unjudged),
             flags: if self.monitor_only { SCOPE_MONITOR_ONLY } else { 0 }
-                | if self.pass_dhcp { SCOPE_PASS_DHCP } else { 0 },
+                | if self.pass_dhcp { SCOPE_PASS_DHCP } else { 0 }
+                | self.lock.raw(),
             pad: 0,
             adopt_until_ns: match self.adopt_established {
                 AdoptEstablished::No => 0,
@@ -348,6 +381,8 @@ pub struct Counters {
     pub flow_errors: u64,
     /// Events that the ring had no room for.
     pub events_lost: u64,
+    /// From the guest, but not from its own addresses, where those are locked.
+    pub forged: u64,
 }
 
 impl Counters {
@@ -363,6 +398,7 @@ impl Counters {
         self.fragments += cpu.fragments;
         self.flow_errors += cpu.flow_errors;
         self.events_lost += cpu.events_lost;
+        self.forged += cpu.forged;
     }
 }
 
