@@ -296,7 +296,7 @@ fn same(a: &Decision, b: &Decision) -> bool {
 mod tests {
     use std::sync::Arc;
 
-    use netback_filter::{Action, Protocol as Proto};
+    use netback_filter::{Action, Protocol as Proto, Refuse};
     use policy::{Document, Ruleset, VmId};
 
     use super::*;
@@ -367,10 +367,16 @@ mod tests {
             (1, Direction::FromGuest, "10.0.0.12"),
             (2, Direction::ToGuest, "10.0.0.11"),
         ] {
-            assert!(matches!(
+            assert_eq!(
                 ask(&t, scope, direction, remote, Protocol::TCP, 80),
-                Action::Deny(_)
-            ));
+                Action::Deny(Refuse::Drop),
+                "it may be known at the next try"
+            );
+            assert_eq!(
+                ask(&t, scope, direction, remote, Protocol::TCP, 81),
+                Action::Deny(Refuse::Reset),
+                "no process may"
+            );
         }
         // What the rules do not touch passes by default.
         assert_eq!(

@@ -150,20 +150,22 @@ impl World {
     }
 
     /// Decides a flow. Where it depends on a process that is not known, the answer is deny: an unknown process may be the
-    /// one a rule denies. No allocation, no lock.
+    /// one a rule denies. Then packets are dropped without an answer: the client tries again, and by then its process may
+    /// be known. No allocation, no lock.
     pub fn decide(&self, flow: &Flow<'_>) -> Decision {
         if let Some(decision) = self.rules.decide_for_any_process(flow) {
             return decision;
         }
-        let decision = self.rules.decide(flow);
+        let decision = Decision {
+            refuse: Refuse::Drop,
+            ..self.rules.decide(flow)
+        };
         match decision.verdict {
             Verdict::Deny => decision,
             Verdict::Allow => Decision {
                 // No rule decided: not knowing did.
                 by: Decider::Nothing,
                 verdict: Verdict::Deny,
-                // Without an answer a client tries again, and by then its process may be known.
-                refuse: Refuse::Drop,
                 audit: false,
                 ..decision
             },
