@@ -35,6 +35,8 @@ pub struct Document {
     pub(crate) description: Option<String>,
     #[serde(rename = "default", skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) defaults: BTreeMap<Pattern, Action>,
+    #[serde(rename = "lock", skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) locks: BTreeMap<Pattern, Lock>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) services: BTreeMap<String, Selector>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -56,6 +58,7 @@ impl PartialEq for Document {
         self.name == other.name
             && self.description == other.description
             && self.defaults == other.defaults
+            && self.locks == other.locks
             && self.services == other.services
             && self.rules == other.rules
     }
@@ -88,6 +91,11 @@ impl Document {
     /// What happens to traffic of a VM that no rule decides, by pattern of the VM's name.
     pub fn defaults(&self) -> &BTreeMap<Pattern, Action> {
         &self.defaults
+    }
+
+    /// What a VM may send from, by pattern of its name.
+    pub fn locks(&self) -> &BTreeMap<Pattern, Lock> {
+        &self.locks
     }
 
     /// The services, by name.
@@ -123,6 +131,30 @@ impl Action {
             Action::Allow => "allow",
             Action::Deny { .. } => "deny",
             Action::Audit => "audit",
+        }
+    }
+}
+
+/// What a VM may send from; whatever bears another address is dropped before any rule. Ordered from loose to strict.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Lock {
+    /// Anything: the VM may be a router, a bridge, or move addresses.
+    #[default]
+    Off,
+    /// The MAC addresses of its vifs.
+    Mac,
+    /// Those, and the IP addresses that dom0 gave its vifs (`ip=` in xl.cfg).
+    Address,
+}
+
+impl Lock {
+    /// The word in documents and messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Lock::Off => "off",
+            Lock::Mac => "mac",
+            Lock::Address => "address",
         }
     }
 }

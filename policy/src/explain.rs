@@ -125,7 +125,7 @@ impl Ruleset {
             Some(Consulted {
                 side,
                 vm: vm.name.clone(),
-                action: default.map_or(Action::Allow, |d| d.action).as_str().to_owned(),
+                action: default.map_or(Action::Allow, |d| d.value).as_str().to_owned(),
                 said: default.map(|d| (d.set.to_string(), d.pattern.to_string())),
             })
         })

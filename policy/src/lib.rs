@@ -71,7 +71,7 @@
 //!   [`Ruleset::decide`].
 //! - **An end whose process is not known matches no selector that asks for a process**, for allow and for
 //!   deny alike. A default of deny is what protects where sight may be lost.
-//! - Two sets that speak of one VM's default: the more specific pattern counts, of equal ones the stricter.
+//! - Two sets that speak of one VM's default, or of its lock: the more specific pattern counts, of equal ones the stricter.
 //!
 //! # Limits
 //!
@@ -80,7 +80,6 @@
 #![forbid(unsafe_code)]
 
 pub mod block;
-mod defaults;
 pub mod document;
 mod explain;
 mod flow;
@@ -91,10 +90,10 @@ pub mod pattern;
 pub mod port;
 mod problem;
 mod ruleset;
+mod settings;
 
 pub use block::Block;
-pub use defaults::VmDefault;
-pub use document::{Action, Document, Refuse};
+pub use document::{Action, Document, Lock, Refuse};
 pub use explain::{Consulted, Explanation, Match, NearMiss};
 pub use flow::{Endpoint, Flow, Owner, Process, Side, VmId};
 pub use identity::{Identity, ServiceName};
@@ -102,3 +101,4 @@ pub use matching::Condition;
 pub use port::{PortRange, Protocol};
 pub use problem::{Place, Problem, Problems};
 pub use ruleset::{Decider, Decision, RuleId, RuleName, Ruleset, Verdict};
+pub use settings::VmSetting;

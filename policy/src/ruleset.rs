@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! All sets together, compiled for deciding.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::block::Block;
-use crate::defaults::{Defaults, VmDefault};
-use crate::document::{Action, Document, MAX_RULES, Peer, Refuse, Selector};
+use crate::document::{Action, Document, Lock, MAX_RULES, Peer, Refuse, Selector};
 use crate::flow::{Flow, Owner, Side, VmId};
 use crate::index::Index;
 use crate::matching::{Subject, Truth, port_in};
 use crate::port::{PortRange, Protocol};
 use crate::problem::{Problem, Problems};
+use crate::settings::{Settings, VmSetting};
 
 /// Number of a rule. It names the same rule for as long as the generation lasts, no longer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -194,7 +195,8 @@ pub(crate) struct Service {
 pub struct Ruleset {
     pub(crate) rules: Box<[CompiledRule]>,
     pub(crate) services: Box<[Service]>,
-    pub(crate) defaults: Defaults,
+    pub(crate) defaults: Settings<Action>,
+    locks: Settings<Lock>,
     index: Index,
     generation: u64,
 }
@@ -237,7 +239,8 @@ impl Ruleset {
             index: Index::build(&rules),
             rules: rules.into(),
             services: services.into(),
-            defaults: Defaults::build(&documents),
+            defaults: defaults(&documents),
+            locks: locks(&documents),
             generation,
         })
     }
@@ -247,7 +250,8 @@ impl Ruleset {
         Ruleset {
             rules: Box::default(),
             services: Box::default(),
-            defaults: Defaults::build(&[]),
+            defaults: defaults(&[]),
+            locks: locks(&[]),
             index: Index::build(&[]),
             generation,
         }
@@ -353,8 +357,13 @@ impl Ruleset {
     }
 
     /// The default of a VM: action, and `set` and pattern that say so; `None` where no set says anything.
-    pub fn default_of(&self, vm: &VmId) -> Option<&VmDefault> {
+    pub fn default_of(&self, vm: &VmId) -> Option<&VmSetting<Action>> {
         self.defaults.of(vm)
+    }
+
+    /// What a VM may send from, and `set` and pattern that say so; `None` where no set says anything.
+    pub fn lock_of(&self, vm: &VmId) -> Option<&VmSetting<Lock>> {
+        self.locks.of(vm)
     }
 
     pub(crate) fn rule(&self, id: RuleId) -> Option<&CompiledRule> {
@@ -372,7 +381,7 @@ impl Ruleset {
     }
 
     fn by_default(&self, flow: &Flow<'_>) -> Decision {
-        let of = |side, vm: Option<&VmId>| Some((side, self.defaults.of(vm?)?.action));
+        let of = |side, vm: Option<&VmId>| Some((side, self.defaults.of(vm?)?.value));
         let source = of(Side::Source, flow.source.vm);
         let destination = of(Side::Destination, flow.destination.vm);
         // Of two equal ones the source's, which the flow meets first.
@@ -394,6 +403,14 @@ pub(crate) fn severity(action: Action) -> usize {
         Action::Audit => 1,
         Action::Allow => 2,
     }
+}
+
+fn defaults(documents: &[&Document]) -> Settings<Action> {
+    Settings::build(documents, |d| &d.defaults, severity)
+}
+
+fn locks(documents: &[&Document]) -> Settings<Lock> {
+    Settings::build(documents, |d| &d.locks, Reverse)
 }
 
 fn check(documents: &[&Document]) -> Result<(), Problems> {

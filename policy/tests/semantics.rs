@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use policy::{
-    Decider, Document, Endpoint, Flow, Owner, Process, Protocol, Refuse, RuleId, Ruleset, Side, Verdict, VmId,
+    Decider, Document, Endpoint, Flow, Lock, Owner, Process, Protocol, Refuse, RuleId, Ruleset, Side,
+    Verdict, VmId,
 };
 
 fn vm(name: &str) -> VmId {
@@ -76,6 +77,22 @@ fn deny_beats_audit_beats_allow() {
 }
 
 #[test]
+fn the_most_specific_lock_counts_and_of_equal_ones_the_strictest() {
+    let sets = [
+        "policy: a\nlock: { \"*\": mac, router: off, \"web*\": mac }\n",
+        "policy: b\nlock: { \"web*\": address }\n",
+    ];
+    let documents = sets.map(|text| Document::parse("t", text).unwrap());
+    let rules = Ruleset::compile(&documents, 1).unwrap();
+    let lock = |name: &str| rules.lock_of(&vm(name)).map(|said| said.value);
+    assert_eq!(lock("db1"), Some(Lock::Mac));
+    assert_eq!(lock("router"), Some(Lock::Off));
+    assert_eq!(lock("web1"), Some(Lock::Address));
+    let none = ruleset("policy: a\n");
+    assert!(none.lock_of(&vm("db1")).is_none());
+}
+
+#[test]
 fn a_default_of_deny_at_either_end_blocks_unless_a_rule_allows() {
     let rules = ruleset(
         "policy: p
@@ -103,7 +120,7 @@ fn the_most_specific_default_counts_and_of_equals_the_stricter() {
     let one = document("policy: a\ndefault: { \"*\": deny, web1: allow, \"db*\": allow }\n");
     let two = document("policy: b\ndefault: { \"db*\": deny, \"db-test*\": allow }\n");
     let rules = Ruleset::compile(&[two, one], 1).unwrap();
-    let action = |name: &str| rules.default_of(&vm(name)).unwrap().action.as_str();
+    let action = |name: &str| rules.default_of(&vm(name)).unwrap().value.as_str();
     assert_eq!(action("web1"), "allow");
     assert_eq!(action("web2"), "deny");
     assert_eq!(action("db1"), "deny");

@@ -158,6 +158,22 @@ pub fn party(
     }
 }
 
+/// Refused by the lock of guest `scope`.
+pub fn locked(world: &World, scope: u32) -> api::Decision {
+    let vm = world.vm(scope);
+    let said = vm.and_then(|vm| world.rules.lock_of(&vm.id));
+    api::Decision {
+        verdict: api::Verdict::Deny,
+        rule: match (said, vm) {
+            (Some(said), Some(vm)) => {
+                format!("{}/lock ({} of {})", said.set, said.value.as_str(), vm.id.name)
+            }
+            _ => "lock".into(),
+        },
+        generation: world.rules.generation(),
+    }
+}
+
 /// A decision on a flow of guest `scope`, with its rule by name.
 pub fn decision(world: &World, scope: u32, decision: &policy::Decision) -> api::Decision {
     let by_default = |side: &str| match world.vm(scope) {

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use netback_filter::{Datapath, Direction, Peer, PeerMatch, Rule, RuleSet, ScopeConfig};
+use netback_filter::{Datapath, Direction, Lock, Peer, PeerMatch, Rule, RuleSet, ScopeConfig};
 use policy::{Block, Decision, Endpoint, Flow, PortRange, Protocol, Verdict};
 
 use crate::daemon::DaemonError;
@@ -33,6 +33,8 @@ const APART: [Protocol; 5] = [
 pub struct Tables {
     rules: RuleSet,
     scopes: BTreeMap<u32, ScopeConfig>,
+    /// What dom0 gave each guest: where its lock lets it send from.
+    addresses: BTreeMap<u32, Vec<IpAddr>>,
     generation: u32,
 }
 
@@ -73,9 +75,15 @@ pub fn compile(world: &World) -> Result<Tables, DaemonError> {
         .iter()
         .map(|vm| (vm.scope, scope(world, vm)))
         .collect();
+    let addresses = world
+        .vms()
+        .iter()
+        .map(|vm| (vm.scope, vm.configured.clone()))
+        .collect();
     Ok(Tables {
         rules: RuleSet { peers, rules },
         scopes,
+        addresses,
         generation: u32::try_from(world.rules.generation()).unwrap_or(u32::MAX),
     })
 }
@@ -84,6 +92,12 @@ impl Tables {
     /// Puts the tables in force. `before`: what is in force, so that a scope that stays as it is is not set again (that
     /// would start its time of adoption anew).
     pub fn publish(&self, datapath: &mut Datapath, before: Option<&Tables>) -> Result<(), DaemonError> {
+        // Before the locks that ask for them.
+        for (scope, addresses) in &self.addresses {
+            if before.and_then(|b| b.addresses.get(scope)) != Some(addresses) {
+                datapath.set_addresses(*scope, addresses)?;
+            }
+        }
         for (scope, config) in &self.scopes {
             if before.and_then(|b| b.scopes.get(scope)) != Some(config) {
                 datapath.set_scope(*scope, *config)?;
@@ -96,9 +110,22 @@ impl Tables {
 
 /// What holds for a guest beside the rules.
 fn scope(world: &World, vm: &Vm) -> ScopeConfig {
-    match world.rules.default_of(&vm.id).map(|d| d.action) {
+    let config = match world.rules.default_of(&vm.id).map(|d| d.value) {
         Some(policy::Action::Deny { .. }) => ScopeConfig::closed(),
         _ => ScopeConfig::open(),
+    };
+    ScopeConfig {
+        lock: lock(world, vm),
+        ..config
+    }
+}
+
+/// A guest that dom0 gave no address is held to its MAC: it could send nothing else.
+fn lock(world: &World, vm: &Vm) -> Lock {
+    match world.rules.lock_of(&vm.id).map(|said| said.value) {
+        None | Some(policy::Lock::Off) => Lock::Off,
+        Some(policy::Lock::Address) if !vm.configured.is_empty() => Lock::Address,
+        Some(policy::Lock::Mac | policy::Lock::Address) => Lock::Mac,
     }
 }
 
@@ -387,6 +414,26 @@ mod tests {
             ask(&t, 2, Direction::ToGuest, "192.0.2.1", Protocol::TCP, 80),
             Action::Deny(_)
         ));
+    }
+
+    #[test]
+    fn a_guest_without_addresses_of_dom0_is_held_to_its_mac() {
+        let document = Document::parse("t", "policy: a\nlock: { web1: address, db1: mac }\n").expect("sound");
+        let rules = Arc::new(Ruleset::compile(&[document], 7).expect("compiles"));
+        let given = Vm {
+            configured: vec!["10.0.0.11".parse().expect("an address")],
+            ..vm("web1", 1, "10.0.0.11")
+        };
+        let guests = vec![
+            given,
+            vm("web1", 2, "10.0.0.12"),
+            vm("db1", 3, "10.0.0.13"),
+            vm("x", 4, "10.0.0.14"),
+        ];
+        let t = compile(&World::new(rules, guests)).expect("fits");
+        let locks: Vec<Lock> = t.scopes.values().map(|config| config.lock).collect();
+        assert_eq!(locks, [Lock::Address, Lock::Mac, Lock::Mac, Lock::Off]);
+        assert_eq!(t.addresses[&1].len(), 1);
     }
 
     #[test]

@@ -7,13 +7,14 @@ use super::fields::Reader;
 use super::node::{self, Node, Value};
 use super::values::{name, parsed, patterns, plain_name, ports, protocol, shorten, uid, values};
 use super::{
-    Action, ContainerPattern, Document, MAX_RULES, MAX_TEXT, Origin, Peer, Refuse, Rule, Selector, VmPattern,
+    Action, ContainerPattern, Document, Lock, MAX_RULES, MAX_TEXT, Origin, Peer, Refuse, Rule, Selector,
+    VmPattern,
 };
 use crate::pattern::Pattern;
 use crate::port::Protocol;
 use crate::problem::{Place, Problem, Problems, nearest};
 
-const DOCUMENT: [&str; 5] = ["policy", "description", "default", "services", "rules"];
+const DOCUMENT: [&str; 6] = ["policy", "description", "default", "lock", "services", "rules"];
 const SELECTOR: [&str; 8] = [
     "vm",
     "address",
@@ -91,6 +92,7 @@ fn read(reader: &Reader<'_>, root: &Node, file: &str) -> Option<Document> {
         .get("default")
         .map(|n| defaults(reader, n))
         .unwrap_or_default();
+    let locks = fields.get("lock").map(|n| locks(reader, n)).unwrap_or_default();
     let services = fields
         .get("services")
         .filter(|n| !matches!(n.value, Value::Null))
@@ -105,6 +107,7 @@ fn read(reader: &Reader<'_>, root: &Node, file: &str) -> Option<Document> {
         name: name?,
         description,
         defaults,
+        locks,
         services: services
             .into_iter()
             .filter_map(|(name, selector)| Some((name, selector?)))
@@ -131,6 +134,31 @@ fn defaults(reader: &Reader<'_>, node: &Node) -> BTreeMap<Pattern, Action> {
                 _ => word(reader, value, "a default"),
             };
             Some((pattern?, action?))
+        })
+        .collect()
+}
+
+fn locks(reader: &Reader<'_>, node: &Node) -> BTreeMap<Pattern, Lock> {
+    let words = [Lock::Off, Lock::Mac, Lock::Address];
+    reader
+        .entries(node, "`lock`")
+        .into_iter()
+        .filter_map(|(key, value)| {
+            let pattern = parsed::<Pattern>(reader, key.place, &key.text);
+            let text = reader.text(value, "a lock")?;
+            let lock = words.into_iter().find(|lock| lock.as_str() == text);
+            if lock.is_none() {
+                let remedy = match nearest(text, words.map(Lock::as_str)) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => "write off, mac or address".to_owned(),
+                };
+                reader.problem(
+                    value.place,
+                    format_args!("`{}` is not a lock", shorten(text)),
+                    remedy,
+                );
+            }
+            Some((pattern?, lock?))
         })
         .collect()
 }

@@ -67,7 +67,7 @@ impl Enforcer {
             lock(&self.owners.map).remove(&way);
             return;
         }
-        let by_rules = event.flow.decided_by != DecidedBy::Userspace;
+        let by_rules = !matches!(event.flow.decided_by, DecidedBy::Userspace | DecidedBy::Lock);
         let has_ports = matches!(way.protocol, Protocol::TCP | Protocol::UDP);
         let told = self.owners.of(&way);
         // A trap may have told of the accept before this report came.
@@ -162,7 +162,10 @@ impl Enforcer {
                 local: key.local,
                 remote: key.remote,
                 who: who.map(|who| Box::new(present::party(&world, &end, None, Some(who)))),
-                decision: present::decision(&world, key.scope, &decision),
+                decision: match event.flow.decided_by {
+                    DecidedBy::Lock => present::locked(&world, key.scope),
+                    _ => present::decision(&world, key.scope, &decision),
+                },
             },
         );
     }
