@@ -3,8 +3,8 @@
  * Refusing with an answer: the segment is turned into a RST in place and sent back the way it came, so that the
  * client fails at once instead of after its time-outs.
  *
- * Only TCP is answered. An ICMP error in the place of a UDP datagram would need the skb's mark "checksum still
- * to be computed at the UDP header" taken off, and no helper does that.
+ * Only TCP is answered here. An ICMP error in the place of a UDP datagram would need the skb's mark "checksum still
+ * to be computed at the UDP header" taken off, and no helper does that: see src/prohibited.rs.
  */
 #ifndef XMESH_ANSWER_H
 #define XMESH_ANSWER_H

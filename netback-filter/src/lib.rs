@@ -35,6 +35,7 @@ mod layout;
 mod link;
 mod netlink;
 mod pins;
+mod prohibited;
 mod publish;
 mod rules;
 mod sys;
@@ -44,6 +45,7 @@ pub use datapath::{AttachedVif, Config, Datapath, Opened};
 pub use error::Error;
 pub use events::{Event, EventKind, Events};
 pub use flows::{FlowRecord, FlowWriter, Flows};
+pub use prohibited::Prohibited;
 pub use rules::{Peer, PeerMatch, Rule, RuleError, RuleSet};
 pub use types::{
     Action, AdoptEstablished, Counters, DecidedBy, Direction, FlowKey, Lock, Protocol, Refuse, ScopeConfig,

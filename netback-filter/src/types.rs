@@ -40,8 +40,8 @@ impl Direction {
 pub enum Refuse {
     /// Not at all.
     Drop,
-    /// TCP with a RST, so that the client fails at once; anything else is dropped silently (no ICMP error is
-    /// made). Towards the guest this needs [`VifConfig::mac`].
+    /// TCP with a RST, so that the client fails at once; anything else is dropped, and what a guest sent is answered by
+    /// [`crate::Prohibited`] if that is given the reports. Towards the guest this needs [`VifConfig::mac`].
     Reset,
 }
 

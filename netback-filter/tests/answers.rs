@@ -11,7 +11,7 @@ mod support;
 
 use std::time::Duration;
 
-use netback_filter::{Action, Direction, Protocol, ScopeConfig};
+use netback_filter::{Action, Direction, Prohibited, Protocol, ScopeConfig};
 use support::frame::{ACK, RST, SYN, TCP, tcp_packet as tcp};
 use support::wire::{Ends, Wire};
 use support::*;
@@ -122,5 +122,49 @@ fn frames_for_others_that_the_bridge_floods_are_kept_away() {
         assert!(ends.arrives(&to(OTHER_MAC, 80)));
         ends.peer.send(&to(GUEST_MAC, 82));
         assert!(!ends.peer.sees(Duration::from_millis(100), is_reset));
+    });
+}
+
+#[test]
+fn a_datagram_that_is_refused_is_an_error_for_who_sent_it() {
+    World::run(|world| {
+        let mut datapath = world.attach(ScopeConfig::closed(), vec![]);
+        let mut prohibited = Prohibited::open().unwrap();
+        let mut events = datapath.events().unwrap();
+        for (guest, peer) in FAMILIES {
+            let socket = world.udp("guest", guest, 0);
+            socket.connect((peer, 53)).unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            socket.send(b"?").unwrap();
+            let vifs = datapath.attached().unwrap();
+            let event = std::iter::repeat_with(|| {
+                std::thread::sleep(Duration::from_millis(1));
+                events.next()
+            });
+            let event = event.take(1000).flatten().next().expect("a report");
+            assert!(prohibited.answer(&event, &vifs).unwrap());
+            let error = socket.recv(&mut [0; 9]).expect_err("nothing came");
+            // linux/icmp.h and linux/icmpv6.h as net/ipv4/icmp.c and net/ipv6/icmp.c turn them into errors.
+            let wanted = if guest.is_ipv4() {
+                libc::EHOSTUNREACH
+            } else {
+                libc::EACCES
+            };
+            assert_eq!(error.raw_os_error(), Some(wanted), "{error}");
+        }
+        // A scope that drops in silence stays silent.
+        let silent = ScopeConfig {
+            default_from_guest: DROP,
+            ..ScopeConfig::closed()
+        };
+        datapath.set_scope(SCOPE, silent).unwrap();
+        let socket = world.udp("guest", GUEST4, 0);
+        socket.connect((PEER4, 54)).unwrap();
+        socket.send(b"?").unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+        let vifs = datapath.attached().unwrap();
+        let told: Vec<_> = events.by_ref().collect();
+        assert_eq!(told.len(), 1);
+        assert!(!prohibited.answer(&told[0], &vifs).unwrap());
     });
 }

@@ -156,7 +156,8 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let stop = Arc::new(AtomicBool::new(false));
     let vifs = spawn("vif-events", {
         let (orders, stop) = (orders.clone(), Arc::clone(&stop));
-        move || vif_events::forward(vif_events, &orders, &stop)
+        let answers = vif_events::Answers::new(Arc::clone(&datapath));
+        move || vif_events::forward(vif_events, answers, &orders, &stop)
     })?;
     let share = options.budget / 100.0;
     let looker = spawn("lookups", {
