@@ -117,3 +117,61 @@ fn a_daemon_that_is_stopped_holds_no_guest_and_another_takes_its_place() -> Outc
     assert!(!alive.success(), "the stopped daemon is still there");
     Ok(())
 }
+
+/// What dies in a round.
+const DEATHS: [&str; 4] = ["daemon", "guardian", "both", "daemon stopped"];
+
+/// `XMESH_KILL_ROUNDS` sets how many; each dies at another moment.
+#[test]
+#[ignore = "needs a rig: cargo xtask test"]
+fn daemon_and_guardian_die_at_any_moment_and_the_guest_runs_on() -> Outcome {
+    let rounds = std::env::var("XMESH_KILL_ROUNDS").ok();
+    let rounds: usize = rounds.map_or(Ok(DEATHS.len()), |text| text.parse())?;
+    let mesh = Mesh::up()?;
+    let before = mesh.text_hash("web1")?;
+    // Traps on both vCPUs all the time.
+    let load = "for cpu in 0 1; do taskset -c $cpu sh -c 'while :; do /bin/true; curl -s -o /dev/null -m 100 http://10.0.0.12/; sleep 0.1; done' & done; wait";
+    let job = mesh.0.spawn("web1", &["sh", "-c", load], Discard)?;
+    let mut random = rounds as u64 ^ std::process::id() as u64;
+    for round in 0..rounds {
+        let death = DEATHS[round % DEATHS.len()];
+        // A moment within the two seconds from when both guests are trapped.
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        std::thread::sleep(Duration::from_millis((random >> 33) % 2000));
+        let (daemon, guardian) = (mesh.daemon()?, mesh.guardian()?);
+        eprintln!("round {round}: {death} (daemon {daemon}, guardian {guardian})");
+        let guardian_text = guardian.to_string();
+        match death {
+            "daemon" => {
+                mesh.0.check("dom0", &["kill", "-9", &daemon])?;
+            }
+            "guardian" => {
+                mesh.0.check("dom0", &["kill", "-9", &guardian_text])?;
+                mesh.wait("another guardian", |mesh| Ok(mesh.guardian()? != guardian))?;
+            }
+            "both" => {
+                mesh.0.check("dom0", &["kill", "-9", &daemon, &guardian_text])?;
+            }
+            _ => {
+                mesh.0.check("dom0", &["kill", "-STOP", &daemon])?;
+                mesh.wait("another daemon serves", |mesh| Ok(mesh.daemon()? != daemon))?;
+            }
+        }
+        if death != "both" {
+            // Before anybody starts another daemon: the guardian alone has freed the guests.
+            mesh.guests_run()?;
+        }
+        mesh.start()?;
+        mesh.guests_run()?;
+    }
+    drop(job);
+    // Without a daemon, so that nothing stands between the guest and its text.
+    mesh.0.check("dom0", &["kill", &mesh.daemon()?])?;
+    mesh.wait("the daemon ends", |mesh| {
+        Ok(!mesh.0.exec("dom0", &["pgrep", "-x", "policyd"])?.success())
+    })?;
+    assert_eq!(mesh.text_hash("web1")?, before, "the guest's kernel text");
+    mesh.start()
+}

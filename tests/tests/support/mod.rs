@@ -147,6 +147,38 @@ impl Mesh {
             .exec("dom0", &["xmesh", "policy-apply", "/tmp/test.yaml"])?)
     }
 
+    /// A hash of the text of a guest's kernel, as the guest itself reads it.
+    pub fn text_hash(&self, guest: &str) -> Result<String, Box<dyn std::error::Error>> {
+        const SCRIPT: &str = "
+import hashlib, struct
+at = {}
+for line in open('/proc/kallsyms'):
+    address, _, name = line.split()[:3]
+    if name in ('_stext', '_etext'): at[name] = int(address, 16)
+core = open('/proc/kcore', 'rb')
+header = core.read(64)
+offset, = struct.unpack_from('<Q', header, 32)
+size, count = struct.unpack_from('<HH', header, 54)
+core.seek(offset)
+table = core.read(size * count)
+for i in range(count):
+    _, _, start, virtual, _, length, _, _ = struct.unpack_from('<IIQQQQQQ', table, i * size)
+    if virtual <= at['_stext'] < virtual + length:
+        core.seek(start + at['_stext'] - virtual)
+        text = core.read(at['_etext'] - at['_stext'])
+        print(len(text), hashlib.sha256(text).hexdigest())
+        break
+";
+        let text = self.0.check(guest, &["python3", "-c", SCRIPT])?;
+        assert!(
+            text.split(' ')
+                .next()
+                .is_some_and(|len| len.parse::<u64>().is_ok_and(|len| len > 8 << 20)),
+            "{text}"
+        );
+        Ok(text)
+    }
+
     /// How often a probe has fired.
     pub fn probe_hits(&self, domain: &str, function: &str) -> Result<u64, Box<dyn std::error::Error>> {
         let entry = self.domain(domain)?;
