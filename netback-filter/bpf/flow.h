@@ -90,7 +90,65 @@ INLINE void reopen(struct flow_value *flow, const struct packet *p)
 		flow->seen[FROM_GUEST] = 0;
 		flow->seen[TO_GUEST] = 0;
 		flow->ended = 0;
+		flow->sample_ns[FROM_GUEST] = 0;
+		flow->sample_ns[TO_GUEST] = 0;
+		flow->setup_us = 0;
 	}
+}
+
+/* Whole microseconds, and never 0, which means that nothing was measured. */
+INLINE __u32 micros_since(__u64 then, __u64 now)
+{
+	__u64 micros = (now - then) / 1000;
+
+	if (micros >> 32)
+		return 0xffffffff;
+	return micros ? micros : 1;
+}
+
+/* A SYN that comes again is measured from its last coming. */
+INLINE void time_handshake(struct flow_value *flow, const struct packet *p, __u8 direction, __u64 now)
+{
+	if (pure_syn(p)) {
+		if (flow->seen[direction] & SEEN_SYN)
+			flow->retransmissions[direction]++;
+		flow->syn_ns = now;
+	} else if ((p->tcp_flags & TCP_SYN) && flow->syn_ns && !flow->setup_us) {
+		flow->setup_us = micros_since(flow->syn_ns, now);
+	}
+}
+
+/*
+ * One piece of data at a time is timed until its ACK, and none that was sent twice: its ACK may be the first's (Karn). The
+ * mean is that of RFC 6298. Both directions may be counted at once, by two CPUs: a sample is then lost, or one is late.
+ */
+INLINE void time_data(struct flow_value *flow, const struct packet *p, __u8 direction, __u64 now)
+{
+	__u8 other = !direction;
+	__u32 end = ntohl(p->seq) + p->payload;
+	__u64 since = flow->sample_ns[other];
+
+	if (p->payload) {
+		if ((flow->seen[direction] & SEEN_DATA) && (__s32)(end - flow->next_seq[direction]) <= 0) {
+			flow->retransmissions[direction]++;
+			flow->sample_ns[direction] = 0;
+		} else {
+			flow->seen[direction] |= SEEN_DATA;
+			flow->next_seq[direction] = end;
+			if (!flow->sample_ns[direction]) {
+				flow->sample_seq[direction] = end;
+				flow->sample_ns[direction] = now;
+			}
+		}
+	}
+	if ((p->tcp_flags & TCP_ACK) && since && (__s32)(ntohl(p->ack) - flow->sample_seq[other]) >= 0) {
+		__u32 took = micros_since(since, now), mean = flow->rtt_us[other];
+
+		flow->rtt_us[other] = mean ? (__u32)((mean * 7ull + took + 7) / 8) : took;
+		flow->sample_ns[other] = 0;
+	}
+	if (p->window_shut)
+		flow->zero_windows[direction]++;
 }
 
 /* Counts the packet. Returns whether it ended the flow. */
@@ -106,6 +164,8 @@ INLINE int account(struct flow_value *flow, const struct packet *p, __u32 bytes,
 	flow->last_ns = now;
 	if (p->key.proto != IPPROTO_TCP)
 		return 0;
+	time_handshake(flow, p, direction, now);
+	time_data(flow, p, direction, now);
 	flow->seen[direction] |= (flags & TCP_SYN ? SEEN_SYN : 0) | (flags & TCP_ACK ? SEEN_ACK : 0) |
 				 (flags & TCP_FIN ? SEEN_FIN : 0) | (flags & TCP_RST ? SEEN_RST : 0);
 	if (flow->ended || !tcp_closed(flow))

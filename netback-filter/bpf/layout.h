@@ -61,6 +61,7 @@ _Static_assert(sizeof(struct flow_key) == 44, "flow_key");
 #define SEEN_ACK 0x02
 #define SEEN_FIN 0x04
 #define SEEN_RST 0x08
+#define SEEN_DATA 0x10 /* `next_seq` says something */
 
 struct flow_value {
 	/* The verdict: written when the entry is, and never in place. */
@@ -78,8 +79,18 @@ struct flow_value {
 	__u64 bytes[2];
 	__u64 first_ns; /* CLOCK_MONOTONIC; 0 before the first packet */
 	__u64 last_ns;
+	/* TCP as the vif sees it, by direction of the data. */
+	__u64 syn_ns;	     /* when the last SYN passed */
+	__u64 sample_ns[2];  /* when the data passed whose ACK is awaited; 0: none is */
+	__u32 sample_seq[2]; /* the ACK that is awaited */
+	__u32 next_seq[2];   /* behind the last byte seen */
+	__u32 rtt_us[2];     /* smoothed time from data to its ACK; 0 before the first */
+	__u32 retransmissions[2];
+	__u32 zero_windows[2]; /* said by the sender of this direction: it takes no more */
+	__u32 setup_us;	       /* from SYN to SYN-ACK; 0 before that */
+	__u32 pad;
 };
-_Static_assert(sizeof(struct flow_value) == 64, "flow_value");
+_Static_assert(sizeof(struct flow_value) == 136, "flow_value");
 
 struct vif_config {
 	__u32 scope;
@@ -199,6 +210,6 @@ struct event {
 	struct flow_key key;
 	struct flow_value value;
 };
-_Static_assert(sizeof(struct event) == 120, "event");
+_Static_assert(sizeof(struct event) == 192, "event");
 
 #endif

@@ -72,6 +72,7 @@ struct packet {
 	__u8 fixed_header; /* neither options nor extensions before L4 */
 	__u8 icmp_type;	   /* of ICMP and ICMPv6; else 0 */
 	__u8 dhcp;
+	__u8 window_shut; /* TCP: the sender takes no more */
 	__u32 l3_end; /* offset behind the IP packet; Ethernet padding may follow */
 	__u32 l4;     /* offset of the L4 header */
 	__u32 fragment_id;
@@ -258,6 +259,7 @@ INLINE int parse_tcp(struct __sk_buff *skb, struct packet *p, const int from_gue
 	p->seq = tcp.seq;
 	p->ack = tcp.ack_seq;
 	p->payload = p->l3_end - p->l4 - header;
+	p->window_shut = !tcp.window && !tcp.syn && !tcp.rst;
 	return KIND_FLOW;
 }
 

@@ -33,9 +33,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ne
 pub struct Config {
     /// A directory on a BPF file system; made if need be.
     pub pin_dir: PathBuf,
-    /// Flows opened under the rules, of all scopes; about 170 bytes of kernel memory each.
+    /// Flows opened under the rules, of all scopes; about 240 bytes of kernel memory each.
     pub flow_capacity: u32,
-    /// Verdicts of userspace, of all scopes; about 170 bytes each.
+    /// Verdicts of userspace, of all scopes; about 240 bytes each.
     pub verdict_capacity: u32,
     /// Peers of two rule sets, since both are there during an exchange.
     pub peer_capacity: u32,

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::time::Duration;
 
 use crate::error::Error;
 use crate::layout::{RawFlowKey, RawFlowValue, SEEN_FIN, SEEN_RST, SEEN_SYN};
@@ -91,6 +92,15 @@ pub struct FlowRecord {
     pub established: bool,
     /// Both ends sent TCP's FIN, or one its RST. Until then, or for other protocols, false.
     pub ended: bool,
+    /// TCP: from its SYN to the SYN-ACK, both as they passed the vif.
+    pub setup: Option<Duration>,
+    /// TCP: smoothed time between data from and to the guest, and their ACKs, as they passed the vif. So the first is the way to
+    /// the peer and back, the second the way into the guest and back.
+    pub rtt: [Option<Duration>; 2],
+    /// TCP: segments from and to the guest that had passed before.
+    pub retransmissions: [u32; 2],
+    /// TCP: segments from and to the guest whose sender said that it takes no more data.
+    pub zero_windows: [u32; 2],
 }
 
 impl FlowRecord {
@@ -106,8 +116,17 @@ impl FlowRecord {
             last_ns: value.last_ns,
             established: from & to & SEEN_SYN != 0,
             ended: (from | to) & SEEN_RST != 0 || from & to & SEEN_FIN != 0,
+            setup: measured(value.setup_us),
+            rtt: value.rtt_us.map(measured),
+            retransmissions: value.retransmissions,
+            zero_windows: value.zero_windows,
         }
     }
+}
+
+/// 0 stands for nothing.
+fn measured(micros: u32) -> Option<Duration> {
+    (micros != 0).then(|| Duration::from_micros(micros.into()))
 }
 
 /// Iterates over the flows, verdicts of userspace first. Flows that come or go meanwhile may be in or not.

@@ -73,6 +73,15 @@ pub(crate) struct RawFlowValue {
     pub bytes: [u64; 2],
     pub first_ns: u64,
     pub last_ns: u64,
+    pub syn_ns: u64,
+    pub sample_ns: [u64; 2],
+    pub sample_seq: [u32; 2],
+    pub next_seq: [u32; 2],
+    pub rtt_us: [u32; 2],
+    pub retransmissions: [u32; 2],
+    pub zero_windows: [u32; 2],
+    pub setup_us: u32,
+    pub pad: u32,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -178,7 +187,7 @@ macro_rules! mirrors {
 
 mirrors! {
     RawFlowKey => 44,
-    RawFlowValue => 64,
+    RawFlowValue => 136,
     RawVif => 12,
     RawScope => 16,
     RawPeer => 20,
@@ -187,7 +196,7 @@ mirrors! {
     RawSource => 20,
     RawCounterKey => 8,
     RawCounters => 96,
-    RawEvent => 120,
+    RawEvent => 192,
 }
 
 /// Reads a value off the front of `bytes`; `None` when they are too few.
@@ -223,7 +232,7 @@ mod tests {
 
     #[test]
     fn short_bytes_are_no_event() {
-        assert!(read::<RawEvent>(&[0; 119]).is_none());
-        assert!(read::<RawEvent>(&[0; 120]).is_some());
+        assert!(read::<RawEvent>(&[0; 191]).is_none());
+        assert!(read::<RawEvent>(&[0; 192]).is_some());
     }
 }

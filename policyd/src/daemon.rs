@@ -461,6 +461,7 @@ impl Daemon {
             let vm = world.vm(key.scope);
             vm.and_then(|vm| vm.listeners.owner_of(protocol, key.local.ip(), key.local.port()))
                 .cloned()
+                .or_else(|| self.owners.of(&Way::from(key)))
         };
         let end = world.source(key.scope, key.local.ip(), who.as_deref());
         let listens = (!outgoing).then(|| (protocol, key.local.port()));
@@ -497,6 +498,7 @@ impl Daemon {
             bytes_in: record.bytes[1],
             age_ms: ms(record.first_ns),
             idle_ms: ms(record.last_ns),
+            timing: present::timing(record),
             state: match (record.decided_by, record.established, record.ended) {
                 _ if protocol != Protocol::TCP => "-",
                 _ if !allowed => "refused",

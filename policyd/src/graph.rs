@@ -191,6 +191,7 @@ mod tests {
             bytes_in: bytes.1,
             age_ms: 0,
             idle_ms: 0,
+            timing: Default::default(),
             state: "established".into(),
         }
     }

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
-use netback_filter::{Direction, Event, EventKind};
+use netback_filter::{Direction, Event};
 use policyd_api::Mode;
 use vmi_xen::linux::{self, Socket};
 use vmi_xen::meter::Meter;
@@ -29,19 +29,14 @@ const NAP: Duration = Duration::from_millis(200);
 /// The time over which a guest's share is averaged: a burst of new flows may use all of it at once.
 const WINDOW: Duration = Duration::from_secs(5);
 
-/// A flow whose owner is asked for, and the report that raised the question.
+/// A flow whose owner is asked for.
 pub struct Question {
     /// The flow, as its guest sees it.
     pub way: Way,
-    /// What the vif reported.
-    pub event: Event,
-}
-
-impl Question {
-    /// Which end opened the flow.
-    pub fn origin(&self) -> Direction {
-        self.event.flow.verdict.origin
-    }
+    /// Which end opened it.
+    pub origin: Direction,
+    /// The vif's report, if it refused the flow's first packet.
+    pub refused: Option<Event>,
 }
 
 /// What the guest's tables say.
@@ -155,8 +150,7 @@ pub fn run(
 /// accepted.
 fn is_for_lookup(entry: &DomainEntry, question: &Question) -> bool {
     let trapped = entry.sight().mode >= Mode::Breakpoint;
-    let inwards = question.origin() == Direction::ToGuest;
-    !(trapped && inwards && question.event.kind == EventKind::Start)
+    !(trapped && question.origin == Direction::ToGuest && question.refused.is_none())
 }
 
 /// None where the guest cannot say.

@@ -2,7 +2,9 @@
 //! What the inner rooms hold, as the API shows it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use netback_filter::FlowRecord;
 use policy::{Decider, Endpoint, Protocol, Side};
 use policyd_api as api;
 use vmi_xen::integrity::{Finding, Report, Severity};
@@ -96,6 +98,22 @@ pub fn check(domain: &str, report: &Report) -> api::Check {
         text: extent.text,
         functions: extent.functions,
         took_ms: report.took.as_millis() as u64,
+    }
+}
+
+/// How a flow fares.
+pub fn timing(record: &FlowRecord) -> api::Timing {
+    let micros = |time: Option<Duration>| time.map(|time| time.as_micros() as u64);
+    let ([rtt_out, rtt_in], [out, back]) = (record.rtt, record.retransmissions);
+    let [shut_out, shut_in] = record.zero_windows;
+    api::Timing {
+        setup_us: micros(record.setup),
+        rtt_out_us: micros(rtt_out),
+        rtt_in_us: micros(rtt_in),
+        retransmissions_out: out,
+        retransmissions_in: back,
+        zero_windows_out: shut_out,
+        zero_windows_in: shut_in,
     }
 }
 

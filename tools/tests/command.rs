@@ -225,6 +225,7 @@ fn flows_are_a_table() {
             bytes_in: 0,
             age_ms: 61_000,
             idle_ms: 3,
+            timing: Default::default(),
             state: "new".into(),
         }])
     });

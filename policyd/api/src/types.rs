@@ -254,6 +254,28 @@ pub struct Flow {
     pub idle_ms: u64,
     /// `new`, `established`, `closed`, or `-` for datagrams.
     pub state: String,
+    /// TCP, as its packets passed the vif.
+    #[serde(default)]
+    pub timing: Timing,
+}
+
+/// How a TCP connection fares, as its packets passed the vif.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timing {
+    /// Microseconds from SYN to SYN-ACK.
+    pub setup_us: Option<u64>,
+    /// Smoothed microseconds from data of the guest to its ACK: the way to the peer and back.
+    pub rtt_out_us: Option<u64>,
+    /// The same for data to the guest: the way into the guest and back.
+    pub rtt_in_us: Option<u64>,
+    /// Segments from the guest that had passed before.
+    pub retransmissions_out: u32,
+    /// The same to the guest.
+    pub retransmissions_in: u32,
+    /// Segments by which the guest said that it takes no more data.
+    pub zero_windows_out: u32,
+    /// The same of the peer.
+    pub zero_windows_in: u32,
 }
 
 /// Users, groups and capabilities of a process, numbered as in the guest's initial user namespace.

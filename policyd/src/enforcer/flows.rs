@@ -71,13 +71,31 @@ impl Enforcer {
         let has_ports = matches!(way.protocol, Protocol::TCP | Protocol::UDP);
         let told = self.owners.of(&way);
         // A trap may have told of the accept before this report came.
-        let new = by_rules && (told.is_none() || event.flow.verdict.origin == Direction::FromGuest);
+        let origin = event.flow.verdict.origin;
+        let new = by_rules && (told.is_none() || origin == Direction::FromGuest);
         let known = told.or_else(|| self.receiver(&way));
-        let question = Question { way, event };
+        let question = Question {
+            way,
+            origin,
+            refused: (event.kind == EventKind::Refused).then_some(event),
+        };
         if !by_rules || !has_ports || known.is_some() {
             self.owned(&question, known, new);
         } else if let Err(question) = self.lookups.ask(question) {
             self.owned(&question, None, false);
+        }
+    }
+
+    /// Asks who takes the connection that a guest opens to another guest of this host, in case no trap tells it there.
+    pub(super) fn ask_peer(&self, way: &Way, peer: u32) {
+        let way = way.seen_by(peer);
+        if self.owners.of(&way).is_none() {
+            // Without an answer the accept is not told, and the verdict is what it is.
+            let _ = self.lookups.ask(Question {
+                way,
+                origin: Direction::ToGuest,
+                refused: None,
+            });
         }
     }
 
@@ -99,7 +117,7 @@ impl Enforcer {
         }
         let nobody = asked && owner.is_none();
         self.owned(&question, owner.map(|(_, who)| who), true);
-        if nobody && question.event.kind == EventKind::Start && question.origin() == Direction::FromGuest {
+        if nobody && question.refused.is_none() && question.origin == Direction::FromGuest {
             let Question { way, .. } = question;
             self.say(
                 way.scope,
@@ -115,14 +133,17 @@ impl Enforcer {
     /// Tells and decides what a vif reported, now that its owner is known or is not to be known. `new`: nobody decided
     /// the flow by its owner yet.
     fn owned(&mut self, question: &Question, who: Option<Arc<Subject>>, new: bool) {
-        let Question { way, event } = question;
-        if event.kind == EventKind::Refused {
+        let Question { way, origin, refused } = question;
+        if let Some(event) = refused {
             self.refused(event, who.as_ref());
         }
         let Some(who) = who.filter(|_| new) else { return };
-        match question.origin() {
+        match origin {
             Direction::FromGuest => self.connects(&who, way, None),
-            Direction::ToGuest if event.kind == EventKind::Start => self.accepts(&who, way, Seen::Lookup),
+            // It may have been told meanwhile.
+            Direction::ToGuest if refused.is_none() && self.owners.of(way).is_none() => {
+                self.accepts(&who, way, Seen::Lookup);
+            }
             Direction::ToGuest => {}
         }
     }

@@ -119,6 +119,12 @@ impl Enforcer {
             lock(&self.owners.map).insert(*way, Arc::clone(who));
         }
         let (protocol, remote) = (way.protocol, way.remote);
+        if let Some(peer) = world.vm_at(remote.ip())
+            && peer.scope != way.scope
+            && decision.verdict == policy::Verdict::Allow
+        {
+            self.ask_peer(way, peer.scope);
+        }
         let to = present::party(
             &world,
             &world.destination(protocol, remote.ip(), remote.port()),

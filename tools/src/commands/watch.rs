@@ -118,6 +118,7 @@ mod tests {
             bytes_in: 60,
             age_ms: 0,
             idle_ms: 0,
+            timing: Default::default(),
             state: state.into(),
         }
     }
