@@ -133,7 +133,7 @@ fn probes_over_the_budget_rest_and_come_back() -> Outcome {
     let restart = |mesh: &Mesh, budget: &str| -> Outcome {
         mesh.0.check("dom0", &["kill", &mesh.daemon()?])?;
         mesh.wait("the daemon ends", |mesh| {
-            Ok(!mesh.0.exec("dom0", &["xmesh", "info"])?.success())
+            Ok(!mesh.0.exec("dom0", &["pgrep", "-x", "policyd"])?.success())
         })?;
         mesh.start_with(budget)
     };
