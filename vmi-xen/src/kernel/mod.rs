@@ -157,12 +157,14 @@ impl Kernel {
                 for anchor in image::anchors(mem, &space, cpu) {
                     let found = match Image::around(mem, &space, anchor, &mut effort.pages) {
                         Ok(Some(image)) => {
-                            let place = (space.translate(mem, image.start()).ok(), image.len());
-                            if searched.contains(&place) {
+                            let Ok(place) = space.translate(mem, image.start()) else {
+                                continue;
+                            };
+                            if searched.contains(&(place, image.len())) {
                                 continue;
                             }
-                            searched.push(place);
-                            Self::from_image(mem, &space, image, cpus, &mut effort.bytes)
+                            searched.push((place, image.len()));
+                            Self::from_image(mem, &space, image, place, cpus, &mut effort.bytes)
                         }
                         Ok(None) => continue,
                         Err(error) => Err(error.into()),
@@ -194,7 +196,10 @@ impl Kernel {
             let image = Image::around(mem, &space, anchor, &mut left)?;
             pages_left.set(left);
             let Some(image) = image else { continue };
-            match Self::from_image(mem, &space, image, &[], &mut bytes_left) {
+            let Ok(place) = space.translate(mem, image.start()) else {
+                continue;
+            };
+            match Self::from_image(mem, &space, image, place, &[], &mut bytes_left) {
                 Ok(kernel) => return Ok(kernel),
                 Err(error) => failure = error,
             }
@@ -212,10 +217,13 @@ impl Kernel {
         scan::displacement(mem, ranges)
     }
 
+    /// `place`: where the image begins in memory, in which it is one piece. So that is all that is needed of `borrowed`, the
+    /// tables of a process that may end while its kernel is read.
     fn from_image<M: PhysicalMemory + ?Sized>(
         mem: &M,
-        space: &AddressSpace,
+        borrowed: &AddressSpace,
         image: Image,
+        place: u64,
         cpus: &[CpuState],
         bytes_left: &mut u64,
     ) -> Result<Self, KernelError> {
@@ -228,7 +236,8 @@ impl Kernel {
             *bytes_left -= region.len;
             let mut bytes = vec![0; region.len as usize];
             // A hole that only the hypervisor knows of ends the region.
-            if space.read(mem, region.start, &mut bytes).is_err() {
+            let at = place.wrapping_add(region.start - start);
+            if mem.read_phys(at, &mut bytes).is_err() {
                 continue;
             }
             let Some(found) = Kallsyms::find(&bytes) else {
@@ -246,13 +255,14 @@ impl Kernel {
                 .address("linux_banner")
                 .and_then(|at| banner(&bytes, &region, at))
                 .unwrap_or_default();
-            let layout = layout(mem, space, &symbols, &region, &bytes);
+            let space = own_space(mem, borrowed, &symbols, (start, place))?;
+            let layout = layout(mem, &space, &symbols, &region, &bytes);
             return Ok(Self {
                 release: banner.split(' ').nth(2).unwrap_or("").to_owned(),
                 banner,
                 text_base: start,
                 slide: start.wrapping_sub(LINKED_AT),
-                space: own_space(mem, space, &symbols, start)?,
+                space,
                 syscall_entry_intact: syscall_entry_intact(&symbols, cpus),
                 symbols,
                 layout,
@@ -382,9 +392,8 @@ fn own_space<M: PhysicalMemory + ?Sized>(
     mem: &M,
     borrowed: &AddressSpace,
     symbols: &Symbols,
-    text: u64,
+    (text, place): (u64, u64),
 ) -> Result<AddressSpace, KernelError> {
-    let place = borrowed.translate(mem, text)?;
     // The table of the image alone does not tell how many are above it.
     let depths = match borrowed.levels() {
         3 => 4..=5,
@@ -393,7 +402,7 @@ fn own_space<M: PhysicalMemory + ?Sized>(
     symbols
         .address("init_top_pgt")
         .or_else(|| symbols.address("swapper_pg_dir"))
-        .and_then(|va| borrowed.translate(mem, va).ok())
+        .and_then(|va| place.checked_add(va.checked_sub(text)?))
         .and_then(|root| {
             depths
                 .map(|levels| AddressSpace::new(root, levels))
