@@ -114,7 +114,11 @@ fn every_call_is_told_as_strace_tells_it_in_the_guest() -> Outcome {
     let trace = Trace::begin(&mesh, "all", &format!("--limit 100000 --syscall {names}"))?;
     let begin = trace.of_kind("begin")?;
     assert_eq!(begin[0]["gaps"].to_string(), "[]");
-    assert_eq!(kernel_text(&mesh)?, before, "the guest sees its own text");
+    if mesh.0.cpu().has_altp2m() {
+        assert_eq!(kernel_text(&mesh)?, before, "the guest sees its own text");
+    } else {
+        println!("left out: breakpoints in the guest's own text are there for it to see");
+    }
     mesh.0.check("web1", &[PROGRAM, "narrow"])?;
     let last = |trace: &Trace<'_>| -> Result<Vec<String>, Box<dyn std::error::Error>> {
         Ok(calls_of_program(&trace.of_kind("call")?))

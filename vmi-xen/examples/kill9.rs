@@ -4,12 +4,16 @@
 //!
 //! ```text
 //! kill9 DOMID HEX ROUNDS [HEX]...
+//! kill9 --breakpoint DOMID FUNCTION ROUNDS [FUNCTION]...
 //! ```
 //!
 //! HEX is the address of a kernel function that runs often on every vCPU: the
 //! guest must be under load. Every second round kills the watcher at a random
-//! instant of its start, the others after all vCPUs have trapped. Give an address
+//! instant while it attaches, the others after all vCPUs have trapped. Give an address
 //! of an instruction that is no NOP too, so that single steps are interrupted.
+//!
+//! With `--breakpoint` the int3s go into the guest's own text, and functions are given by name. Then the pages that hold
+//! them must be, byte for byte, what they were, each time, and in the end the whole text of the kernel.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -22,11 +26,19 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use vmi_xen::{
     altp2m::{Config, Engine, ProbeId, UndoRecord, Undone, undo},
+    breakpoint::{self, Guards},
+    kernel::Kernel,
     live::{LiveMemory, cpu_states},
-    memory::AddressSpace,
+    memory::{AddressSpace, CpuState},
+    traps::Traps,
 };
-use xen_bindings::{DomId, Xen, altp2m, domain, monitor};
+use xen_bindings::{
+    DomId, PAGE_SIZE, Xen, altp2m, domain,
+    monitor::{self, Monitor},
+};
 
+const USAGE: &str =
+    "usage: kill9 DOMID HEX ROUNDS [HEX]... or kill9 --breakpoint DOMID FUNCTION ROUNDS [FUNCTION]...";
 const UNDO_DIR: &str = "/run/policyd/undo-kill9";
 /// CR3 bit that selects the user half of a process under KPTI.
 const USER_HALF: u64 = 0x1000;
@@ -36,37 +48,53 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const RUN_MICROS: u64 = 20_000;
 
 fn main() -> anyhow::Result<()> {
-    let args: Vec<String> = std::env::args().skip(1).collect();
+    let mut args: Vec<String> = std::env::args().skip(1).collect();
+    let breakpoint = args.first().is_some_and(|arg| arg == "--breakpoint");
+    if breakpoint {
+        args.remove(0);
+    }
     match args.first().map(String::as_str) {
-        Some("watch") => watch(&args[1..]),
-        Some(_) => torture(&args),
-        None => bail!("usage: kill9 DOMID HEX ROUNDS [HEX]..."),
+        Some("watch") => watch(&args[1..], breakpoint),
+        Some(_) => torture(&args, breakpoint),
+        None => bail!(USAGE),
     }
 }
 
 /// The victim: probes and serves until it is killed.
-fn watch(args: &[String]) -> anyhow::Result<()> {
+fn watch(args: &[String], breakpoint: bool) -> anyhow::Result<()> {
     let [domid, step, probes @ ..] = args else {
-        bail!("watch DOMID fast|slow HEX...");
+        bail!("watch DOMID fast|slow HEX|FUNCTION...");
     };
     let domid = domid.parse()?;
     let xen = Xen::open()?;
     let memory = LiveMemory::new(&xen, domid);
     let cpus = cpu_states(&xen, domid)?;
-    let cpu = cpus
-        .iter()
-        .find(|cpu| cpu.in_long_mode())
-        .context("no vCPU in long mode")?;
-    let space = AddressSpace::new(cpu.page_table_root() & !USER_HALF, cpu.paging_levels());
+    let kernel = breakpoint.then(|| Kernel::find(&memory, &cpus)).transpose()?;
+    let space = match &kernel {
+        Some(kernel) => kernel.space.clone(),
+        None => first_space(&cpus)?,
+    };
     let record = UndoRecord::open(Path::new(UNDO_DIR), domid)?;
     let config = Config {
         spin: Duration::ZERO,
         fast_step: step == "fast",
         ..Config::default()
     };
-    let mut engine = Engine::attach_with(&xen, domid, record, config)?;
-    for (number, hex) in probes.iter().enumerate() {
-        let va = u64::from_str_radix(hex, 16)?;
+    let guards = kernel
+        .as_ref()
+        .map(|kernel| Guards::find(&memory, kernel))
+        .transpose()?;
+    // What takes long, and touches nothing, is done: from here on it is worth while to be killed.
+    say("attaching")?;
+    let mut engine: Box<dyn Traps> = match guards {
+        Some(guards) => Box::new(breakpoint::Engine::attach(&xen, domid, record, &guards)?),
+        None => Box::new(Engine::attach_with(&xen, domid, record, config)?),
+    };
+    for (number, place) in probes.iter().enumerate() {
+        let va = match &kernel {
+            Some(kernel) => kernel.symbols.address(place).context("no such symbol")?,
+            None => u64::from_str_radix(place, 16)?,
+        };
         engine.arm(ProbeId(u32::try_from(number)?), va, space.translate(&memory, va)?)?;
     }
     let mut unseen: Vec<u16> = (0..u16::try_from(cpus.len())?).collect();
@@ -76,15 +104,88 @@ fn watch(args: &[String]) -> anyhow::Result<()> {
             unseen.retain(|vcpu| *vcpu != trap.vcpu);
         })?;
         if before > 0 && unseen.is_empty() {
-            println!("all");
-            std::io::stdout().flush()?;
+            say("all")?;
         }
     }
 }
 
-fn torture(args: &[String]) -> anyhow::Result<()> {
+/// Tells the one that will kill us how far we are.
+fn say(word: &str) -> anyhow::Result<()> {
+    println!("{word}");
+    Ok(std::io::stdout().flush()?)
+}
+
+/// The address space of some vCPU: all share the kernel's half.
+fn first_space(cpus: &[CpuState]) -> anyhow::Result<AddressSpace> {
+    let cpu = cpus
+        .iter()
+        .find(|cpu| cpu.in_long_mode())
+        .context("no vCPU in long mode")?;
+    Ok(AddressSpace::new(
+        cpu.page_table_root() & !USER_HALF,
+        cpu.paging_levels(),
+    ))
+}
+
+/// A guest's kernel, whose text watchers with breakpoints write to.
+struct Text {
+    memory: LiveMemory,
+    kernel: Kernel,
+    /// Addresses of the pages that they write to.
+    probed: Vec<u64>,
+}
+
+impl Text {
+    fn find(xen: &Xen, domid: DomId, functions: &[&String]) -> anyhow::Result<Text> {
+        let memory = LiveMemory::new(xen, domid);
+        let kernel = Kernel::find(&memory, &cpu_states(xen, domid)?)?;
+        let names = functions.iter().map(|name| (*name).clone());
+        let mut probed: Vec<u64> = names
+            .chain(breakpoint::guard_functions().map(str::to_owned))
+            .filter_map(|name| kernel.symbols.address(&name))
+            .map(|va| va & !(PAGE_SIZE as u64 - 1))
+            .collect();
+        probed.sort_unstable();
+        probed.dedup();
+        Ok(Text {
+            memory,
+            kernel,
+            probed,
+        })
+    }
+
+    /// The whole of it: takes seconds where the machine is emulated.
+    fn whole(&self) -> anyhow::Result<Vec<u8>> {
+        let end = self.kernel.symbols.address("_etext").context("no _etext")?;
+        self.read((self.kernel.text_base..end).step_by(PAGE_SIZE))
+    }
+
+    fn probed(&self) -> anyhow::Result<Vec<u8>> {
+        self.read(self.probed.iter().copied())
+    }
+
+    fn read(&self, pages: impl Iterator<Item = u64>) -> anyhow::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        for at in pages {
+            let mut page = [0; PAGE_SIZE];
+            self.kernel.space.read(&self.memory, at, &mut page)?;
+            bytes.extend(page);
+        }
+        Ok(bytes)
+    }
+}
+
+/// Fails where bytes are not what they were.
+fn same(what: &str, now: &[u8], before: &[u8]) -> anyhow::Result<()> {
+    let differ = now.iter().zip(before).filter(|(now, before)| now != before);
+    let differ = differ.count() + now.len().abs_diff(before.len());
+    ensure!(differ == 0, "{what}: {differ} bytes of the kernel's text differ");
+    Ok(())
+}
+
+fn torture(args: &[String], breakpoint: bool) -> anyhow::Result<()> {
     let [domid, first, rounds, more @ ..] = args else {
-        bail!("usage: kill9 DOMID HEX ROUNDS [HEX]...");
+        bail!(USAGE);
     };
     let probes: Vec<&String> = std::iter::once(first).chain(more).collect();
     let (domid, rounds): (DomId, u32) = (domid.parse()?, rounds.parse()?);
@@ -92,15 +193,23 @@ fn torture(args: &[String]) -> anyhow::Result<()> {
     let dir = Path::new(UNDO_DIR);
     // The first monitor of a domain costs it the page that its builder put aside
     // for the ring (libxenctrl takes it from the guest), so count after one.
-    Engine::attach(&xen, domid, UndoRecord::open(dir, domid)?)?.detach()?;
-    let clean = state(&xen, domid)?;
+    let text = if breakpoint {
+        drop(Monitor::enable(&xen, domid)?);
+        let text = Text::find(&xen, domid, &probes)?;
+        let before = (text.whole()?, text.probed()?);
+        Some((text, before))
+    } else {
+        Engine::attach(&xen, domid, UndoRecord::open(dir, domid)?)?.detach()?;
+        None
+    };
+    let clean = state(&xen, domid, breakpoint)?;
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     let (mut freed, mut early, mut longest) = (0, 0, Duration::ZERO);
-    // How long a watcher took to see all vCPUs: the span in which to kill.
+    // How long a watcher took to attach and see all vCPUs: the span in which to kill.
     let mut start_up = Duration::from_millis(100);
     for round in 0..rounds {
-        let spawned = Instant::now();
         let mut child = Command::new(std::env::current_exe()?)
+            .args(breakpoint.then_some("--breakpoint"))
             .arg("watch")
             .arg(domid.to_string())
             .arg(if round % 4 < 2 { "fast" } else { "slow" })
@@ -108,19 +217,22 @@ fn torture(args: &[String]) -> anyhow::Result<()> {
             .stdout(Stdio::piped())
             .spawn()?;
         let said = lines(child.stdout.take().context("piped")?);
-        if round % 2 == 0 {
-            std::thread::sleep(Duration::from_micros(random.below(start_up.as_micros() as u64)));
+        let mut told = said.recv_timeout(PATIENCE);
+        let attaching = Instant::now();
+        let limit = if round % 2 == 0 {
+            start_up.as_micros() as u64
         } else {
-            let line = said.recv_timeout(PATIENCE);
-            if line.as_deref() != Ok("all") {
-                child.kill()?;
-                child.wait()?;
-                undo(&xen, &mut UndoRecord::open(dir, domid)?)?;
-                bail!("round {round}: not all vCPUs trapped: {line:?}");
-            }
-            start_up = spawned.elapsed();
-            std::thread::sleep(Duration::from_micros(random.below(RUN_MICROS)));
+            told = told.and_then(|_| said.recv_timeout(PATIENCE));
+            start_up = attaching.elapsed();
+            RUN_MICROS
+        };
+        if let Err(error) = told {
+            child.kill()?;
+            child.wait()?;
+            undo(&xen, &mut UndoRecord::open(dir, domid)?)?;
+            bail!("round {round}: not all vCPUs trapped: {error}");
         }
+        std::thread::sleep(Duration::from_micros(random.below(limit)));
         child.kill()?;
         child.wait()?;
 
@@ -133,8 +245,11 @@ fn torture(args: &[String]) -> anyhow::Result<()> {
             freed += 1;
             early += u32::from(round % 2 == 0);
         }
-        let now = state(&xen, domid)?;
+        let now = state(&xen, domid, breakpoint)?;
         ensure!(now == clean, "round {round}: {now:?}, was {clean:?}");
+        if let Some((text, (_, probed))) = &text {
+            same(&format!("round {round}"), &text.probed()?, probed)?;
+        }
         if round % 20 == 19 {
             println!(
                 "{} rounds, {freed} undone ({early} killed while starting), {longest:?} at most",
@@ -142,16 +257,21 @@ fn torture(args: &[String]) -> anyhow::Result<()> {
             );
         }
     }
-    println!("all {rounds} rounds passed");
+    if let Some((text, (whole, _))) = &text {
+        same("in the end", &text.whole()?, whole)?;
+    }
+    println!(
+        "all {rounds} rounds passed, {freed} undone ({early} killed while attaching), {longest:?} at most"
+    );
     Ok(())
 }
 
 /// What must be as it was: paused, altp2m on, a ring, pages, most pages.
-fn state(xen: &Xen, domid: DomId) -> anyhow::Result<(bool, bool, bool, u64, u64)> {
+fn state(xen: &Xen, domid: DomId, breakpoint: bool) -> anyhow::Result<(bool, bool, bool, u64, u64)> {
     let info = domain::info(xen, domid)?.context("the domain exists")?;
     Ok((
         info.paused,
-        altp2m::active(xen, domid)?,
+        !breakpoint && altp2m::active(xen, domid)?,
         monitor::is_enabled(xen, domid)?,
         info.tot_pages,
         info.max_pages,
