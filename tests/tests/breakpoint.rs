@@ -314,13 +314,13 @@ mod amd {
                 "--breakpoint",
                 &domid,
                 "wake_up_new_task",
-                "30",
+                "12",
                 "do_exit",
                 "tcp_connect",
             ],
         )?;
         drop(job);
-        assert!(told.contains("all 30 rounds passed"), "{told}");
+        assert!(told.contains("all 12 rounds passed"), "{told}");
         println!("{told}");
         unharmed(&mesh)?;
         mesh.start()
