@@ -57,14 +57,17 @@ pub fn check(entry: &DomainEntry, orders: &Sender<Order>) -> Result<Report, Stri
     // First of the two locks: a second asker waits here and holds up nobody who wants the inspector for something else.
     let mut watchdog = lock(&entry.watchdog);
     let own = own_probes(entry);
+    let taps = entry.taps().filter(|_| entry.sight().mode != Mode::Altp2m);
     let report = {
         let inspector = lock(&entry.inspector);
         let inspector = inspector.as_ref().ok_or("its kernel is not understood (yet)")?;
         let symbols = &inspector.kernel().symbols;
         let is_own = |va: u64| {
-            symbols.nearest(va).is_some_and(|(symbol, offset)| {
-                offset <= LONGEST_ENDBR && own.iter().any(|name| name == symbol.name)
-            })
+            let tapped = taps.as_ref().is_some_and(|taps| taps.has_probe_at(va));
+            tapped
+                || symbols.nearest(va).is_some_and(|(symbol, offset)| {
+                    offset <= LONGEST_ENDBR && own.iter().any(|name| name == symbol.name)
+                })
         };
         inspector
             .check(&mut watchdog.checker, &is_own)

@@ -11,6 +11,7 @@ use xen_bindings::{
     vcpu::{self, Registers},
 };
 
+use crate::breakpoint::Patch;
 use crate::memory::{CpuState, MemoryError, PhysicalMemory};
 
 /// Frames mapped by one call. Neighbours are likely to be wanted too (tables,
@@ -31,6 +32,7 @@ pub struct LiveMemory {
     domid: DomId,
     /// One thread serves a domain, so interior mutability needs no lock.
     chunks: RefCell<Chunks>,
+    hidden: RefCell<Vec<Patch>>,
 }
 
 /// Mapped chunks by number. The one unused for longest makes room for another: making a mapping costs as much as a hundred
@@ -73,6 +75,7 @@ impl LiveMemory {
             xen: xen.clone(),
             domid,
             chunks: RefCell::new(Chunks::new()),
+            hidden: RefCell::default(),
         }
     }
 
@@ -87,6 +90,14 @@ impl LiveMemory {
     /// Forgets all mappings, so that later reads see the domain's present map.
     pub fn invalidate(&self) {
         self.chunks.borrow_mut().mapped.clear();
+    }
+
+    /// Runs `read` on memory as the guest has it without these breakpoints of ours.
+    pub(crate) fn without<T>(&self, patches: Vec<Patch>, read: impl FnOnce() -> T) -> T {
+        self.hidden.replace(patches);
+        let outcome = read();
+        self.hidden.take();
+        outcome
     }
 
     /// Copies from one page; `offset` and the length stay within it.
@@ -146,6 +157,9 @@ impl PhysicalMemory for LiveMemory {
             let offset = (at % PAGE_SIZE as u64) as usize;
             let (part, after) = rest.split_at_mut(rest.len().min(PAGE_SIZE - offset));
             self.read_in_page(at / PAGE_SIZE as u64, offset, part)?;
+            for patch in self.hidden.borrow().iter() {
+                patch.hide(at, part);
+            }
             at = at
                 .checked_add(part.len() as u64)
                 .ok_or(MemoryError::Absent { pa })?;

@@ -366,10 +366,10 @@ impl<O: Observer> Session<O> {
             let why = probes.into_iter().find_map(|p| p.armed.err()).unwrap_or_default();
             return Err(SessionError::NoProbe(why));
         }
-        let (handle, requests) = TapHandle::new(engine.waker());
+        let (handle, taps) = TapHandle::new(engine.waker());
         Ok(Session {
             engine,
-            taps: Taps::new(requests),
+            taps,
             handle,
             linux,
             watch: Watch::default(),

@@ -4,12 +4,13 @@
 //! A [`Tap`] lives on its domain's thread. Other threads hand it in and end it through a [`TapHandle`], and hear of it by
 //! whatever the tap itself was given, such as a channel.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
-use crate::altp2m::{EngineError, ProbeId, Trap, Waker};
+use crate::altp2m::{ENDBR64, EngineError, ProbeId, Trap, Waker};
 use crate::linux::Linux;
 use crate::live::LiveMemory;
 use crate::observe::Watch;
@@ -81,7 +82,11 @@ pub(crate) enum Request {
 pub struct TapHandle {
     requests: Sender<Request>,
     waker: Waker,
+    probed: Probed,
 }
+
+/// Addresses that taps have probes at. Held for no longer than a look at it.
+type Probed = Arc<Mutex<BTreeSet<u64>>>;
 
 impl fmt::Debug for TapHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -101,9 +106,22 @@ pub enum TapError {
 }
 
 impl TapHandle {
-    pub(crate) fn new(waker: Waker) -> (TapHandle, Receiver<Request>) {
+    pub(crate) fn new(waker: Waker) -> (TapHandle, Taps) {
         let (requests, receiver) = bounded(MAX_WAITING);
-        (TapHandle { requests, waker }, receiver)
+        let probed = Probed::default();
+        let taps = Taps::new(receiver, Arc::clone(&probed));
+        let handle = TapHandle {
+            requests,
+            waker,
+            probed,
+        };
+        (handle, taps)
+    }
+
+    /// Whether a tap has a probe at `va`, or behind the `endbr64` that is there.
+    pub fn has_probe_at(&self, va: u64) -> bool {
+        let probed = self.probed.lock().unwrap_or_else(PoisonError::into_inner);
+        probed.contains(&va) || probed.contains(&va.wrapping_sub(ENDBR64.len() as u64))
     }
 
     /// Hands a tap in, under a number of the caller's choice that no other tap of the session has.
@@ -138,6 +156,7 @@ const FIRST_ID: u32 = 1 << 16;
 /// The taps of one session.
 pub(crate) struct Taps {
     requests: Receiver<Request>,
+    probed: Probed,
     running: HashMap<u64, Running>,
     probes: HashMap<ProbeId, Probe>,
     next_id: u32,
@@ -161,9 +180,10 @@ struct Running {
 }
 
 impl Taps {
-    pub(crate) fn new(requests: Receiver<Request>) -> Taps {
+    fn new(requests: Receiver<Request>, probed: Probed) -> Taps {
         Taps {
             requests,
+            probed,
             running: HashMap::new(),
             probes: HashMap::new(),
             next_id: FIRST_ID,
@@ -213,7 +233,9 @@ impl Taps {
         linux: &Linux<LiveMemory>,
     ) -> Result<(), EngineError> {
         linux.refresh();
-        let places = match tap.places(linux) {
+        // Which instructions a function has is read from its text, where int3s of another tap may be.
+        let found = linux.memory().without(engine.patches(), || tap.places(linux));
+        let places = match found {
             Ok(places) if places.len() + self.probes.len() > MAX_PLACES => {
                 tap.ended(Some(&format!("more than {MAX_PLACES} places at once")));
                 return Ok(());
@@ -278,6 +300,7 @@ impl Taps {
                 }
             }
         }
+        self.publish();
         if armed == 0 && given_up.is_none() {
             given_up = Some("no place could be probed".into());
         }
@@ -308,7 +331,14 @@ impl Taps {
             }
             false
         });
+        self.publish();
         outcome
+    }
+
+    /// Lets others know where probes are.
+    fn publish(&self) {
+        let probed = self.probes.values().map(|probe| probe.va).collect();
+        *self.probed.lock().unwrap_or_else(PoisonError::into_inner) = probed;
     }
 
     fn end(&mut self, number: u64, engine: &mut dyn Traps, why: Option<&str>) -> Result<(), EngineError> {

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use crate::altp2m::{Armed, EngineError, ProbeId, Stats, Trap, Waker};
+use crate::breakpoint::Patch;
 
 /// How probes are put into a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -59,6 +60,11 @@ pub trait Traps: Send {
     fn page_accesses(&self, id: ProbeId) -> u64 {
         let _ = id;
         0
+    }
+
+    /// What is patched in the guest's own memory now, and so there to be read.
+    fn patches(&self) -> Vec<Patch> {
+        Vec::new()
     }
 
     /// Counters so far.

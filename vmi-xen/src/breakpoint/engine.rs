@@ -340,6 +340,10 @@ impl Traps for Engine {
         Ok(())
     }
 
+    fn patches(&self) -> Vec<Patch> {
+        Engine::patches(self)
+    }
+
     fn stats(&self) -> Stats {
         self.stats
     }
