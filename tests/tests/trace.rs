@@ -17,6 +17,9 @@ const PROGRAM: &str = "/root/syscalls";
 /// A program whose calls nothing else in web1 makes so often.
 const LOAD: &str = "for i in $(seq 200); do /bin/echo > /dev/null; done";
 
+/// Calls whose entries and returns are few enough for breakpoints in the guest's own memory.
+const FEW: [&str; 6] = ["close", "execve", "exit_group", "getpid", "openat", "read"];
+
 /// policyd runs, and the program is in web1.
 fn up() -> Result<Mesh, Box<dyn std::error::Error>> {
     let mesh = Mesh::up()?;
@@ -103,12 +106,23 @@ fn every_call_is_told_as_strace_tells_it_in_the_guest() -> Outcome {
     let theirs: Vec<String> = told.lines().filter_map(normal).collect();
     assert!(theirs.len() > 100, "{told}");
     // Whatever strace saw is asked of the other too.
-    let names: BTreeSet<&str> = theirs
+    let mut names: BTreeSet<&str> = theirs
         .iter()
         .filter_map(|line| line.split('(').next())
         .filter(|name| !name.starts_with("syscall_"))
         .collect();
-    let names = Vec::from_iter(names).join(",");
+    if !mesh.0.cpu().has_altp2m() {
+        println!(
+            "left out: all calls but {FEW:?}, since a guest can have 124 breakpoints in its own memory at most"
+        );
+        names.retain(|name| FEW.contains(name));
+    }
+    // A number that no kernel has leads to no function, so there is nothing to probe.
+    let theirs: Vec<&String> = theirs
+        .iter()
+        .filter(|line| line.split('(').next().is_some_and(|name| names.contains(name)))
+        .collect();
+    let names = Vec::from_iter(names.iter().copied()).join(",");
 
     let before = kernel_text(&mesh)?;
     let trace = Trace::begin(&mesh, "all", &format!("--limit 100000 --syscall {names}"))?;
@@ -131,13 +145,8 @@ fn every_call_is_told_as_strace_tells_it_in_the_guest() -> Outcome {
     let ours = last(&trace)?;
     assert!(trace.of_kind("lost")?.is_empty() && trace.of_kind("left_out")?.is_empty());
 
-    // A number that no kernel has leads to no function, so there is nothing to probe.
-    let theirs: Vec<String> = theirs
-        .into_iter()
-        .filter(|line| !line.starts_with("syscall_"))
-        .collect();
     for (ours, theirs) in ours.iter().zip(&theirs) {
-        assert_eq!(ours, theirs);
+        assert_eq!(ours, *theirs);
     }
     assert_eq!(ours.len(), theirs.len());
     let narrow = trace
@@ -145,7 +154,9 @@ fn every_call_is_told_as_strace_tells_it_in_the_guest() -> Outcome {
         .iter()
         .filter(|item| item["abi"] == "i386")
         .count();
-    assert_eq!(narrow, 7, "calls by int 0x80");
+    if mesh.0.cpu().has_altp2m() {
+        assert_eq!(narrow, 7, "calls by int 0x80");
+    }
 
     drop(trace);
     no_probe_is_left(&mesh)?;
