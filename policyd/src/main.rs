@@ -34,6 +34,14 @@ use clap::Parser;
 fn main() -> ExitCode {
     let args = args::Args::parse();
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    // Started by itself, through /proc/self/exe, it would be called `exe`.
+    let name = match args.command {
+        Some(_) => c"policyd-guard",
+        None => c"policyd",
+    };
+    if let Err(e) = nix::sys::prctl::set_name(name) {
+        log::debug!("its name stays as it is: {e}");
+    }
     match args.command {
         Some(args::Command::Guardian { undo_dir, daemon }) => guardian::run(&undo_dir, &daemon),
         None => match daemon::run(&args.options) {
