@@ -13,63 +13,19 @@
 #[path = "../tests/support/mod.rs"]
 mod support;
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-
 use netback_filter::{
     Action, Direction, FlowKey, Peer, PeerMatch, Protocol, Rule, RuleSet, ScopeConfig, Verdict, VifConfig,
 };
 use support::frame::UDP;
+use support::run::{Program, Ran};
 use support::*;
 
-const BPF_PROG_TEST_RUN: i32 = 10;
 const REPEAT: u32 = 200_000;
 const RULES: u32 = 10_000;
 
-/// The part of `union bpf_attr` for a test run.
-#[repr(C)]
-#[derive(Default)]
-struct TestRunAttr {
-    prog_fd: u32,
-    retval: u32,
-    data_size_in: u32,
-    data_size_out: u32,
-    data_in: u64,
-    data_out: u64,
-    repeat: u32,
-    duration: u32,
-    ctx_size_in: u32,
-    ctx_size_out: u32,
-    ctx_in: u64,
-    ctx_out: u64,
-    flags: u32,
-    cpu: u32,
-    batch_size: u32,
-    pad: u32,
-}
-
 /// The least average of some runs, in ns: the one with the least noise. With it, the program's return value.
-fn ns_per_packet(program: BorrowedFd<'_>, frame: &[u8]) -> (u32, i32) {
-    let one = || {
-        let mut attr = TestRunAttr {
-            prog_fd: program.as_raw_fd() as u32,
-            data_size_in: frame.len() as u32,
-            data_in: frame.as_ptr() as u64,
-            repeat: REPEAT,
-            ..TestRunAttr::default()
-        };
-        // SAFETY: `attr` lives through the call and has the size given; `data_in` points to a frame of the size given,
-        // which the kernel only reads.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_bpf,
-                BPF_PROG_TEST_RUN,
-                &raw mut attr,
-                size_of::<TestRunAttr>(),
-            )
-        };
-        assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
-        (attr.duration, attr.retval as i32)
-    };
+fn ns_per_packet(program: &Program, frame: &[u8]) -> Ran {
+    let one = || program.run(frame, REPEAT).expect("a frame");
     (0..7).map(|_| one()).min().unwrap()
 }
 
@@ -143,11 +99,7 @@ fn main() {
         let set = begin.elapsed().as_nanos() / u128::from(REPEAT);
         println!("bench: {set} ns FlowWriter::set");
 
-        let ours = aya::programs::loaded_programs()
-            .filter_map(Result::ok)
-            .filter(|p| p.name_as_str() == Some("from_guest"))
-            .max_by_key(|p| p.id());
-        let fd = ours.expect("a loaded program").fd().unwrap();
+        let program = Program::latest("from_guest");
         let arp = frame::ethernet(GUEST_MAC, [0xff; 6], 0x0806, &[0; 28]);
         println!("from_guest with {RULES} rules and {RULES} peers, for a packet:");
         for (what, frame, expected) in [
@@ -156,7 +108,7 @@ fn main() {
             ("flow that a rule allowed", datagram(53), -1),
             ("no flow, no rule: denied by default", datagram(54), 2),
         ] {
-            let (ns, action) = ns_per_packet(fd.as_fd(), &frame);
+            let Ran { ns, action } = ns_per_packet(&program, &frame);
             assert_eq!(action, expected, "{what}");
             println!("bench: {ns} ns {what}");
         }

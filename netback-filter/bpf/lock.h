@@ -12,9 +12,13 @@
 #define DHCP_SERVER 67
 #define DHCP6_SERVER 547
 
-enum forging_icmp_type {
+enum icmp_type_of_neighbours {
 	ICMP_REDIRECT = 5,
+	ICMP6_LISTENER_REPORT = 131,
+	ICMP6_LISTENER_DONE = 132,
+	ICMP6_ROUTER_SOLICITATION = 133,
 	ICMP6_ROUTER_ADVERTISEMENT = 134,
+	ICMP6_NEIGHBOUR_SOLICITATION = 135,
 	ICMP6_NEIGHBOUR_ADVERTISEMENT = 136,
 };
 
@@ -80,6 +84,7 @@ OUTLINE int arp_is_forged(struct __sk_buff *skb, const struct packet *p, const s
  */
 OUTLINE int speaks_for_others(struct __sk_buff *skb, const struct packet *p, const struct vif_config *vif)
 {
+	__u32 target_at = p->l4 + sizeof(struct icmp_header);
 	struct address target;
 	__be16 port = p->key.local_port;
 
@@ -92,11 +97,20 @@ OUTLINE int speaks_for_others(struct __sk_buff *skb, const struct packet *p, con
 		if (p->icmp_type == ICMP6_ROUTER_ADVERTISEMENT || p->icmp_type == ICMP6_REDIRECT)
 			return 1;
 		return p->icmp_type == ICMP6_NEIGHBOUR_ADVERTISEMENT &&
-		       (read_header(skb, p->l4 + sizeof(struct icmp_header), &target, sizeof(target)) ||
+		       (target_at + sizeof(target) > p->l3_end ||
+			read_header(skb, target_at, &target, sizeof(target)) ||
 			!is_own(p->key.scope, &target, vif));
 	default:
 		return 0;
 	}
+}
+
+/* ICMPv6 that a host may send before it has an address: what it needs to get one. */
+INLINE int comes_before_an_address(__u8 icmp_type)
+{
+	return icmp_type == ICMP6_ROUTER_SOLICITATION || icmp_type == ICMP6_NEIGHBOUR_SOLICITATION ||
+	       icmp_type == ICMP6_LISTENER_REPORT || icmp_type == ICMP6_LISTENER_DONE ||
+	       icmp_type == ICMP6_LISTENER_REPORT_V2;
 }
 
 /* Whether a packet from the guest bears what is not its own. */
@@ -122,7 +136,7 @@ INLINE int is_forged(struct __sk_buff *skb, const struct packet *p, const struct
 		/* Not yet one of its own: DHCP, and IPv6's questions whether an address is free (RFC 4862). */
 		if (p->ipv4)
 			return !(p->dhcp && p->key.local.word[3] == 0);
-		return !(is_none(&p->key.local) && p->kind == KIND_ESSENTIAL) || speaks_for_others(skb, p, vif);
+		return !is_none(&p->key.local) || p->kind != KIND_ESSENTIAL || !comes_before_an_address(p->icmp_type);
 	}
 	return p->kind != KIND_LATER_FRAGMENT && speaks_for_others(skb, p, vif);
 }

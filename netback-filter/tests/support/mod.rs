@@ -14,6 +14,7 @@
 #![allow(dead_code)]
 
 pub mod frame;
+pub mod run;
 pub mod wire;
 
 use std::fs::File;
