@@ -355,6 +355,8 @@ INLINE int parse_ipv6(struct __sk_buff *skb, struct packet *p, const int from_gu
 		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS &&
 		    next != IPPROTO_FRAGMENT && next != IPPROTO_AH)
 			break;
+		if (next == IPPROTO_HOPOPTS && i) /* only the first may be (RFC 8200, 4.1) */
+			return KIND_MALFORMED;
 		if (p->l4 + sizeof(extension) > p->l3_end || read_header(skb, p->l4, &extension, sizeof(extension)))
 			return KIND_MALFORMED;
 		if (next == IPPROTO_FRAGMENT) {

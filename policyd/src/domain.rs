@@ -307,6 +307,10 @@ fn sight(context: &Context, entry: &DomainEntry, mode: Mode, message: &str) {
         }
         news
     };
+    context.order(Order::Trapped {
+        scope: entry.scope(),
+        trapped: mode >= Mode::Breakpoint,
+    });
     if changed {
         log::info!("{}: {}: {message}", entry.vm.name, mode.as_str());
         context.say(

@@ -90,6 +90,13 @@ pub enum Order {
         /// Domain id.
         scope: u32,
     },
+    /// Whether traps tell of a guest's connections, or lookups do.
+    Trapped {
+        /// Domain id.
+        scope: u32,
+        /// Traps do.
+        trapped: bool,
+    },
     /// Addresses a guest has, besides those known.
     Addresses {
         /// Domain id.

@@ -338,6 +338,7 @@ mod tests {
             addresses: vec![address.parse().expect("an address")],
             configured: Vec::new(),
             listeners: Arc::default(),
+            trapped: true,
         }
     }
 
@@ -396,13 +397,7 @@ mod tests {
         ] {
             assert_eq!(
                 ask(&t, scope, direction, remote, Protocol::TCP, 80),
-                Action::Deny(Refuse::Drop),
-                "it may be known at the next try"
-            );
-            assert_eq!(
-                ask(&t, scope, direction, remote, Protocol::TCP, 81),
-                Action::Deny(Refuse::Reset),
-                "no process may"
+                Action::Deny(Refuse::Reset)
             );
         }
         // What the rules do not touch passes by default.
@@ -434,6 +429,20 @@ mod tests {
         let locks: Vec<Lock> = t.scopes.values().map(|config| config.lock).collect();
         assert_eq!(locks, [Lock::Address, Lock::Mac, Lock::Mac, Lock::Off]);
         assert_eq!(t.addresses[&1].len(), 1);
+    }
+
+    #[test]
+    fn a_process_that_is_looked_up_may_try_again() {
+        let document = Document::parse("test.yaml", BY_PROCESS).expect("a sound document");
+        let rules = Arc::new(Ruleset::compile(&[document], 7).expect("compiles"));
+        let read = Vm {
+            trapped: false,
+            ..vm("web1", 1, "10.0.0.11")
+        };
+        let t = compile(&World::new(rules, vec![read, vm("db1", 2, "10.0.0.12")])).expect("fits");
+        let to_db = |port| ask(&t, 1, Direction::FromGuest, "10.0.0.12", Protocol::TCP, port);
+        assert_eq!(to_db(80), Action::Deny(Refuse::Drop));
+        assert_eq!(to_db(81), Action::Deny(Refuse::Reset), "no process may");
     }
 
     #[test]

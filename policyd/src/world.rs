@@ -18,6 +18,7 @@ pub struct World {
     vms: Vec<Vm>,
     by_address: HashMap<IpAddr, usize>,
     by_scope: HashMap<u32, usize>,
+    by_uuid: HashMap<[u8; 16], usize>,
 }
 
 /// A guest as policy sees it.
@@ -33,6 +34,8 @@ pub struct Vm {
     pub configured: Vec<IpAddr>,
     /// Who listens in it.
     pub listeners: Arc<Listeners>,
+    /// Traps tell of its connections before their first packet.
+    pub trapped: bool,
 }
 
 /// Listening TCP sockets and bound UDP sockets, by protocol and port.
@@ -128,6 +131,7 @@ impl World {
     /// Builds a World. An address that dom0 gave to a guest is that guest's, whatever another guest's memory says; of two
     /// guests that only claim one, the one that comes first has it.
     pub fn new(rules: Arc<Ruleset>, vms: Vec<Vm>) -> World {
+        let by_uuid = vms.iter().enumerate().map(|(i, vm)| (vm.id.uuid, i)).collect();
         let by_scope = vms.iter().enumerate().map(|(i, vm)| (vm.scope, i)).collect();
         let mut by_address = HashMap::new();
         let configured = vms
@@ -146,20 +150,21 @@ impl World {
             vms,
             by_address,
             by_scope,
+            by_uuid,
         }
     }
 
     /// Decides a flow. Where it depends on a process that is not known, the answer is deny: an unknown process may be the
-    /// one a rule denies. Then packets are dropped without an answer: the client tries again, and by then its process may
-    /// be known. No allocation, no lock.
+    /// one a rule denies. Where it is a lookup that will tell, packets are dropped without an answer: the client tries again,
+    /// and by then its process is known. No allocation, no lock.
     pub fn decide(&self, flow: &Flow<'_>) -> Decision {
         if let Some(decision) = self.rules.decide_for_any_process(flow) {
             return decision;
         }
-        let decision = Decision {
-            refuse: Refuse::Drop,
-            ..self.rules.decide(flow)
-        };
+        let mut decision = self.rules.decide(flow);
+        if self.is_looked_up(&flow.source) || self.is_looked_up(&flow.destination) {
+            decision.refuse = Refuse::Drop;
+        }
         match decision.verdict {
             Verdict::Deny => decision,
             Verdict::Allow => Decision {
@@ -170,6 +175,12 @@ impl World {
                 ..decision
             },
         }
+    }
+
+    /// Whether it is for a lookup to tell the process at this end.
+    fn is_looked_up(&self, end: &Endpoint<'_>) -> bool {
+        let vm = end.vm.and_then(|id| self.vms.get(*self.by_uuid.get(&id.uuid)?));
+        matches!(end.owner, Owner::Unknown) && vm.is_some_and(|vm| !vm.trapped)
     }
 
     /// All guests.
@@ -232,6 +243,7 @@ mod tests {
             addresses: vec![address],
             configured,
             listeners: Arc::default(),
+            trapped: true,
         };
         let rules = Arc::new(Ruleset::empty(0));
         let world = World::new(rules, vec![vm("liar", 1, vec![]), vm("db1", 2, vec![address])]);

@@ -37,6 +37,14 @@ impl Enforcer {
                 let _ = ready.send(());
             }
             Order::GuestDown { scope } => self.guest_down(scope),
+            Order::Trapped { scope, trapped } => {
+                if let Some(vm) = self.guests.get_mut(&scope)
+                    && vm.trapped != trapped
+                {
+                    vm.trapped = trapped;
+                    self.dirty = true;
+                }
+            }
             Order::Addresses { scope, addresses } => self.add_addresses(scope, &addresses, true),
             Order::Inventory {
                 scope,
@@ -224,6 +232,7 @@ impl Enforcer {
                 addresses: Vec::new(),
                 configured: Vec::new(),
                 listeners: Arc::default(),
+                trapped: false,
             },
         );
         self.refresh();
