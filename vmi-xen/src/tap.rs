@@ -118,7 +118,7 @@ impl TapHandle {
         (handle, taps)
     }
 
-    /// Whether a tap has a probe at `va`, or behind the `endbr64` that is there.
+    /// Whether the breakpoint of a tap's probe is at `va`: one asked for at an `endbr64` stands behind it.
     pub fn has_probe_at(&self, va: u64) -> bool {
         let probed = self.probed.lock().unwrap_or_else(PoisonError::into_inner);
         probed.contains(&va) || probed.contains(&va.wrapping_sub(ENDBR64.len() as u64))
