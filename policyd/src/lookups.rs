@@ -37,6 +37,8 @@ pub struct Question {
     pub origin: Direction,
     /// The vif's report, if it refused the flow's first packet.
     pub refused: Option<Event>,
+    /// Who is at the other end, if that is known already: by the time of the answer the flow may be over.
+    pub peer: Option<Arc<Subject>>,
 }
 
 /// What the guest's tables say.

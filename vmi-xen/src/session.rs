@@ -251,6 +251,14 @@ impl Inspector {
             self.fresh();
         }
         self.linux.refresh();
+        // A running guest may have moved on while it was read, and a page may have got its memory since it was mapped.
+        self.found_owner(flow).or_else(|_| {
+            self.fresh();
+            self.found_owner(flow)
+        })
+    }
+
+    fn found_owner(&self, flow: &Flow) -> Result<Option<(Socket, Arc<Subject>)>, LinuxError> {
         let Some(found) = self.linux.socket_owner(flow)? else {
             return Ok(None);
         };

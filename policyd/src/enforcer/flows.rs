@@ -78,6 +78,7 @@ impl Enforcer {
             way,
             origin,
             refused: (event.kind == EventKind::Refused).then_some(event),
+            peer: None,
         };
         if !by_rules || !has_ports || known.is_some() {
             self.owned(&question, known, new);
@@ -86,8 +87,8 @@ impl Enforcer {
         }
     }
 
-    /// Asks who takes the connection that a guest opens to another guest of this host, in case no trap tells it there.
-    pub(super) fn ask_peer(&self, way: &Way, peer: u32) {
+    /// Asks who takes the connection that `who` opens to another guest of this host, in case no trap tells it there.
+    pub(super) fn ask_peer(&self, who: &Arc<Subject>, way: &Way, peer: u32) {
         let way = way.seen_by(peer);
         if self.owners.of(&way).is_none() {
             // Without an answer the accept is not told, and the verdict is what it is.
@@ -95,6 +96,7 @@ impl Enforcer {
                 way,
                 origin: Direction::ToGuest,
                 refused: None,
+                peer: Some(Arc::clone(who)),
             });
         }
     }
@@ -133,7 +135,12 @@ impl Enforcer {
     /// Tells and decides what a vif reported, now that its owner is known or is not to be known. `new`: nobody decided
     /// the flow by its owner yet.
     fn owned(&mut self, question: &Question, who: Option<Arc<Subject>>, new: bool) {
-        let Question { way, origin, refused } = question;
+        let Question {
+            way,
+            origin,
+            refused,
+            peer,
+        } = question;
         if let Some(event) = refused {
             self.refused(event, who.as_ref());
         }
@@ -142,7 +149,7 @@ impl Enforcer {
             Direction::FromGuest => self.connects(&who, way, None),
             // It may have been told meanwhile.
             Direction::ToGuest if refused.is_none() && self.owners.of(way).is_none() => {
-                self.accepts(&who, way, Seen::Lookup);
+                self.accepts(&who, way, peer.as_ref(), Seen::Lookup);
             }
             Direction::ToGuest => {}
         }

@@ -108,7 +108,7 @@ impl Enforcer {
             Fact::Serving { who, socket } => self.serves(scope, &who, &socket),
             Fact::Closing { sk } => self.closes(scope, sk),
             Fact::Connecting { who, way, decision } => self.connects(&who, &way, Some(decision)),
-            Fact::Accepted { who, way } => self.accepts(&who, &way, Seen::Trap),
+            Fact::Accepted { who, way } => self.accepts(&who, &way, None, Seen::Trap),
         }
     }
 
@@ -131,7 +131,7 @@ impl Enforcer {
             && peer.scope != way.scope
             && decision.verdict == policy::Verdict::Allow
         {
-            self.ask_peer(way, peer.scope);
+            self.ask_peer(who, way, peer.scope);
         }
         let to = present::party(
             &world,
@@ -158,14 +158,22 @@ impl Enforcer {
         );
     }
 
-    pub(super) fn accepts(&mut self, who: &Arc<Subject>, way: &Way, seen: Seen) {
+    /// A guest's process takes a flow. `client`: who opened it, where that is not to be found by its owner.
+    pub(super) fn accepts(
+        &mut self,
+        who: &Arc<Subject>,
+        way: &Way,
+        client: Option<&Arc<Subject>>,
+        seen: Seen,
+    ) {
         let world = self.world.load_full();
         if !way.is_inside() {
             lock(&self.owners.map).insert(*way, Arc::clone(who));
         }
         let remote = way.remote.ip();
         let peer = world.vm_at(remote);
-        let client = peer.and_then(|vm| self.owners.of(&way.seen_by(vm.scope)));
+        let owner = peer.and_then(|vm| self.owners.of(&way.seen_by(vm.scope)));
+        let client = owner.or_else(|| client.cloned());
         let end = match peer {
             Some(vm) => world.source(vm.scope, remote, client.as_deref()),
             None => Endpoint::world(remote),
