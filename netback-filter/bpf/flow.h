@@ -7,6 +7,8 @@
 
 /* Without packets for this long, a flow that is not TCP is over. */
 #define IDLE_NS (180ull * 1000 * 1000 * 1000)
+/* A SYN so long after the last one is another connection's: the first four come 1, 2 and 4 s apart. */
+#define OPENING_NS (10ull * 1000 * 1000 * 1000)
 
 INLINE int tcp_closed(const struct flow_value *flow)
 {
@@ -33,13 +35,21 @@ INLINE struct verdict verdict_of(const struct flow_value *flow)
 	return verdict;
 }
 
-/* A new flow in the place of one the tables decided earlier. */
+/*
+ * A new flow in the place of one that was decided earlier. What was decided by the process that owned it must not hold for
+ * another process that takes the same port.
+ */
 INLINE int begins_anew(const struct packet *p, const struct flow_value *flow, __u64 now)
 {
-	if (p->key.proto == IPPROTO_TCP)
-		return pure_syn(p) &&
-		       (flow->action != ALLOW || flow->origin != p->direction || tcp_closed(flow));
-	return now - flow->last_ns > IDLE_NS;
+	if (p->key.proto != IPPROTO_TCP)
+		return now - flow->last_ns > IDLE_NS;
+	if (!pure_syn(p))
+		return 0;
+	if (flow->origin != p->direction || tcp_closed(flow))
+		return 1;
+	if (flow->decided_by == BY_LOOKUP)
+		return tcp_established(flow) || now - flow->last_ns > OPENING_NS;
+	return flow->action != ALLOW;
 }
 
 INLINE int decide_stray(const struct packet *p, const struct scope_config *scope, const struct rule_set *set,
@@ -81,19 +91,6 @@ OUTLINE struct flow_value *write_flow(const struct flow_key *key, const struct v
 	if (bpf_map_update_elem(&flows, key, &value, BPF_ANY))
 		return 0;
 	return bpf_map_lookup_elem(&flows, key);
-}
-
-/* A connection that reuses the tuple of one that ended is watched afresh. */
-INLINE void reopen(struct flow_value *flow, const struct packet *p)
-{
-	if (pure_syn(p) && tcp_closed(flow)) {
-		flow->seen[FROM_GUEST] = 0;
-		flow->seen[TO_GUEST] = 0;
-		flow->ended = 0;
-		flow->sample_ns[FROM_GUEST] = 0;
-		flow->sample_ns[TO_GUEST] = 0;
-		flow->setup_us = 0;
-	}
 }
 
 /* Whole microseconds, and never 0, which means that nothing was measured. */

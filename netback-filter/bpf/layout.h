@@ -11,7 +11,7 @@
 
 #include <linux/types.h>
 
-#define LAYOUT_VERSION 3
+#define LAYOUT_VERSION 4
 
 enum direction {
 	FROM_GUEST = 0,
@@ -36,6 +36,7 @@ enum decided_by {
 	BY_DEFAULT = 2,   /* the scope's default: no rule matched */
 	BY_STATE = 3,     /* a TCP segment of no known flow */
 	BY_LOCK = 4,      /* the scope's lock: not the guest's own address */
+	BY_LOOKUP = 5,    /* userspace, of a flow that had begun: it holds for that flow alone */
 };
 
 /* IPv4 addresses are kept v4-mapped (::ffff:a.b.c.d), in network order. */

@@ -7,7 +7,9 @@
  *
  * Verdicts of userspace and flows decided by the tables are two maps so that neither side can overwrite the
  * other's decision, and so that a guest that opens flows without end pushes out no verdict of userspace. What
- * these programs change inside a verdict is only what they saw of its packets. An LRU map may reuse an entry
+ * these programs change inside a verdict is only what they saw of its packets; they take it out when its connection has
+ * ended and another one begins. A verdict on a flow that had begun under the rules is put among the flows, so that it ends
+ * with it. An LRU map may reuse an entry
  * while a packet still holds it: that packet is then counted in the wrong flow, and nothing else happens, since
  * the decision is read at once and never written in place.
  */

@@ -140,9 +140,13 @@ INLINE int filter_flow(struct __sk_buff *skb, const struct context *c, const str
 	__u32 segments;
 
 	flow = bpf_map_lookup_elem(&verdicts, &p->key);
+	if (flow && pure_syn(p) && tcp_closed(flow)) {
+		/* Of a connection that is over: for one that was seen to begin there would be another. */
+		bpf_map_delete_elem(&verdicts, &p->key);
+		flow = 0;
+	}
 	if (flow) {
 		verdict = verdict_of(flow);
-		reopen(flow, p);
 	} else {
 		flow = bpf_map_lookup_elem(&flows, &p->key);
 		if (flow && begins_anew(p, flow, c->now))

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::layout::{RawFlowKey, RawFlowValue, SEEN_FIN, SEEN_RST, SEEN_SYN};
-use crate::sys::{Position, Table};
+use crate::sys::{Position, Table, monotonic_ns};
 use crate::types::{DecidedBy, FlowKey, Verdict};
 
 pub(crate) type FlowTable = Table<RawFlowKey, RawFlowValue>;
 
-/// Both tables: `verdicts` is written here and only counted in by the programs, `flows` is theirs.
+/// Both tables: `verdicts` is written here and only counted in by the programs, `flows` is theirs but for
+/// [`FlowWriter::settle`].
 #[derive(Clone)]
 pub(crate) struct FlowTables {
     pub verdicts: FlowTable,
@@ -40,7 +41,7 @@ impl FlowWriter {
     /// What the kernel says; the flow is then decided by the rules.
     pub fn set(&self, key: &FlowKey, verdict: Verdict) -> io::Result<()> {
         let mut value = RawFlowValue::default();
-        verdict.write(&mut value);
+        verdict.write(&mut value, DecidedBy::Userspace);
         self.tables.verdicts.set(&key.raw(), &value)
     }
 
@@ -55,9 +56,29 @@ impl FlowWriter {
             Some(value) => value,
             None => self.tables.flows.get(&raw)?.unwrap_or_default(),
         };
-        verdict.write(&mut value);
+        verdict.write(&mut value, DecidedBy::Userspace);
         value.told = 0;
         self.tables.verdicts.set(&raw, &value)
+    }
+
+    /// The verdict on a flow that began under the rules, now that it is known whose it is; its counts and its TCP state go
+    /// on. It ends with the flow: a connection that opens anew between the same ends, and a datagram after three idle minutes,
+    /// meet the rules again, and so does the flow itself once another rule set is published. Two system calls; packets
+    /// between them are lost to the counts.
+    ///
+    /// # Errors
+    /// What the kernel says; the rules then go on to decide.
+    pub fn settle(&self, key: &FlowKey, verdict: Verdict) -> io::Result<()> {
+        let raw = key.raw();
+        let now = monotonic_ns();
+        let mut value = self.tables.flows.get(&raw)?.unwrap_or_default();
+        verdict.write(&mut value, DecidedBy::Lookup);
+        value.told = 0;
+        // A flow that was refused so far has no entry: it begins now.
+        if value.last_ns == 0 {
+            value.last_ns = now;
+        }
+        self.tables.flows.set(&raw, &value)
     }
 
     /// Forgets the flow: its next packet is decided by the rules. Returns whether anything was known of it.

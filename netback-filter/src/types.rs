@@ -164,12 +164,12 @@ pub struct Verdict {
 
 impl Verdict {
     /// Writes this over `value` and leaves what was counted there.
-    pub(crate) fn write(&self, value: &mut RawFlowValue) {
+    pub(crate) fn write(&self, value: &mut RawFlowValue, decided_by: DecidedBy) {
         (value.action, value.refuse) = self.action.raw();
         value.origin = self.origin.raw();
         value.rule = self.rule;
         value.generation = self.generation;
-        value.decided_by = DecidedBy::Userspace.raw();
+        value.decided_by = decided_by.raw();
     }
 
     pub(crate) fn from_raw(raw: &RawFlowValue) -> Self {
@@ -193,6 +193,8 @@ pub enum DecidedBy {
     Default,
     /// A TCP segment that belongs to no known flow.
     State,
+    /// [`crate::FlowWriter::settle`].
+    Lookup,
     /// The scope's [`Lock`]. One report stands for all that is refused so within 10 seconds.
     Lock,
 }
@@ -205,6 +207,7 @@ impl DecidedBy {
             Self::Default => 2,
             Self::State => 3,
             Self::Lock => 4,
+            Self::Lookup => 5,
         }
     }
 
@@ -214,7 +217,8 @@ impl DecidedBy {
             1 => Self::Rule,
             2 => Self::Default,
             3 => Self::State,
-            _ => Self::Lock,
+            4 => Self::Lock,
+            _ => Self::Lookup,
         }
     }
 }

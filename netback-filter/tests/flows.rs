@@ -15,7 +15,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use netback_filter::{Action, DecidedBy, Direction, Protocol, RuleSet, ScopeConfig};
-use support::wire::Wire;
+use support::frame::{ACK, RST, SYN, tcp_packet};
+use support::wire::{Ends, Wire};
 use support::*;
 
 const SHORT: Duration = Duration::from_millis(200);
@@ -311,5 +312,60 @@ fn a_new_rule_set_cuts_what_it_no_longer_allows_and_spares_the_rest() {
             .find(|f| f.key.remote.port() == 7007)
             .unwrap();
         assert_eq!((flow.verdict.rule, flow.verdict.generation), (3, 2));
+    });
+}
+
+/// What was decided by the process that owned a flow holds for no other that comes behind it.
+#[test]
+fn a_verdict_that_was_looked_up_ends_with_its_flow() {
+    World::run(|world| {
+        let datapath = world.attach(ScopeConfig::closed(), vec![]);
+        let writer = datapath.flow_writer();
+        let ends = Ends::open(world);
+        // No stack answers for it.
+        let nobody: std::net::IpAddr = "10.77.0.9".parse().unwrap();
+        let key = tcp_key((GUEST4, 5000).into(), (nobody, 80).into());
+        let out = |flags| frame::from_guest(GUEST4, &tcp_packet(GUEST4, nobody, (5000, 80), flags));
+        let back = |flags| frame::from_peer(GUEST4, &tcp_packet(nobody, GUEST4, (80, 5000), flags));
+        let decided = || datapath.flows(None).next().map(|flow| flow.unwrap().decided_by);
+
+        assert!(!ends.leaves(&out(SYN)));
+        writer.settle(&key, verdict(Action::Allow, 3)).unwrap();
+        // The same SYN again is the same flow's.
+        assert!(ends.leaves(&out(SYN)) && ends.leaves(&out(SYN)));
+        assert_eq!(decided(), Some(DecidedBy::Lookup));
+        assert!(ends.arrives(&back(SYN | ACK)));
+        assert!(ends.leaves(&out(ACK)));
+        // It was open; whoever opens it again is somebody else.
+        assert!(!ends.leaves(&out(SYN)));
+
+        // The same where it was closed, of a verdict that a trap wrote too.
+        writer.remove(&key).unwrap();
+        writer.set(&key, verdict(Action::Allow, 4)).unwrap();
+        assert!(ends.leaves(&out(SYN)));
+        assert!(ends.arrives(&back(RST | ACK)));
+        assert!(!ends.leaves(&out(SYN)));
+        assert!(decided().is_none(), "it is gone");
+
+        // What is denied stays so while it is tried.
+        writer.settle(&key, verdict(RESET, 5)).unwrap();
+        assert!(!ends.leaves(&out(SYN)) && !ends.leaves(&out(SYN)));
+        assert_eq!(decided(), Some(DecidedBy::Lookup));
+
+        // And another rule set is asked anew.
+        writer.settle(&key, verdict(Action::Allow, 6)).unwrap();
+        assert!(ends.leaves(&out(SYN)));
+        drop(datapath);
+        let mut datapath = world.open();
+        datapath
+            .publish(
+                &RuleSet {
+                    peers: vec![],
+                    rules: vec![],
+                },
+                2,
+            )
+            .unwrap();
+        assert!(!ends.leaves(&out(SYN)));
     });
 }

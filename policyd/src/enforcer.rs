@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender, select};
 use netback_filter::{Datapath, FlowWriter};
-use policy::VmId;
+use policy::{Decision, VmId};
 use policyd_api::{Applied, ApplyRequest, PolicyDocument, PolicySummary, What};
 use vmi_xen::observe::Subject;
 
@@ -26,7 +26,7 @@ pub use policies::Policies;
 
 use crate::daemon::DaemonError;
 use crate::events::EventLog;
-use crate::gate::Told;
+use crate::gate::{Told, Way};
 use crate::inventory::Inventory;
 use crate::lookups::{Answer, Lookups};
 use crate::registry::lock;
@@ -43,6 +43,17 @@ const REMEMBER: Duration = Duration::from_secs(10);
 
 /// By guest and port, and since when.
 type Gone = HashMap<(u32, u16), (Arc<Subject>, Instant)>;
+
+/// How the opening of a flow came to light.
+#[derive(Clone, Copy)]
+enum Shown {
+    /// By a trap, which decided it.
+    Trap(Decision),
+    /// By its first packet; its owner was looked up.
+    Lookup,
+    /// The same, and its socket is closed meanwhile: there is nothing left to decide.
+    Over,
+}
 
 /// What the enforcer can be told.
 pub enum Order {
@@ -138,6 +149,8 @@ pub struct Enforcer {
     lookups: Lookups,
     /// Owners of UDP sockets that were closed a moment ago: a report of their last packet may still be on its way.
     gone: Gone,
+    /// UDP flows whose verdict came from a lookup, by guest and port: it goes with the socket.
+    datagrams: HashMap<(u32, u16), Vec<Way>>,
     policies: Policies,
     guests: BTreeMap<u32, Vm>,
     /// Number of the last fact of each guest.
@@ -170,6 +183,7 @@ impl Enforcer {
             owners,
             lookups,
             gone: Gone::default(),
+            datagrams: HashMap::new(),
             policies,
             guests: BTreeMap::new(),
             heard: BTreeMap::new(),

@@ -58,7 +58,7 @@ impl Way {
     }
 
     /// As the datapath names it.
-    fn key(&self) -> FlowKey {
+    pub fn key(&self) -> FlowKey {
         FlowKey {
             scope: self.scope,
             protocol: netback_filter::Protocol(self.protocol.0),
@@ -258,13 +258,15 @@ pub fn decide(world: &World, way: &Way, who: &Subject) -> Decision {
     })
 }
 
-/// Which of the two writes of [`FlowWriter`] a verdict takes.
+/// Which of the writes of [`FlowWriter`] a verdict takes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Write {
     /// The flow is about to begin.
     New,
     /// The flow is under way; its counts go on.
     Revise,
+    /// The flow was looked up; the verdict ends with it.
+    Settle,
 }
 
 /// Puts the verdict on a flow that its guest opens into the flow map: for its own vif, and when the other end is a guest of
@@ -279,6 +281,7 @@ pub fn write_verdict(
     let put = |key: &FlowKey, verdict: Verdict| match write {
         Write::New => flows.set(key, verdict),
         Write::Revise => flows.revise(key, verdict),
+        Write::Settle => flows.settle(key, verdict),
     };
     let mut written = true;
     // The destination first: by the time the source's packet may leave, its way in is open.

@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use netback_filter::{Direction, Event};
-use policyd_api::Mode;
 use vmi_xen::linux::{self, Socket};
 use vmi_xen::meter::Meter;
 use vmi_xen::observe::Subject;
@@ -118,7 +117,7 @@ pub fn run(
         let entry = u16::try_from(question.way.scope)
             .ok()
             .and_then(|id| registry.by_id(id));
-        let Some(entry) = entry.filter(|entry| is_for_lookup(entry, &question)) else {
+        let Some(entry) = entry else {
             give(orders, question, None, false);
             continue;
         };
@@ -146,13 +145,6 @@ pub fn run(
         }
         give(orders, question, owner, asked);
     }
-}
-
-/// Whether it is reading that shows who owns the flow. Where traps do, a connection towards the guest is told when it is
-/// accepted.
-fn is_for_lookup(entry: &DomainEntry, question: &Question) -> bool {
-    let trapped = entry.sight().mode >= Mode::Breakpoint;
-    !(trapped && question.origin == Direction::ToGuest && question.refused.is_none())
 }
 
 /// None where the guest cannot say.

@@ -20,8 +20,6 @@ mod amd {
     /// Where web1 has the kernel's own tracing.
     const TRACEFS: &str =
         "mountpoint -q /sys/kernel/tracing || mount -t tracefs t /sys/kernel/tracing; cd /sys/kernel/tracing";
-    /// Reads the kernel's text in web1; see there.
-    const KERNEL_TEXT: &[u8] = include_bytes!("../guest/kernel-text");
     /// What a kernel that stumbled says of it, or of a process that did.
     const FAULTS: &[&str] = &[
         "WARNING: CPU",
@@ -116,25 +114,9 @@ mod amd {
         gone(mesh)
     }
 
-    /// What of the kernel's text is no more as [`keep_text`] found it, as the guest itself reads it.
-    fn changed_text(mesh: &Mesh) -> Result<String, Box<dyn std::error::Error>> {
-        Ok(mesh
-            .0
-            .check("web1", &["/root/kernel-text", "compare", "/root/text"])?)
-    }
-
-    fn keep_text(mesh: &Mesh) -> Outcome {
-        mesh.0.write("web1", "/root/kernel-text", 0o755, KERNEL_TEXT)?;
-        let size = mesh
-            .0
-            .check("web1", &["/root/kernel-text", "keep", "/root/text"])?;
-        assert!(size.parse::<usize>()? > 4 << 20, "{size} bytes of text");
-        Ok(())
-    }
-
     /// Nothing is left of the engine, and the guest is well.
     fn clean(mesh: &Mesh, after: &str) -> Outcome {
-        let changed = changed_text(mesh)?;
+        let changed = mesh.changed_text()?;
         assert_eq!(changed, "", "after {after}");
         let records = mesh.0.check("dom0", &["ls", "-A", "/run/policyd/undo"])?;
         assert_eq!(records, "", "after {after}");
@@ -254,10 +236,10 @@ mod amd {
     fn no_breakpoint_outlives_the_daemon() -> Outcome {
         let mesh = Mesh::up()?;
         end(&mesh)?;
-        keep_text(&mesh)?;
+        mesh.keep_text()?;
 
         mesh.start()?;
-        let seen = changed_text(&mesh)?;
+        let seen = mesh.changed_text()?;
         for function in probed(&mesh)? {
             assert!(seen.contains(&format!("{function}+")), "{function}: {seen}");
         }

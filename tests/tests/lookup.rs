@@ -188,3 +188,47 @@ raw.sendto(struct.pack('!HHHH', 6666, 7003, 8, 0), ('10.0.0.12', 0))
             .any(|event| event["local"] == "10.0.0.11:6666" && event["remote"] == "10.0.0.12:7003"))
     })
 }
+
+/// A verdict by process ends with the socket that it was for.
+#[test]
+#[ignore = "needs a rig: cargo xtask test"]
+fn another_process_on_the_same_udp_port_gets_no_verdict_of_the_first() -> Outcome {
+    let mesh = Mesh::up()?;
+    let policy = "policy: looked-up\ndefault: { db1: deny }\nservices:\n  may: { vm: web1, exe: \"/usr/bin/python3*\" }\nrules:\n  - { name: r, from: may, to: { vm: db1 }, protocol: udp, ports: 7100, action: allow }\n";
+    let applied = mesh.apply_text(policy)?;
+    assert!(applied.success(), "{applied:?}");
+    let _policy = Policy(&mesh);
+    let receive = "
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind(('0.0.0.0', 7100))
+out = open('/root/got', 'wb', buffering=0)
+while True: out.write(s.recv(9))
+";
+    let _receiver = mesh.0.spawn("db1", &["python3", "-c", receive], Discard)?;
+    mesh.0.check("web1", &["cp", "/usr/bin/python3", "/root/other"])?;
+    mesh.wait("somebody receives", |mesh| {
+        Ok(!mesh.0.read("db1", "/root/got")?.contains(&b'x'))
+    })?;
+    let send = |program: &str, what: &str| -> Fallible<Vec<u8>> {
+        let script = format!(
+            "
+import socket, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind(('10.0.0.11', 5454))
+for _ in range(8):
+    s.sendto(b'{what}', ('10.0.0.12', 7100))
+    time.sleep(0.5)
+"
+        );
+        let output = run(&mesh, "web1", &[program, "-c", &script])?;
+        assert!(output.success(), "{output:?}");
+        std::thread::sleep(Duration::from_secs(1));
+        Ok(mesh.0.read("db1", "/root/got")?)
+    };
+    let first = send("/usr/bin/python3", "a")?;
+    assert!(first.contains(&b'a'), "the first may: {first:?}");
+    let second = send("/root/other", "b")?;
+    assert!(!second.contains(&b'b'), "the other may not: {second:?}");
+    Ok(())
+}

@@ -166,3 +166,83 @@ fn every_connect_is_told_once() -> Outcome {
     assert_eq!(text.trim(), "200");
     Ok(())
 }
+
+/// Applies a policy for one test.
+fn with_policy(mesh: &Mesh, text: &str, name: &str, test: impl FnOnce() -> Outcome) -> Outcome {
+    let applied = mesh.apply_text(text)?;
+    assert!(applied.success(), "{applied:?}");
+    let outcome = test();
+    mesh.0.check("dom0", &["xmesh", "policy-delete", name])?;
+    outcome
+}
+
+#[test]
+#[ignore = "needs a rig: cargo xtask test"]
+fn a_refused_datagram_is_an_error_in_the_guest() -> Outcome {
+    let mesh = Mesh::up()?;
+    let script = "
+import errno, socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.settimeout(60)
+s.connect(('10.0.0.12', 5300))
+s.send(b'?')
+try:
+    s.recv(9)
+except OSError as e:
+    print(errno.errorcode.get(e.errno, e))
+";
+    let policy = "policy: no-datagrams\nrules:\n  - { name: r, from: any, to: { vm: db1 }, protocol: udp, action: deny }\n";
+    with_policy(&mesh, policy, "no-datagrams", || {
+        let output = mesh
+            .0
+            .exec_timeout("web1", &["python3", "-c", script], Duration::from_secs(120))?;
+        assert_eq!(output.text().trim(), "EHOSTUNREACH", "{output:?}");
+        Ok(())
+    })
+}
+
+#[test]
+#[ignore = "needs a rig: cargo xtask test"]
+fn a_locked_guest_sends_from_its_own_address_alone() -> Outcome {
+    let mesh = Mesh::up()?;
+    let fetch = |from: &str| {
+        let argv = [
+            "curl",
+            "-s",
+            "-m",
+            "15",
+            "-o",
+            "/dev/null",
+            "--interface",
+            from,
+            "http://10.0.0.12/",
+        ];
+        mesh.0.exec_timeout("web1", &argv, Duration::from_secs(120))
+    };
+    mesh.0
+        .check("web1", &["ip", "address", "add", "10.0.0.77/24", "dev", "eth0"])?;
+    let outcome = with_policy(
+        &mesh,
+        "policy: locked\nlock: { web1: address }\n",
+        "locked",
+        || {
+            assert!(fetch("10.0.0.11")?.success(), "its own address");
+            assert!(!fetch("10.0.0.77")?.success(), "another address");
+            mesh.wait("the refusal is told", |mesh| {
+                let argv = [
+                    "xmesh", "--json", "events", "--domain", "web1", "--kind", "refused",
+                ];
+                Ok(mesh
+                    .0
+                    .check("dom0", &argv)?
+                    .contains("locked/lock (address of web1)"))
+            })
+        },
+    );
+    let before = fetch("10.0.0.77")?;
+    mesh.0
+        .check("web1", &["ip", "address", "del", "10.0.0.77/24", "dev", "eth0"])?;
+    outcome?;
+    assert!(before.success(), "without the lock it may: {before:?}");
+    Ok(())
+}

@@ -9,7 +9,7 @@ use policy::{Decision, Protocol, Refuse, Verdict};
 use policyd_api::{Seen, What};
 use vmi_xen::observe::Subject;
 
-use super::{Enforcer, REMEMBER};
+use super::{Enforcer, REMEMBER, Shown};
 use crate::gate::{Way, Write, action, decide, decider, write_verdict};
 use crate::lookups::{Answer, Question};
 use crate::present;
@@ -37,7 +37,12 @@ impl Enforcer {
         let owners = lock(&self.owners.map).clone();
         let records: Vec<FlowRecord> = lock(&self.datapath).flows(None).filter_map(Result::ok).collect();
         let mut changed = 0;
-        for record in records.iter().filter(|r| r.decided_by == DecidedBy::Userspace) {
+        for record in &records {
+            let write = match record.decided_by {
+                DecidedBy::Userspace => Write::Revise,
+                DecidedBy::Lookup => Write::Settle,
+                _ => continue,
+            };
             let way = Way::from(&record.key);
             match (record.verdict.origin, owners.get(&way)) {
                 (Direction::FromGuest, Some(who)) => {
@@ -45,7 +50,7 @@ impl Enforcer {
                     if action(&decision) != record.verdict.action {
                         changed += 1;
                     }
-                    write_verdict(world, &self.flows, Write::Revise, &way, &decision);
+                    write_verdict(world, &self.flows, write, &way, &decision);
                 }
                 // The other half of a flow whose opener is a guest here is rewritten with that guest's half.
                 (Direction::ToGuest, _) if owners.contains_key(&opener(world, &way)) => {}
@@ -67,7 +72,10 @@ impl Enforcer {
             lock(&self.owners.map).remove(&way);
             return;
         }
-        let by_rules = !matches!(event.flow.decided_by, DecidedBy::Userspace | DecidedBy::Lock);
+        let by_rules = matches!(
+            event.flow.decided_by,
+            DecidedBy::Rule | DecidedBy::Default | DecidedBy::State
+        );
         let has_ports = matches!(way.protocol, Protocol::TCP | Protocol::UDP);
         let told = self.owners.of(&way);
         // A trap may have told of the accept before this report came.
@@ -82,12 +90,39 @@ impl Enforcer {
         };
         if !by_rules || !has_ports || known.is_some() {
             self.owned(&question, known, new);
+        } else if let Some((who, _)) = self.gone.get(&(way.scope, way.local.port())).cloned()
+            && way.protocol == Protocol::UDP
+            && origin == Direction::FromGuest
+        {
+            self.owned(&question, None, false);
+            self.connects(&who, &way, Shown::Over);
+        } else if origin == Direction::ToGuest && question.refused.is_none() && self.is_trapped(way.scope) {
+            // The accept will trap.
         } else if let Err(question) = self.lookups.ask(question) {
             self.owned(&question, None, false);
         }
     }
 
-    /// Asks who takes the connection that `who` opens to another guest of this host, in case no trap tells it there.
+    fn is_trapped(&self, scope: u32) -> bool {
+        self.guests.get(&scope).is_some_and(|vm| vm.trapped)
+    }
+
+    /// A UDP port has another owner, or none: what was decided by the one it had holds no more.
+    pub(super) fn forget_datagrams(&mut self, scope: u32, port: u16) {
+        let ways = self.datagrams.remove(&(scope, port)).unwrap_or_default();
+        let world = self.world.load();
+        for way in ways {
+            lock(&self.owners.map).remove(&way);
+            let peer = world.vm_at(way.remote.ip()).map(|vm| way.seen_by(vm.scope));
+            for way in [Some(way), peer].into_iter().flatten() {
+                if let Err(e) = self.flows.remove(&way.key()) {
+                    log::warn!("{way:?}: an old verdict stays until it is idle: {e}");
+                }
+            }
+        }
+    }
+
+    /// Asks who takes the connection that `who` opens to a guest of this host where no trap tells it.
     pub(super) fn ask_peer(&self, who: &Arc<Subject>, way: &Way, peer: u32) {
         let way = way.seen_by(peer);
         if self.owners.of(&way).is_none() {
@@ -146,7 +181,7 @@ impl Enforcer {
         }
         let Some(who) = who.filter(|_| new) else { return };
         match origin {
-            Direction::FromGuest => self.connects(&who, way, None),
+            Direction::FromGuest => self.connects(&who, way, Shown::Lookup),
             // It may have been told meanwhile.
             Direction::ToGuest if refused.is_none() && self.owners.of(way).is_none() => {
                 self.accepts(&who, way, peer.as_ref(), Seen::Lookup);
@@ -155,16 +190,14 @@ impl Enforcer {
         }
     }
 
-    /// Who takes, or a moment ago took, datagrams where the flow's guest has its end.
+    /// Who takes datagrams where the flow's guest has its end.
     fn receiver(&self, way: &Way) -> Option<Arc<Subject>> {
         if way.protocol != Protocol::UDP {
             return None;
         }
         let port = way.local.port();
         let listeners = &self.guests.get(&way.scope)?.listeners;
-        let now = listeners.owner_of(Protocol::UDP, way.local.ip(), port);
-        now.or_else(|| self.gone.get(&(way.scope, port)).map(|(who, _)| who))
-            .cloned()
+        listeners.owner_of(Protocol::UDP, way.local.ip(), port).cloned()
     }
 
     fn refused(&self, event: &Event, who: Option<&Arc<Subject>>) {
@@ -208,6 +241,10 @@ impl Enforcer {
             .map(|r| Way::from(&r.key))
             .collect();
         lock(&self.owners.map).retain(|key, _| live.contains(key));
+        self.datagrams.retain(|_, ways| {
+            ways.retain(|way| live.contains(way));
+            !ways.is_empty()
+        });
     }
 }
 

@@ -5,12 +5,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use policy::{Decision, Endpoint, Protocol, VmId};
+use policy::{Endpoint, Protocol, VmId};
 use policyd_api::{Applied, Seen, What};
 use vmi_xen::linux::Socket;
 use vmi_xen::observe::Subject;
 
-use super::{Enforcer, Order};
+use super::{Enforcer, Order, Shown};
 use crate::gate::{Fact, Told, Way, Write, decide, protocol, write_verdict};
 use crate::inventory::Inventory;
 use crate::present;
@@ -107,28 +107,40 @@ impl Enforcer {
             ),
             Fact::Serving { who, socket } => self.serves(scope, &who, &socket),
             Fact::Closing { sk } => self.closes(scope, sk),
-            Fact::Connecting { who, way, decision } => self.connects(&who, &way, Some(decision)),
+            Fact::Connecting { who, way, decision } => self.connects(&who, &way, Shown::Trap(decision)),
             Fact::Accepted { who, way } => self.accepts(&who, &way, None, Seen::Trap),
         }
     }
 
-    /// A guest's process opens a flow. `in_force`: what the trap decided; none where no trap showed it.
-    pub(super) fn connects(&mut self, who: &Arc<Subject>, way: &Way, in_force: Option<Decision>) {
+    /// A guest's process opens a flow.
+    pub(super) fn connects(&mut self, who: &Arc<Subject>, way: &Way, shown: Shown) {
         let world = self.world.load_full();
-        // The trap may have been decided a moment before a change of policy or listeners that this thread has since put
-        // in force.
         let now = decide(&world, way, who);
-        let stands = in_force.filter(|d| (d.verdict, d.generation) == (now.verdict, now.generation));
-        if stands.is_none() && !way.is_inside() {
-            write_verdict(&world, &self.flows, Write::Revise, way, &now);
-        }
-        let decision = stands.unwrap_or(now);
+        let (decision, write) = match shown {
+            Shown::Trap(then) if (then.verdict, then.generation) == (now.verdict, now.generation) => {
+                (then, None)
+            }
+            // It was decided a moment before a change of policy or listeners that this thread has since put in force.
+            Shown::Trap(_) => (now, Some(Write::Revise)),
+            Shown::Lookup => (now, Some(Write::Settle)),
+            Shown::Over => (now, None),
+        };
         if !way.is_inside() {
-            lock(&self.owners.map).insert(*way, Arc::clone(who));
+            if let Some(write) = write {
+                write_verdict(&world, &self.flows, write, way, &now);
+            }
+            if !matches!(shown, Shown::Over) {
+                lock(&self.owners.map).insert(*way, Arc::clone(who));
+            }
+            if matches!(shown, Shown::Lookup) && way.protocol == Protocol::UDP {
+                let port = (way.scope, way.local.port());
+                self.datagrams.entry(port).or_default().push(*way);
+            }
         }
         let (protocol, remote) = (way.protocol, way.remote);
         if let Some(peer) = world.vm_at(remote.ip())
             && peer.scope != way.scope
+            && !peer.trapped
             && decision.verdict == policy::Verdict::Allow
         {
             self.ask_peer(who, way, peer.scope);
@@ -150,9 +162,9 @@ impl Enforcer {
                 remote,
                 to: Box::new(to),
                 decision: present::decision(&world, way.scope, &decision),
-                seen: match in_force {
-                    Some(_) => Seen::Trap,
-                    None => Seen::Lookup,
+                seen: match shown {
+                    Shown::Trap(_) => Seen::Trap,
+                    Shown::Lookup | Shown::Over => Seen::Lookup,
                 },
             },
         );
@@ -192,6 +204,9 @@ impl Enforcer {
 
     pub(super) fn serves(&mut self, scope: u32, who: &Arc<Subject>, socket: &Socket) {
         let (protocol, local) = (protocol(socket), socket.local);
+        if protocol == Protocol::UDP {
+            self.forget_datagrams(scope, local.port());
+        }
         if let Some(listeners) = self.listeners(scope) {
             let listener = Listener {
                 sk: socket.sk,
@@ -219,6 +234,7 @@ impl Enforcer {
             if protocol == Protocol::UDP {
                 let owner = (Arc::clone(&listener.subject), Instant::now());
                 self.gone.insert((scope, port), owner);
+                self.forget_datagrams(scope, port);
             }
             self.say(
                 scope,
@@ -250,6 +266,7 @@ impl Enforcer {
         self.guests.remove(&scope);
         self.heard.remove(&scope);
         self.gone.retain(|(of, _), _| *of != scope);
+        self.datagrams.retain(|(of, _), _| *of != scope);
         lock(&self.owners.map).retain(|way, _| way.scope != scope);
         if let Err(e) = lock(&self.datapath).remove_scope(scope) {
             log::warn!("flows of domain {scope} stay in the map until they age out: {e}");
@@ -296,6 +313,11 @@ impl Enforcer {
         }
         self.refresh();
         let world = self.world.load_full();
+        // Where no trap tells of the next connection between the same ends, this one's verdict must end with it.
+        let write = match world.vm(scope).is_some_and(|vm| vm.trapped) {
+            true => Write::Revise,
+            false => Write::Settle,
+        };
         for c in inventory.connections.iter().filter(|c| inventory.is_outgoing(c)) {
             let way = Way {
                 scope,
@@ -305,7 +327,7 @@ impl Enforcer {
             };
             if !way.is_inside() {
                 let decision = decide(&world, &way, &c.subject);
-                write_verdict(&world, &self.flows, Write::Revise, &way, &decision);
+                write_verdict(&world, &self.flows, write, &way, &decision);
                 lock(&self.owners.map).insert(way, Arc::clone(&c.subject));
             }
         }

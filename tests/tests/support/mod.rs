@@ -11,6 +11,9 @@ use xmesh_rig::{Progress, Rig, programs};
 /// What a test gives.
 pub type Outcome = Result<(), Box<dyn std::error::Error>>;
 
+/// Reads the kernel's text in a guest; see there.
+const KERNEL_TEXT: &[u8] = include_bytes!("../../guest/kernel-text");
+
 /// The rig with a running policyd in dom0.
 pub struct Mesh(pub Rig);
 
@@ -147,36 +150,21 @@ impl Mesh {
             .exec("dom0", &["xmesh", "policy-apply", "/tmp/test.yaml"])?)
     }
 
-    /// A hash of the text of a guest's kernel, as the guest itself reads it.
-    pub fn text_hash(&self, guest: &str) -> Result<String, Box<dyn std::error::Error>> {
-        const SCRIPT: &str = "
-import hashlib, struct
-at = {}
-for line in open('/proc/kallsyms'):
-    address, _, name = line.split()[:3]
-    if name in ('_stext', '_etext'): at[name] = int(address, 16)
-core = open('/proc/kcore', 'rb')
-header = core.read(64)
-offset, = struct.unpack_from('<Q', header, 32)
-size, count = struct.unpack_from('<HH', header, 54)
-core.seek(offset)
-table = core.read(size * count)
-for i in range(count):
-    _, _, start, virtual, _, length, _, _ = struct.unpack_from('<IIQQQQQQ', table, i * size)
-    if virtual <= at['_stext'] < virtual + length:
-        core.seek(start + at['_stext'] - virtual)
-        text = core.read(at['_etext'] - at['_stext'])
-        print(len(text), hashlib.sha256(text).hexdigest())
-        break
-";
-        let text = self.0.check(guest, &["python3", "-c", SCRIPT])?;
-        assert!(
-            text.split(' ')
-                .next()
-                .is_some_and(|len| len.parse::<u64>().is_ok_and(|len| len > 8 << 20)),
-            "{text}"
-        );
-        Ok(text)
+    /// Keeps the text of web1's kernel, as the guest itself reads it, for [`Mesh::changed_text`].
+    pub fn keep_text(&self) -> Outcome {
+        self.0.write("web1", "/root/kernel-text", 0o755, KERNEL_TEXT)?;
+        let size = self
+            .0
+            .check("web1", &["/root/kernel-text", "keep", "/root/text"])?;
+        assert!(size.parse::<usize>()? > 4 << 20, "{size} bytes of text");
+        Ok(())
+    }
+
+    /// What of web1's kernel text is no more as [`Mesh::keep_text`] found it: function, bytes before and now.
+    pub fn changed_text(&self) -> Result<String, Box<dyn std::error::Error>> {
+        Ok(self
+            .0
+            .check("web1", &["/root/kernel-text", "compare", "/root/text"])?)
     }
 
     /// How often a probe has fired.
