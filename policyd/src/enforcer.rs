@@ -9,7 +9,7 @@ mod flows;
 mod orders;
 mod policies;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -28,7 +28,7 @@ use crate::daemon::DaemonError;
 use crate::events::EventLog;
 use crate::gate::{Told, Way};
 use crate::inventory::Inventory;
-use crate::lookups::{Answer, Lookups};
+use crate::lookups::{Answer, Lookups, Question};
 use crate::registry::lock;
 use crate::tables;
 use crate::world::{Listeners, Vm, World};
@@ -40,6 +40,12 @@ const SWEEP: Duration = Duration::from_secs(10);
 
 /// How long a closed UDP socket is remembered.
 const REMEMBER: Duration = Duration::from_secs(10);
+
+/// How long a flow whose socket nobody holds waits for a trap that tells who did. A process takes its descriptor back before
+/// the socket's end traps, and both before the packet's report is read.
+const PATIENCE: Duration = Duration::from_millis(250);
+/// Flows that wait so; more are told as they are.
+const DOUBTS: usize = 1024;
 
 /// By guest and port, and since when.
 type Gone = HashMap<(u32, u16), (Arc<Subject>, Instant)>;
@@ -149,6 +155,8 @@ pub struct Enforcer {
     lookups: Lookups,
     /// Owners of UDP sockets that were closed a moment ago: a report of their last packet may still be on its way.
     gone: Gone,
+    /// Flows whose socket nobody holds, until when a trap is awaited, and whether the guest could say so.
+    doubts: VecDeque<(Instant, Question, bool)>,
     /// UDP flows whose verdict came from a lookup, by guest and port: it goes with the socket.
     datagrams: HashMap<(u32, u16), Vec<Way>>,
     policies: Policies,
@@ -183,6 +191,7 @@ impl Enforcer {
             owners,
             lookups,
             gone: Gone::default(),
+            doubts: VecDeque::new(),
             datagrams: HashMap::new(),
             policies,
             guests: BTreeMap::new(),
@@ -199,18 +208,22 @@ impl Enforcer {
     pub fn run(mut self, orders: &Receiver<Order>, facts: &Receiver<Told>) {
         let mut next_sweep = Instant::now() + SWEEP;
         loop {
+            let doubt = self.conclude();
+            let wait = doubt.map_or(SWEEP, |due| due.saturating_duration_since(Instant::now()));
             select! {
                 recv(orders) -> order => match order {
                     Ok(Order::Stop) | Err(_) => return,
-                    Ok(order) => self.obey(order),
+                    Ok(order) => {
+                        // A packet and the answer to a lookup come after the traps that led to them.
+                        self.hear(facts);
+                        self.obey(order);
+                    }
                 },
                 recv(facts) -> told => if let Ok(told) = told {
                     self.note(told);
-                    for told in facts.try_iter().take(BATCH) {
-                        self.note(told);
-                    }
+                    self.hear(facts);
                 },
-                default(SWEEP) => {}
+                default(wait) => {}
             }
             if self.dirty {
                 self.refresh();
@@ -219,6 +232,12 @@ impl Enforcer {
                 self.sweep();
                 next_sweep = Instant::now() + SWEEP;
             }
+        }
+    }
+
+    fn hear(&mut self, facts: &Receiver<Told>) {
+        for told in facts.try_iter().take(BATCH) {
+            self.note(told);
         }
     }
 

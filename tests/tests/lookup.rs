@@ -4,7 +4,7 @@
 mod support;
 
 use std::net::Ipv4Addr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 use support::{Domain, Mesh, Outcome};
@@ -155,38 +155,57 @@ fn a_guest_that_cannot_be_trapped_is_judged_by_its_processes_all_the_same() -> O
 #[test]
 #[ignore = "needs a rig: cargo xtask test"]
 fn datagrams_of_sockets_that_do_not_connect_have_an_owner_and_raw_packets_have_none() -> Outcome {
+    const SOCKETS: u16 = 50;
     let mesh = Mesh::up()?;
-    // One socket, two peers; then a datagram that the program has made itself, header and all, from a port nobody has.
-    let script = "
+    // Flows that an earlier run left are not new: each has ports of its own.
+    let run_number = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() / 20;
+    let first = 10_000 + u16::try_from(run_number % 400)? * 100;
+    // Sockets that live for one datagram each, and one with two peers; then a datagram that the program has made itself,
+    // header and all, from a port nobody has.
+    let raw = first + SOCKETS;
+    let script = format!(
+        "
 import socket, struct
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-s.bind(('10.0.0.11', 5353))
-for port in (7001, 7002): s.sendto(b'?', ('10.0.0.12', port))
+for port in range({first}, {raw}):
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    s.bind(('10.0.0.11', port))
+    s.sendto(b'?', ('10.0.0.12', 7001))
+    if port == {first}: s.sendto(b'?', ('10.0.0.12', 7002))
+    s.close()
 raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP)
-raw.sendto(struct.pack('!HHHH', 6666, 7003, 8, 0), ('10.0.0.12', 0))
-";
-    let output = run(&mesh, "web1", &["python3", "-c", script])?;
+raw.sendto(struct.pack('!HHHH', {raw}, 7003, 8, 0), ('10.0.0.12', 0))
+"
+    );
+    let output = run(&mesh, "web1", &["python3", "-c", &script])?;
     assert!(output.success(), "{output:?}");
+    let mut awaited: Vec<(u16, u16)> = (first..raw).map(|port| (port, 7001)).collect();
+    awaited.push((first, 7002));
+    let is_told = |event: &Value, (from, to): (u16, u16)| {
+        event["protocol"] == "udp"
+            && event["local"] == format!("10.0.0.11:{from}")
+            && event["remote"] == format!("10.0.0.12:{to}")
+    };
     mesh.wait("the datagrams are told", |mesh| {
         let told = events(mesh, "web1", "connect")?;
-        let sent = |port: u16| {
+        Ok(awaited.iter().all(|flow| {
             told.iter().any(|event| {
-                event["protocol"] == "udp"
-                    && event["local"] == "10.0.0.11:5353"
-                    && event["remote"] == format!("10.0.0.12:{port}")
+                is_told(event, *flow)
                     && event["process"]["exe"]
                         .as_str()
                         .is_some_and(|exe| exe.starts_with("/usr/bin/python3"))
             })
-        };
-        Ok(sent(7001) && sent(7002))
+        }))
     })?;
     mesh.wait("the raw packet is told", |mesh| {
         let told = events(mesh, "web1", "unowned")?;
-        Ok(told
-            .iter()
-            .any(|event| event["local"] == "10.0.0.11:6666" && event["remote"] == "10.0.0.12:7003"))
-    })
+        Ok(told.iter().any(|event| is_told(event, (raw, 7003))))
+    })?;
+    let unowned = events(&mesh, "web1", "unowned")?;
+    let wrong = unowned
+        .iter()
+        .find(|event| awaited.iter().any(|flow| is_told(event, *flow)));
+    assert!(wrong.is_none(), "{wrong:?}");
+    Ok(())
 }
 
 /// A verdict by process ends with the socket that it was for.

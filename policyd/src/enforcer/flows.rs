@@ -3,13 +3,14 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use netback_filter::{DecidedBy, Direction, Event, EventKind, FlowRecord};
 use policy::{Decision, Protocol, Refuse, Verdict};
 use policyd_api::{Seen, What};
 use vmi_xen::observe::Subject;
 
-use super::{Enforcer, REMEMBER, Shown};
+use super::{DOUBTS, Enforcer, PATIENCE, REMEMBER, Shown};
 use crate::gate::{Way, Write, action, decide, decider, write_verdict};
 use crate::lookups::{Answer, Question};
 use crate::present;
@@ -90,10 +91,7 @@ impl Enforcer {
         };
         if !by_rules || !has_ports || known.is_some() {
             self.owned(&question, known, new);
-        } else if let Some((who, _)) = self.gone.get(&(way.scope, way.local.port())).cloned()
-            && way.protocol == Protocol::UDP
-            && origin == Direction::FromGuest
-        {
+        } else if let Some(who) = self.sender_gone(&question) {
             self.owned(&question, None, false);
             self.connects(&who, &way, Shown::Over);
         } else if origin == Direction::ToGuest && question.refused.is_none() && self.is_trapped(way.scope) {
@@ -143,19 +141,48 @@ impl Enforcer {
             owner,
             asked,
         } = answer;
-        if let Some((socket, who)) = &owner
-            && socket.remote.is_none()
-            && !self
+        if let Some((socket, who)) = owner {
+            let scope = question.way.scope;
+            let told = self
                 .guests
-                .get(&question.way.scope)
-                .is_some_and(|vm| vm.listeners.has(socket.sk))
-        {
-            self.serves(question.way.scope, who, socket);
+                .get(&scope)
+                .is_some_and(|vm| vm.listeners.has(socket.sk));
+            if socket.remote.is_none() && !told {
+                self.serves(scope, &who, &socket);
+            }
+            self.owned(&question, Some(who), true);
+        } else if self.is_from_datagrams(&question) && self.doubts.len() < DOUBTS {
+            self.doubts
+                .push_back((Instant::now() + PATIENCE, question, asked));
+        } else {
+            self.unanswered(&question, asked);
         }
-        let nobody = asked && owner.is_none();
-        self.owned(&question, owner.map(|(_, who)| who), true);
-        if nobody && question.refused.is_none() && question.origin == Direction::FromGuest {
-            let Question { way, .. } = question;
+    }
+
+    /// Concludes about the flows for which a trap was awaited long enough. Returns when the next is due.
+    pub(super) fn conclude(&mut self) -> Option<Instant> {
+        while let Some((due, ..)) = self.doubts.front() {
+            if Instant::now() < *due {
+                return Some(*due);
+            }
+            if let Some((_, question, asked)) = self.doubts.pop_front() {
+                self.unanswered(&question, asked);
+            }
+        }
+        None
+    }
+
+    /// A flow whose socket nobody holds. `asked`: the guest could say so.
+    fn unanswered(&mut self, question: &Question, asked: bool) {
+        let way = question.way;
+        if let Some(who) = self.receiver(&way) {
+            self.owned(question, Some(who), true);
+            return;
+        }
+        self.owned(question, None, false);
+        if let Some(who) = self.sender_gone(question) {
+            self.connects(&who, &way, Shown::Over);
+        } else if asked && question.refused.is_none() && question.origin == Direction::FromGuest {
             self.say(
                 way.scope,
                 What::Unowned {
@@ -188,6 +215,21 @@ impl Enforcer {
             }
             Direction::ToGuest => {}
         }
+    }
+
+    /// Whether traps tell who had the socket of a flow: a UDP socket of a trapped guest.
+    fn is_from_datagrams(&self, question: &Question) -> bool {
+        let Question { way, origin, .. } = question;
+        way.protocol == Protocol::UDP && *origin == Direction::FromGuest && self.is_trapped(way.scope)
+    }
+
+    /// Who had the UDP socket that a guest's flow came from until a moment ago.
+    fn sender_gone(&self, question: &Question) -> Option<Arc<Subject>> {
+        if !self.is_from_datagrams(question) {
+            return None;
+        }
+        let (who, _) = self.gone.get(&(question.way.scope, question.way.local.port()))?;
+        Some(Arc::clone(who))
     }
 
     /// Who takes datagrams where the flow's guest has its end.

@@ -266,6 +266,7 @@ impl Enforcer {
         self.guests.remove(&scope);
         self.heard.remove(&scope);
         self.gone.retain(|(of, _), _| *of != scope);
+        self.doubts.retain(|(_, question, _)| question.way.scope != scope);
         self.datagrams.retain(|(of, _), _| *of != scope);
         lock(&self.owners.map).retain(|way, _| way.scope != scope);
         if let Err(e) = lock(&self.datapath).remove_scope(scope) {
