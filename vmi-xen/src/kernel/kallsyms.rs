@@ -192,13 +192,11 @@ impl<'a> Kallsyms<'a> {
 /// Finds 256 ascending 16-bit values that start at 0 and grow by what tokens
 /// can be long. Alignment is 4 from 7.0 on, before that 8.
 fn find_token_index(bytes: &[u8], from: usize) -> Option<usize> {
-    let last = bytes.len().checked_sub(TOKENS * 2)?;
-    (from.next_multiple_of(4)..=last).step_by(4).find(|&at| {
-        let table = &bytes[at..at + TOKENS * 2];
-        // Rejects nearly every position after one comparison.
-        if table[..2] != [0, 0] || table[2..4] == [0, 0] {
+    let from = from.next_multiple_of(4);
+    let fits = |at: usize| {
+        let Some(table) = bytes.get(at..at + TOKENS * 2) else {
             return false;
-        }
+        };
         let mut previous = 0usize;
         table[2..].chunks_exact(2).all(|raw| {
             let value = usize::from(u16::from_le_bytes([raw[0], raw[1]]));
@@ -206,13 +204,35 @@ fn find_token_index(bytes: &[u8], from: usize) -> Option<usize> {
             previous = value;
             fits
         })
-    })
+    };
+    // Megabytes are searched: by the first two entries, some words at once and without a branch, which the compiler turns
+    // into vector instructions.
+    let starts_table = |word: u32| {
+        let second = word >> 16;
+        (word & 0xffff == 0) & (second > 1) & (second <= MAX_TOKEN as u32)
+    };
+    let (words, _) = bytes.get(from..)?.as_chunks::<4>();
+    for (index, block) in words.chunks(16).enumerate() {
+        let any = block
+            .iter()
+            .fold(false, |any, word| any | starts_table(u32::from_le_bytes(*word)));
+        if !any {
+            continue;
+        }
+        for (within, word) in block.iter().enumerate() {
+            let at = from + (index * 16 + within) * 4;
+            if starts_table(u32::from_le_bytes(*word)) && fits(at) {
+                return Some(at);
+            }
+        }
+    }
+    None
 }
 
 /// The token table.
 struct Tokens<'a> {
     start: usize,
-    table: Vec<&'a str>,
+    table: [&'a str; TOKENS],
 }
 
 impl<'a> Tokens<'a> {
@@ -241,8 +261,14 @@ impl<'a> Tokens<'a> {
                 if token(usize::from(b'0')) != Some("0") || token(usize::from(b'a')) != Some("a") {
                     continue;
                 }
-                let table: Option<Vec<&str>> = (0..TOKENS).map(token).collect();
-                if let Some(table) = table {
+                let mut table = [""; TOKENS];
+                let whole = table.iter_mut().enumerate().all(|(i, place)| {
+                    token(i).is_some_and(|text| {
+                        *place = text;
+                        true
+                    })
+                });
+                if whole {
                     return Some(Self { start, table });
                 }
             }
@@ -363,29 +389,54 @@ fn names_fit(names: &[u8], count: usize, markers: &[u32], tries: &mut usize) -> 
 }
 
 fn decode_names(names: &[u8], count: usize, tokens: &Tokens<'_>) -> Option<(String, Vec<Name>)> {
-    let mut arena = String::with_capacity(names.len() * 2);
+    /// Nearly all tokens fit: copied whole, they need no call for each.
+    const SHORT: usize = 16;
+    let short = tokens.table.each_ref().map(|token| {
+        let mut padded = [0; SHORT];
+        let fits = token.len() <= SHORT;
+        if fits {
+            padded[..token.len()].copy_from_slice(token.as_bytes());
+        }
+        (padded, if fits { token.len() } else { 0 })
+    });
+    // One more than a name can have, so that the longest is seen to be too long.
+    const ROOM: usize = MAX_NAME + 1 + SHORT;
+    let mut name = [0u8; ROOM];
+    let mut arena: Vec<u8> = Vec::with_capacity(names.len() * 2);
     let mut decoded = Vec::with_capacity(count);
     let mut rest = names;
     for _ in 0..count {
         let (entry, next) = split_entry(rest)?;
         rest = next;
-        let start = arena.len();
+        let mut len = 0;
         for &token in entry {
-            arena.push_str(tokens.table[usize::from(token)]);
+            let (padded, token_len) = &short[usize::from(token)];
+            if *token_len == 0 {
+                let token = tokens.table[usize::from(token)].as_bytes();
+                name.get_mut(len..len + token.len())?.copy_from_slice(token);
+                len += token.len();
+            } else {
+                let place: &mut [u8; SHORT] = name.get_mut(len..)?.first_chunk_mut()?;
+                *place = *padded;
+                len += token_len;
+            }
         }
-        let len = arena.len() - start;
-        if len == 0 || len > MAX_NAME || arena.len() > MAX_ARENA {
+        let text = name.get(..len).filter(|_| (1..=MAX_NAME).contains(&len))?;
+        let start = arena.len();
+        // The first character is the kind; it stays in the arena, unused.
+        arena.extend_from_slice(text);
+        if arena.len() > MAX_ARENA {
             return None;
         }
-        // The first character is the kind; it stays in the arena, unused.
         decoded.push(Name {
             start: u32::try_from(start + 1).ok()?,
             len: (len - 1) as u16,
-            kind: arena.as_bytes()[start],
+            kind: text[0],
         });
     }
     arena.shrink_to_fit();
-    Some((arena, decoded))
+    // Tokens are ASCII.
+    Some((String::from_utf8(arena).ok()?, decoded))
 }
 
 #[cfg(test)]
