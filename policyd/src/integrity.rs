@@ -74,7 +74,7 @@ pub fn check(entry: &DomainEntry, orders: &Sender<Order>) -> Result<Report, Stri
             .map_err(|e| e.to_string())?
     };
     for finding in &report.findings {
-        if watchdog.told.contains(finding) {
+        if watchdog.told.iter().any(|told| told.is_same(finding)) {
             continue;
         }
         log::warn!("{}: {}: {finding}", entry.vm.name, finding.severity().as_str());
@@ -83,7 +83,9 @@ pub fn check(entry: &DomainEntry, orders: &Sender<Order>) -> Result<Report, Stri
         let _ = orders.send(Order::Say {
             domain: Some((entry.id, entry.vm.name.clone())),
             what: match finding {
-                Finding::HiddenTask(_) | Finding::HiddenModule { .. } => What::Hidden { finding: shown },
+                Finding::HiddenTask(_) | Finding::HiddenModule { .. } | Finding::UnheldSocket(_) => {
+                    What::Hidden { finding: shown }
+                }
                 _ => What::Integrity { finding: shown },
             },
         });

@@ -60,6 +60,7 @@ pub fn finding(finding: &Finding) -> api::Finding {
             shown.seen_in = words(task.seen_in.iter());
             shown.missing_in = words(task.missing_in.iter());
         }
+        Finding::UnheldSocket(unheld) => shown.pid = unheld.holder,
         Finding::HiddenModule {
             name,
             seen_in,
@@ -89,6 +90,7 @@ pub fn check(domain: &str, report: &Report) -> api::Check {
         findings,
         unchecked: report.unchecked.clone(),
         tasks: extent.tasks,
+        sockets: extent.sockets,
         modules: extent.modules,
         system_calls: extent.system_calls,
         registers: extent.registers,

@@ -564,7 +564,7 @@ pub struct Finding {
     pub kind: String,
     /// The finding as a sentence, evidence included.
     pub message: String,
-    /// Of a hidden process or thread, the number that it says it has.
+    /// Of a hidden process or thread, the number that it says it has; of an unheld socket, that of a hidden process that holds it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,
     /// The name that what hides says it has.
@@ -589,6 +589,8 @@ pub struct Check {
     pub unchecked: Vec<String>,
     /// Tasks, threads included.
     pub tasks: usize,
+    /// TCP and UDP sockets that a program opened.
+    pub sockets: usize,
     /// Modules.
     pub modules: usize,
     /// Entries of system-call tables.

@@ -30,10 +30,11 @@ pub fn report(check: &Check) -> String {
         functions => format!("{functions} functions as they were"),
     };
     out.push_str(&format!(
-        "{}: {found}; looked at {} tasks, {} modules, {} system calls, {} entry registers, {} interrupt gates, \
+        "{}: {found}; looked at {} tasks, {} sockets, {} modules, {} system calls, {} entry registers, {} interrupt gates, \
          {} patched places, {} tables of operations, {} KiB of code ({compared}), in {} ms\n",
         plain(&check.domain),
         check.tasks,
+        check.sockets,
         check.modules,
         check.system_calls,
         check.registers,
@@ -57,6 +58,7 @@ mod tests {
             findings,
             unchecked: vec!["kernel probes: this kernel has no symbol `kprobe_table`".into()],
             tasks: 85,
+            sockets: 12,
             modules: 2,
             system_calls: 463,
             registers: 2,
@@ -74,7 +76,7 @@ mod tests {
         assert_eq!(
             report(&check(Vec::new())),
             "not checked: kernel probes: this kernel has no symbol `kprobe_table`\n\
-             web1: nothing found; looked at 85 tasks, 2 modules, 463 system calls, 2 entry registers, 256 interrupt \
+             web1: nothing found; looked at 85 tasks, 12 sockets, 2 modules, 463 system calls, 2 entry registers, 256 interrupt \
              gates, 61292 patched places, 1157 tables of operations, 16384 KiB of code (code remembered, to be \
              compared from now on), in 60 ms\n"
         );

@@ -93,6 +93,11 @@ impl Guest {
             let _ = self.within("threads", Budget::SWEEP, |linux| linux.threads(task));
             let _ = self.within("ancestors", Budget::PROCESS, |linux| linux.ancestors(task));
         }
+        let census = Budget {
+            reads: 3 * Budget::SWEEP.reads,
+            bytes: 3 * Budget::SWEEP.bytes,
+        };
+        let _ = self.within("census", census, Linux::census);
         for cpu in &self.cpus {
             let _ = self.within("current", Budget::SWEEP, |linux| linux.prove_current(cpu));
         }

@@ -4,7 +4,7 @@
 use std::fmt;
 
 use super::target::{Owner, Target};
-use crate::linux::{HiddenTask, ModuleView};
+use crate::linux::{HiddenTask, ModuleView, Protocol, UnheldSocket};
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -56,6 +56,8 @@ impl fmt::Display for SiteKind {
 pub enum Finding {
     /// A process or thread that hides.
     HiddenTask(HiddenTask),
+    /// A socket that is open in no listed process.
+    UnheldSocket(UnheldSocket),
     /// A module that hides.
     HiddenModule {
         /// What it calls itself.
@@ -165,6 +167,7 @@ impl Finding {
         match self {
             Finding::HiddenTask(task) if task.is_process() => "hidden-process",
             Finding::HiddenTask(_) => "hidden-thread",
+            Finding::UnheldSocket(_) => "unheld-socket",
             Finding::HiddenModule { .. } => "hidden-module",
             Finding::SystemCall { .. } => "system-call",
             Finding::Entry { .. } => "kernel-entry",
@@ -191,7 +194,27 @@ impl Finding {
                 Owner::Kernel { .. } | Owner::Bpf { .. } | Owner::Tracer => Severity::Notice,
             },
             Finding::TextChanged { probed: true, .. } => Severity::Notice,
+            // Rare, but there are honest ways to it.
+            Finding::UnheldSocket(unheld) if unheld.holder.is_none() => Severity::Warning,
             _ => Severity::Alert,
+        }
+    }
+
+    /// Whether it is what another check found too. The same task or socket may
+    /// be seen elsewhere or be in another state at each look.
+    pub fn is_same(&self, other: &Finding) -> bool {
+        match (self, other) {
+            (Finding::HiddenTask(one), Finding::HiddenTask(other)) => {
+                (one.task, one.pid, one.missing_in) == (other.task, other.pid, other.missing_in)
+            }
+            (Finding::UnheldSocket(one), Finding::UnheldSocket(other)) => {
+                let identity = |unheld: &UnheldSocket| {
+                    let socket = &unheld.socket;
+                    (unheld.file, socket.sk, socket.local, socket.remote)
+                };
+                identity(one) == identity(other)
+            }
+            _ => self == other,
         }
     }
 }
@@ -216,6 +239,26 @@ impl fmt::Display for Finding {
                     task.missing_in,
                     task.task.0
                 )
+            }
+            Finding::UnheldSocket(UnheldSocket { socket, file, holder }) => {
+                let protocol = match socket.protocol {
+                    Protocol::Tcp => "TCP",
+                    Protocol::Udp => "UDP",
+                };
+                let (local, remote) = socket.as_shown();
+                write!(f, "the {protocol} socket {local} ")?;
+                if socket.remote.is_some() {
+                    write!(f, "↔ {remote} ")?;
+                }
+                write!(f, "({}) is open in no listed process", socket.state.as_ss())?;
+                match holder {
+                    Some(pid) => write!(f, ", but in process {pid}, which hides")?,
+                    None => f.write_str(
+                        ": who has it hides, if it was not given to io_uring or a driver of the kernel (as nbd), \
+                         or closed while a call on it still waits",
+                    )?,
+                }
+                write!(f, " (file {file:#x})")
             }
             Finding::HiddenModule {
                 name,

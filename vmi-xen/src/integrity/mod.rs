@@ -7,7 +7,8 @@
 //! profile of any kernel.
 //!
 //! **Invariant:** reads only, beside the trap path. What cannot be checked in a
-//! kernel is told ([`Report::unchecked`]), never passed over.
+//! kernel is told ([`Report::unchecked`]), never passed over. What a check reads
+//! is bounded: lists of tasks, sockets and code by a [`Budget::SWEEP`] each.
 
 mod entries;
 mod finding;
@@ -21,8 +22,8 @@ use std::time::{Duration, Instant};
 pub use finding::{Finding, Severity, SiteKind};
 pub use target::{Owner, Target};
 
-use crate::linux::{Linux, LinuxError, Module, ModuleView, TaskAddr};
-use crate::memory::{CpuState, PhysicalMemory};
+use crate::linux::{Budget, Linux, LinuxError, Module, ModuleView, TaskAddr, UnheldSocket};
+use crate::memory::{CpuState, MemoryError, PhysicalMemory};
 use target::AddressBook;
 use text::{Baseline, Text};
 
@@ -48,6 +49,8 @@ pub struct Report {
 pub struct Extent {
     /// Tasks, threads included, by any view.
     pub tasks: usize,
+    /// TCP and UDP sockets that a program opened.
+    pub sockets: usize,
     /// Modules.
     pub modules: usize,
     /// Entries of system-call tables.
@@ -92,24 +95,32 @@ impl Checker {
         let begun = Instant::now();
         linux.refresh();
         let mut report = Report::default();
-        self.tasks(linux, &mut report);
-        let modules = modules(linux, &mut report);
-        match AddressBook::read(linux, &modules) {
-            Ok(book) => {
-                entries(linux, &book, cpus, &mut report);
-                self.code(linux, &book, own, &mut report);
-            }
-            Err(why) => report.cannot("anything of the kernel's code", &why),
+        let unheld = self.tasks(linux, &mut report);
+        let ((), refused) = linux.within(Budget::SWEEP, || self.kernel(linux, cpus, own, &mut report));
+        if refused {
+            // What was found stays: no honest kernel takes so much.
+            report.cannot(
+                "all of the kernel's code",
+                &MemoryError::OverBudget { va: 0 }.into(),
+            );
         }
+        // Last, since one process may have thousands, and all else weighs more.
+        report
+            .findings
+            .extend(unheld.into_iter().map(Finding::UnheldSocket));
         report.findings.truncate(MAX_FINDINGS);
         report.took = begun.elapsed();
         report
     }
 
-    fn tasks<M: PhysicalMemory>(&mut self, linux: &Linux<M>, report: &mut Report) {
+    /// Tells of tasks that hide; returns the sockets that nobody holds.
+    fn tasks<M: PhysicalMemory>(&mut self, linux: &Linux<M>, report: &mut Report) -> Vec<UnheldSocket> {
         let census = match linux.census() {
             Ok(census) => census,
-            Err(why) => return report.cannot("processes", &why),
+            Err(why) => {
+                report.cannot("processes", &why);
+                return Vec::new();
+            }
         };
         report.extent.tasks = census.tasks;
         for (view, why) in &census.unseen {
@@ -124,6 +135,33 @@ impl Checker {
                 }
             }
             report.findings.push(Finding::HiddenTask(task));
+        }
+        match census.holding {
+            Ok(holding) => {
+                report.extent.sockets = holding.sockets;
+                holding.unheld
+            }
+            Err(why) => {
+                report.cannot("who holds sockets", &why);
+                Vec::new()
+            }
+        }
+    }
+
+    fn kernel<M: PhysicalMemory>(
+        &mut self,
+        linux: &Linux<M>,
+        cpus: &[CpuState],
+        own: &dyn Fn(u64) -> bool,
+        report: &mut Report,
+    ) {
+        let modules = modules(linux, report);
+        match AddressBook::read(linux, &modules) {
+            Ok(book) => {
+                entries(linux, &book, cpus, report);
+                self.code(linux, &book, own, report);
+            }
+            Err(why) => report.cannot("anything of the kernel's code", &why),
         }
     }
 
@@ -187,7 +225,8 @@ impl Report {
     /// Keeps what `other`, an earlier or later report on the same guest, found
     /// too.
     pub fn confirm(&mut self, other: &Report) {
-        self.findings.retain(|finding| other.findings.contains(finding));
+        self.findings
+            .retain(|finding| other.findings.iter().any(|again| finding.is_same(again)));
     }
 
     /// The worst severity found.

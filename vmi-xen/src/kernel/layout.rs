@@ -472,6 +472,58 @@ offsets! {
 }
 
 offsets! {
+    /// Who waits on a socket: its queue of what is to be woken.
+    SocketWaitOffsets {
+        sk_wq: u64 = "sock.sk_wq",
+        queue: u64 = "socket_wq.wait.head",
+        func: u64 = "wait_queue_entry.func",
+        private: u64 = "wait_queue_entry.private",
+        entry: u64 = "wait_queue_entry.entry",
+    }
+}
+
+offsets! {
+    /// Calls of poll(2) and select(2) that wait.
+    PollOffsets {
+        task: u64 = "poll_wqueues.polling_task",
+    }
+}
+
+offsets! {
+    /// From what is to tell an epoll instance to who waits there.
+    EpollOffsets {
+        wait: u64 = "eppoll_entry.wait",
+        base: u64 = "eppoll_entry.base",
+        ep: u64 = "epitem.ep",
+        /// In epoll_wait(2)…
+        wq: u64 = "eventpoll.wq.head",
+        /// … and by another poll or epoll.
+        poll_wait: u64 = "eventpoll.poll_wait.head",
+    }
+}
+
+offsets! {
+    /// Sockets that no program opened.
+    KernelSocketOffsets {
+        is_kernels: Scalar = "sock.sk_kern_sock",
+    }
+}
+
+offsets! {
+    /// Files on their way between processes, in messages of Unix sockets.
+    FlightOffsets {
+        /// A list head, as `struct sk_buff` begins.
+        queue: u64 = "sock.sk_receive_queue.next",
+        next: u64 = "sk_buff.next",
+        sk: u64 = "sk_buff.sk",
+        cb: u64 = "sk_buff.cb",
+        files: u64 = "unix_skb_parms.fp",
+        count: Scalar = "scm_fp_list.count",
+        list: Array = "scm_fp_list.fp",
+    }
+}
+
+offsets! {
     /// Loaded modules: their list, their objects in sysfs, the tree of their
     /// addresses.
     ModuleOffsets {
@@ -649,6 +701,16 @@ pub struct Layout {
     pub pid_table: Group<PidTableOffsets>,
     /// Run queues.
     pub run_queue: Group<RunQueueOffsets>,
+    /// Who waits on a socket.
+    pub socket_wait: Group<SocketWaitOffsets>,
+    /// Who waits by poll.
+    pub poll: Group<PollOffsets>,
+    /// Who waits by epoll.
+    pub epoll: Group<EpollOffsets>,
+    /// The kernel's own sockets.
+    pub kernel_socket: Group<KernelSocketOffsets>,
+    /// Files on their way between processes.
+    pub flight: Group<FlightOffsets>,
     /// Loaded modules.
     pub module: Group<ModuleOffsets>,
     /// Memory of loaded modules.
@@ -719,6 +781,11 @@ impl Layout {
             kinship: KinshipOffsets::resolve(btf),
             pid_table: PidTableOffsets::resolve(btf),
             run_queue: RunQueueOffsets::resolve(btf),
+            socket_wait: SocketWaitOffsets::resolve(btf),
+            poll: PollOffsets::resolve(btf),
+            epoll: EpollOffsets::resolve(btf),
+            kernel_socket: KernelSocketOffsets::resolve(btf),
+            flight: FlightOffsets::resolve(btf),
             module: ModuleOffsets::resolve(btf),
             module_memory: ModuleMemory::resolve(btf),
             bpf_symbol: BpfSymbolOffsets::resolve(btf),
@@ -773,6 +840,11 @@ impl Layout {
             kinship: no(why),
             pid_table: no(why),
             run_queue: no(why),
+            socket_wait: no(why),
+            poll: no(why),
+            epoll: no(why),
+            kernel_socket: no(why),
+            flight: no(why),
             module: no(why),
             module_memory: no(why),
             bpf_symbol: no(why),
@@ -846,6 +918,11 @@ impl Layout {
             gap("parents and children", &self.kinship),
             gap("the table of PIDs", &self.pid_table),
             gap("run queues", &self.run_queue),
+            gap("who waits on sockets", &self.socket_wait),
+            gap("who waits by poll", &self.poll),
+            gap("who waits by epoll", &self.epoll),
+            gap("the kernel's own sockets", &self.kernel_socket),
+            gap("files on their way between processes", &self.flight),
             gap("modules", &self.module),
             gap("modules' memory", &self.module_memory),
             gap("BPF's code", &self.bpf_symbol),

@@ -6,7 +6,7 @@
 
 use std::cell::Cell;
 
-use super::Linux;
+use super::{Linux, LinuxError};
 use crate::memory::MemoryError;
 
 /// What an operation may take at most.
@@ -37,7 +37,8 @@ impl Budget {
         reads: 1 << 20,
         bytes: 64 << 20,
     };
-    /// A sweep over the whole guest: the processes of a full PID space take ten million reads.
+    /// A sweep over the whole guest: the processes of a full PID space take ten million reads. A census is
+    /// three of these at most, a check of the kernel with the census in it four.
     pub const SWEEP: Budget = Budget {
         reads: 16 << 20,
         bytes: 2 << 30,
@@ -139,6 +140,21 @@ impl<M> Linux<M> {
         let refused = meter.refused.get();
         drop(inner);
         (result, refused)
+    }
+
+    /// As [`Linux::within`], for what means nothing unless it is whole.
+    ///
+    /// # Errors
+    /// That of the operation, or [`MemoryError::OverBudget`] where a read was refused.
+    pub(crate) fn wholly<T>(
+        &self,
+        budget: Budget,
+        operation: impl FnOnce() -> Result<T, LinuxError>,
+    ) -> Result<T, LinuxError> {
+        match self.within(budget, operation) {
+            (Ok(_), true) => Err(MemoryError::OverBudget { va: 0 }.into()),
+            (result, _) => result,
+        }
     }
 }
 

@@ -3,13 +3,14 @@
 //!
 //! A rootkit that hides a process takes it off the list of all processes, or
 //! out of the table of PIDs that /proc is made from. The scheduler and the
-//! parent still need it, so it is seen there, and what is in one and not in the
-//! other is told.
+//! parent still need it, and what it sleeps on must know whom to wake, so it is
+//! seen there, and what is in one and not in the other is told. So is a socket
+//! that is open, and open in no process of the list.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::{Linux, LinuxError, TaskAddr, group};
+use super::{Budget, Linux, LinuxError, SocketHolding, TaskAddr, group};
 use crate::memory::PhysicalMemory;
 
 /// Tasks of one guest that are looked at, threads included.
@@ -37,16 +38,19 @@ pub enum View {
     RunQueue,
     /// The leader that a thread names.
     Leader,
+    /// Who waits on a TCP or UDP socket.
+    SocketWait,
 }
 
 impl View {
-    const ALL: [View; 6] = [
+    const ALL: [View; 7] = [
         View::TaskList,
         View::ThreadList,
         View::PidTable,
         View::Children,
         View::RunQueue,
         View::Leader,
+        View::SocketWait,
     ];
 }
 
@@ -59,6 +63,7 @@ impl fmt::Display for View {
             View::Children => "its parent's children",
             View::RunQueue => "a run queue",
             View::Leader => "its threads",
+            View::SocketWait => "a socket's queue of waiters",
         })
     }
 }
@@ -132,8 +137,8 @@ impl HiddenTask {
     }
 }
 
-/// All tasks by all views.
-#[derive(Debug, Default)]
+/// All tasks by all views, and whether somebody holds what is open.
+#[derive(Debug)]
 pub struct Census {
     /// Number of tasks that were seen by any view.
     pub tasks: usize,
@@ -141,6 +146,15 @@ pub struct Census {
     pub hidden: Vec<HiddenTask>,
     /// Views that could not be had, and why.
     pub unseen: Vec<(View, LinuxError)>,
+    /// Whether listed processes hold all sockets, or why that is not known.
+    pub holding: Result<SocketHolding, LinuxError>,
+}
+
+/// Tasks by all views.
+struct Count {
+    tasks: usize,
+    hidden: Vec<HiddenTask>,
+    unseen: Vec<(View, LinuxError)>,
 }
 
 /// Tasks found so far, and by which views.
@@ -166,10 +180,30 @@ impl<M: PhysicalMemory> Linux<M> {
     /// finds too.
     ///
     /// # Errors
-    /// As [`Linux::leaders`]. A view that this kernel lacks is told in the
-    /// census, and its absence accuses nobody.
+    /// As [`Linux::leaders`], and where it would take more than
+    /// [`Budget::SWEEP`]: half a list would accuse whom the other half has. A
+    /// view that this kernel lacks is told in the census, and its absence
+    /// accuses nobody.
     pub fn census(&self) -> Result<Census, LinuxError> {
         self.refresh();
+        // Bounded each by itself, so that lies about sockets do not cost the
+        // lists of tasks.
+        let waiters = self.wholly(Budget::SWEEP, || self.waiters());
+        let Count {
+            tasks,
+            hidden,
+            unseen,
+        } = self.wholly(Budget::SWEEP, || self.count(waiters))?;
+        let holding = self.wholly(Budget::SWEEP, || self.socket_holding(&hidden));
+        Ok(Census {
+            tasks,
+            hidden,
+            unseen,
+            holding,
+        })
+    }
+
+    fn count(&self, waiters: Result<Vec<TaskAddr>, LinuxError>) -> Result<Count, LinuxError> {
         let mut seen = Sightings::default();
         let mut unseen = Vec::new();
         let mut had = Views::default();
@@ -183,10 +217,16 @@ impl<M: PhysicalMemory> Linux<M> {
         };
         have(View::PidTable, self.note_pid_table(&mut seen));
         have(View::RunQueue, self.note_run_queues(&mut seen));
+        let waiting = waiters.map(|tasks| {
+            for task in tasks {
+                seen.note(task.0, View::SocketWait);
+            }
+        });
+        have(View::SocketWait, waiting);
         have(View::ThreadList, self.note_threads(&mut seen));
         have(View::Children, self.note_children(&mut seen));
         let hidden = self.disagreements(&mut seen, had)?;
-        Ok(Census {
+        Ok(Count {
             tasks: seen.0.len(),
             hidden,
             unseen,

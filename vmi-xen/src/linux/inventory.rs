@@ -129,12 +129,7 @@ impl<M: PhysicalMemory> Linux<M> {
     /// Inode number of a socket; 0 if it has no file.
     fn socket_inode(&self, socket: &Socket) -> Result<u64, LinuxError> {
         let offsets = group(&self.kernel.layout.socket_inode)?;
-        // The kernel keeps a smaller structure for these.
-        let kept = self.socket_state(socket.sk)?;
-        if matches!(kept, SocketState::TimeWait | SocketState::NewSynReceived) {
-            return Ok(0);
-        }
-        let Some(file_side) = self.pointer(socket.sk.wrapping_add(offsets.sk_socket))? else {
+        let Some(file_side) = self.file_side(socket.sk)? else {
             return Ok(0);
         };
         Ok(self.u64(file_side.wrapping_add(offsets.inode + offsets.i_ino))?)

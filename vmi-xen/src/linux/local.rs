@@ -8,7 +8,7 @@ use crate::memory::PhysicalMemory;
 
 const S_IFMT: u16 = 0o170_000;
 const S_IFIFO: u16 = 0o010_000;
-const AF_UNIX: u16 = 1;
+pub(super) const AF_UNIX: u16 = 1;
 /// FMODE_READ and FMODE_WRITE of the kernel's fs.h, in all versions.
 const FMODE_READ: u64 = 1;
 const FMODE_WRITE: u64 = 2;

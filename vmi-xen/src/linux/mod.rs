@@ -29,6 +29,8 @@ mod reader;
 mod socket;
 mod tables;
 mod task;
+mod unheld;
+mod waits;
 
 pub use budget::Budget;
 pub use census::{Census, HiddenTask, View, Views};
@@ -43,6 +45,7 @@ pub use owner::{Flow, SocketOwner};
 pub use process::Process;
 pub use socket::{Backlog, Protocol, Socket, SocketState};
 pub use task::{IdentityKey, TaskAddr};
+pub use unheld::{SocketHolding, UnheldSocket};
 
 use thiserror::Error;
 

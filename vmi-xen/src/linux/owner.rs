@@ -124,12 +124,7 @@ impl<M: PhysicalMemory> Linux<M> {
 
     fn held(&self, socket: &Socket) -> Result<Held, LinuxError> {
         let offsets = group(&self.kernel.layout.socket_inode)?;
-        // The kernel keeps a smaller structure for these.
-        let kept = self.socket_state(socket.sk)?;
-        if matches!(kept, SocketState::TimeWait | SocketState::NewSynReceived) {
-            return Ok(Held::Nobody);
-        }
-        let Some(file_side) = self.pointer(socket.sk.wrapping_add(offsets.sk_socket))? else {
+        let Some(file_side) = self.file_side(socket.sk)? else {
             return Ok(Held::Nobody);
         };
         let Some(file) = self.pointer(file_side.wrapping_add(offsets.file))? else {

@@ -253,6 +253,26 @@ impl<M: PhysicalMemory> Linux<M> {
         })
     }
 
+    /// Whether a whole `struct sock` is there. For TIME-WAIT and for handshakes
+    /// the kernel keeps a smaller structure.
+    pub(super) fn is_whole(&self, sk: u64) -> Result<bool, LinuxError> {
+        let kept = self.socket_state(sk)?;
+        Ok(!matches!(
+            kept,
+            SocketState::TimeWait | SocketState::NewSynReceived
+        ))
+    }
+
+    /// The `struct socket` of a `struct sock`: its side towards programs. None
+    /// if nobody has accepted it yet, or it is closed.
+    pub(super) fn file_side(&self, sk: u64) -> Result<Option<u64>, LinuxError> {
+        let offsets = group(&self.kernel.layout.socket_inode)?;
+        if !self.is_whole(sk)? {
+            return Ok(None);
+        }
+        Ok(self.pointer(sk.wrapping_add(offsets.sk_socket))?)
+    }
+
     /// What a structure in TIME-WAIT stands for: also for FIN-WAIT-2, once no
     /// process holds the socket any more.
     fn substate(&self, sk: u64) -> Result<SocketState, LinuxError> {
@@ -352,13 +372,25 @@ impl<M: PhysicalMemory> Linux<M> {
         &self,
         offsets: &FileOffsets,
         task: TaskAddr,
+        visit: impl FnMut(u32, u64) -> bool,
+    ) -> Result<(), LinuxError> {
+        match self.files(offsets, task)? {
+            Some(files) => self.each_file_in(offsets, files, MAX_FDS, visit),
+            None => Ok(()),
+        }
+    }
+
+    /// As [`Linux::each_file`], of a `files_struct` and with at most `most`
+    /// descriptors.
+    pub(super) fn each_file_in(
+        &self,
+        offsets: &FileOffsets,
+        files: u64,
+        most: u32,
         mut visit: impl FnMut(u32, u64) -> bool,
     ) -> Result<(), LinuxError> {
-        let Some(files) = self.files(offsets, task)? else {
-            return Ok(());
-        };
         let table = self.u64(files.wrapping_add(offsets.fdt))?;
-        let count = self.u32(table.wrapping_add(offsets.max_fds))?.min(MAX_FDS);
+        let count = self.u32(table.wrapping_add(offsets.max_fds))?.min(most);
         let slots = self.u64(table.wrapping_add(offsets.fd))?;
         let mut raw = [0; FDS_A_READ * 8];
         let mut fd = 0;

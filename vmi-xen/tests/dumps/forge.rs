@@ -6,7 +6,7 @@ use std::cell::RefCell;
 
 use vmi_xen::integrity::{Checker, Finding, Report, Severity};
 use vmi_xen::kernel::Kernel;
-use vmi_xen::linux::{Linux, Module, ModuleView, Process, View};
+use vmi_xen::linux::{Linux, Module, ModuleView, Process, Socket, View};
 use vmi_xen::memory::{CpuState, Dump, MemoryError, PhysicalMemory};
 
 use crate::kernels::{Loaded, selected};
@@ -112,6 +112,24 @@ impl<'a> Victim<'a> {
             .expect("such a module")
     }
 
+    /// Takes a process off the task list, out of the table of PIDs and from its
+    /// parent's children.
+    fn hide(&self, process: &Process) {
+        let layout = &self.linux.kernel().layout;
+        let task = process.task.0;
+        self.unlink(task + layout.task.as_ref().expect("tasks").tasks);
+        self.unlink(task + layout.kinship.as_ref().expect("children").sibling);
+        let pid = self.read_u64(task + layout.pid_namespace.as_ref().expect("PIDs").thread_pid);
+        self.write_u64(pid + layout.pid_table.as_ref().expect("PIDs").pid_tasks, 0);
+    }
+
+    /// The socket that listens, or receives, at a port.
+    fn socket(&self, port: u16) -> Socket {
+        let mut sockets = self.linux.hashed_sockets().expect("sockets").into_iter();
+        let found = sockets.find(|socket| socket.local.port() == port && socket.remote.is_none());
+        found.expect("such a socket")
+    }
+
     /// An address in the code of a module.
     fn module_code(&self) -> u64 {
         self.module("overlay").memory[0].start + 0x40
@@ -150,6 +168,7 @@ fn an_untouched_kernel_accuses_nobody() {
             // And it did look.
             let extent = report.extent;
             assert!(extent.tasks > 50 && extent.modules == 2, "{extent:?}");
+            assert!(extent.sockets > 30, "{extent:?}");
             assert!(extent.system_calls > 400 && extent.gates > 200, "{extent:?}");
             assert_eq!(extent.registers, victim.cpus.len());
             assert!(extent.sites > 30_000 && extent.operations > 500, "{extent:?}");
@@ -197,18 +216,144 @@ fn a_hidden_process_is_named() {
         // And its parent's children, but something must run: it is found while
         // it does.
         victim.heal();
-        let kinship = layout.kinship.as_ref().expect("children");
         let runs = victim.process(|p| p.comm == "yes");
-        victim.unlink(runs.task.0 + tasks);
-        victim.unlink(runs.task.0 + kinship.sibling);
-        let pid = victim.read_u64(runs.task.0 + thread_pid);
-        victim.write_u64(pid + pid_tasks, 0);
+        victim.hide(&runs);
         let finding = only(victim.findings());
         let Finding::HiddenTask(task) = &finding else {
             panic!("{finding}")
         };
         assert_eq!((task.pid, task.comm.as_str()), (runs.pid, "yes"));
         assert!(task.seen_in.has(View::RunQueue), "{finding}");
+    });
+}
+
+#[test]
+fn a_process_on_no_list_is_named_by_the_socket_it_sleeps_on() {
+    each(|victim| {
+        // It waits in accept(2).
+        let process = victim.process(|p| p.comm == "nc");
+        let found = || {
+            victim.hide(&process);
+            let findings = victim.findings();
+            let [Finding::HiddenTask(task), Finding::UnheldSocket(unheld)] = &findings[..] else {
+                panic!("{findings:#?}")
+            };
+            assert_eq!((task.pid, task.comm.as_str()), (process.pid, "nc"));
+            // By the last its own lists were found.
+            let seen: Vec<View> = task.seen_in.iter().collect();
+            assert_eq!(seen, [View::ThreadList, View::Leader, View::SocketWait]);
+            let missing: Vec<View> = task.missing_in.iter().collect();
+            assert_eq!(missing, [View::TaskList, View::PidTable, View::Children]);
+            assert_eq!(unheld.socket.local.port(), 7005);
+            assert_eq!(unheld.holder, Some(process.pid));
+            assert_eq!(findings[1].severity(), Severity::Alert);
+        };
+        found();
+
+        // The same by poll(2) and by epoll: what would be in the queue then.
+        let layout = &victim.linux.kernel().layout;
+        let wait = layout.socket_wait.as_ref().expect("wait queues");
+        let queue = victim.read_u64(victim.socket(7005).sk + wait.sk_wq) + wait.queue;
+        let entry = victim.read_u64(queue) - wait.entry;
+        let room = victim.module("dummy").memory[0].start + 0x100;
+        victim.heal();
+        victim.write_u64(entry + wait.func, victim.symbol("pollwake"));
+        victim.write_u64(entry + wait.private, room);
+        let polling_task = layout.poll.as_ref().expect("poll").task;
+        victim.write_u64(room + polling_task, process.task.0);
+        found();
+
+        let epoll = layout.epoll.as_ref().expect("epoll");
+        for instances_queue in [epoll.wq, epoll.poll_wait] {
+            victim.heal();
+            victim.write(room, &[0; 0x800]);
+            let (told, item, instance) = (room, room + 0x200, room + 0x400);
+            // The socket tells the instance, and the process waits there.
+            let wait_of_told = told + epoll.wait + wait.entry;
+            victim.write_u64(told + epoll.wait + wait.func, victim.symbol("ep_poll_callback"));
+            victim.write_u64(told + epoll.base, item);
+            victim.write_u64(item + epoll.ep, instance);
+            for (head, link) in [
+                (queue, wait_of_told),
+                (instance + instances_queue, entry + wait.entry),
+            ] {
+                victim.write_u64(head, link);
+                victim.write_u64(head + 8, link);
+                victim.write_u64(link, head);
+                victim.write_u64(link + 8, head);
+            }
+            found();
+        }
+    });
+}
+
+#[test]
+fn a_socket_that_no_listed_process_holds_is_told() {
+    each(|victim| {
+        // It has connections and sleeps elsewhere, so that nothing leads to it.
+        let process = victim.process(|p| p.args.get(1).is_some_and(|arg| arg == "connect"));
+        let held = victim.linux.sockets_of(process.task).expect("sockets");
+        let mut held: Vec<u64> = held.iter().map(|(_, socket)| socket.sk).collect();
+        victim.hide(&process);
+        let findings = victim.findings();
+        assert_eq!((findings.len(), held.len()), (2, 2), "{findings:#?}");
+        for finding in &findings {
+            let Finding::UnheldSocket(unheld) = finding else {
+                panic!("{finding}")
+            };
+            held.retain(|&sk| sk != unheld.socket.sk);
+            assert_eq!((unheld.holder, finding.severity()), (None, Severity::Warning));
+            assert!(finding.to_string().contains("(ESTAB)"), "{finding}");
+        }
+        assert!(held.is_empty(), "each once");
+
+        // In another state (CLOSE-WAIT) at another look it is the same finding.
+        let mut report = victim.check(&mut Checker::default());
+        let state = victim.linux.kernel().layout.sock.as_ref().expect("sockets").state;
+        let Finding::UnheldSocket(unheld) = &findings[0] else {
+            unreachable!()
+        };
+        victim.write(unheld.socket.sk + state, &[8]);
+        let again = victim.check(&mut Checker::default());
+        assert_ne!(report.findings, again.findings);
+        report.confirm(&again);
+        assert_eq!(report.findings.len(), 2);
+    });
+}
+
+#[test]
+fn sockets_with_an_honest_reason_accuse_nobody() {
+    each(|victim| {
+        let layout = &victim.linux.kernel().layout;
+        let files = layout.file.as_ref().expect("files").files;
+        // Descriptors of threads that their leader has not.
+        let server = victim.process(|p| p.args.contains(&"127.0.0.1:7001".into()) && p.args[1] == "serve");
+        let elsewhere = victim.read_u64(victim.process(|p| p.comm == "sleep").task.0 + files);
+        victim.write_u64(server.task.0 + files, elsewhere);
+        assert_eq!(victim.findings(), []);
+
+        // The kernel's own, with a file and without one; who has the descriptor
+        // does not count then.
+        let taken = |forge: &dyn Fn(&Socket)| {
+            victim.heal();
+            let process = victim.process(|p| p.comm == "nc");
+            victim.write_u64(process.task.0 + files, elsewhere);
+            assert_eq!(only(victim.findings()).kind(), "unheld-socket");
+            forge(&victim.socket(7005));
+            assert_eq!(victim.findings(), []);
+        };
+        let is_kernels = layout.kernel_socket.as_ref().expect("the kernel's").is_kernels;
+        let shift = is_kernels.bits.expect("a bit").shift;
+        taken(&|socket| {
+            let byte = victim.read_u64(socket.sk + is_kernels.offset) as u8;
+            victim.write(socket.sk + is_kernels.offset, &[byte | 1 << shift]);
+        });
+        let inode = layout.socket_inode.as_ref().expect("inodes");
+        taken(&|socket| {
+            let side = victim.read_u64(socket.sk + inode.sk_socket);
+            victim.write_u64(side + inode.file, 0);
+        });
+        taken(&|socket| victim.write_u64(socket.sk + inode.sk_socket, 0));
     });
 }
 

@@ -4,6 +4,7 @@
 //! with inputs from a fixed seed.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use vmi_xen::integrity::Checker;
@@ -209,6 +210,10 @@ fn bounds_that_multiply_are_bounded_together() {
     for (what, run) in [
         ("addresses", &(|| drop(linux.addresses())) as &dyn Fn()),
         ("processes", &|| drop(linux.processes())),
+        ("census", &|| drop(linux.census())),
+        ("check", &|| {
+            drop(Checker::default().check(&linux, dump.cpus(), &|_| false))
+        }),
     ] {
         let ((), refused) = linux.within(small, run);
         assert!(refused, "{what} would go on after {} reads", mem.reads.get());
@@ -259,4 +264,29 @@ fn half_a_process_is_none() {
             break;
         }
     }
+}
+
+#[test]
+fn half_a_check_accuses_nobody() {
+    let Some(kernel) = selected().first() else {
+        return;
+    };
+    let Loaded { dump, .. } = kernel.load();
+    let linux = Linux::new(&dump, Kernel::find(&dump, dump.cpus()).expect("a sound dump"));
+    let mut seen = BTreeSet::new();
+    for reads in (0..6_000).step_by(100).chain([Budget::SWEEP.reads]) {
+        let budget = Budget {
+            reads,
+            ..Budget::SWEEP
+        };
+        let check = || Checker::default().check(&linux, dump.cpus(), &|_| false);
+        let (report, refused) = linux.within(budget, check);
+        assert_eq!(report.findings, [], "{reads} reads");
+        let said = report.unchecked.iter().any(|what| what.contains("too much"));
+        assert_eq!(said, refused, "{reads} reads: {:?}", report.unchecked);
+        // Of tasks, and of sockets, all or none.
+        seen.insert((report.extent.tasks, report.extent.sockets));
+    }
+    let &(tasks, sockets) = seen.last().expect("a whole check");
+    assert_eq!(seen, BTreeSet::from([(0, 0), (tasks, 0), (tasks, sockets)]));
 }
