@@ -99,21 +99,6 @@ mod amd {
         Ok(())
     }
 
-    /// Waits until neither daemon nor guardian is left.
-    fn gone(mesh: &Mesh) -> Outcome {
-        mesh.wait("policyd and its guardian end", |mesh| {
-            // What policyd starts of itself has another name.
-            let all = ["pgrep", "-f", "^(policyd|/proc/self/exe)( |$)"];
-            Ok(!mesh.0.exec("dom0", &all)?.success())
-        })
-    }
-
-    /// Ends the daemon as an administrator does.
-    fn end(mesh: &Mesh) -> Outcome {
-        mesh.0.check("dom0", &["kill", &mesh.daemon()?])?;
-        gone(mesh)
-    }
-
     /// Nothing is left of the engine, and the guest is well.
     fn clean(mesh: &Mesh, after: &str) -> Outcome {
         let changed = mesh.changed_text()?;
@@ -235,7 +220,7 @@ mod amd {
     #[ignore = "needs a rig with an AMD processor: cargo xtask test"]
     fn no_breakpoint_outlives_the_daemon() -> Outcome {
         let mesh = Mesh::up()?;
-        end(&mesh)?;
+        mesh.end()?;
         mesh.keep_text()?;
 
         mesh.start()?;
@@ -244,7 +229,7 @@ mod amd {
             assert!(seen.contains(&format!("{function}+")), "{function}: {seen}");
         }
         let job = load(&mesh)?;
-        end(&mesh)?;
+        mesh.end()?;
         drop(job);
         clean(&mesh, "a daemon that was asked to end")?;
 
@@ -252,7 +237,7 @@ mod amd {
         let job = load(&mesh)?;
         std::thread::sleep(Duration::from_secs(2));
         mesh.0.check("dom0", &["kill", "-9", &mesh.daemon()?])?;
-        gone(&mesh)?;
+        mesh.gone()?;
         drop(job);
         clean(&mesh, "a daemon that was killed")?;
 
@@ -265,7 +250,7 @@ mod amd {
         )?;
         // Nobody is left to free the guest but the next daemon.
         mesh.start()?;
-        end(&mesh)?;
+        mesh.end()?;
         drop(job);
         clean(&mesh, "a daemon that was killed with its guardian")?;
 
@@ -275,7 +260,7 @@ mod amd {
         mesh.0.check("dom0", &["kill", "-STOP", &daemon])?;
         mesh.wait("another daemon serves", |mesh| Ok(mesh.daemon()? != daemon))?;
         mesh.start()?;
-        end(&mesh)?;
+        mesh.end()?;
         drop(job);
         clean(&mesh, "a daemon that was stopped, and replaced")
     }
@@ -284,7 +269,7 @@ mod amd {
     #[ignore = "needs a rig with an AMD processor: cargo xtask test"]
     fn a_guest_runs_on_whenever_its_watcher_is_killed() -> Outcome {
         let mesh = Mesh::up()?;
-        end(&mesh)?;
+        mesh.end()?;
         let program = programs::example("vmi-xen", "kill9", &Progress::new(true))?;
         mesh.0.push(&program, "dom0", KILL9)?;
         let domid = mesh.0.domain("web1")?.ok_or("web1 is there")?.id.to_string();
@@ -313,7 +298,7 @@ mod amd {
     #[ignore = "needs a rig with an AMD processor: cargo xtask test"]
     fn guests_that_nobody_gave_leave_for_are_only_read() -> Outcome {
         let mesh = Mesh::up()?;
-        end(&mesh)?;
+        mesh.end()?;
         mesh.0.check(
             "dom0",
             &[
@@ -325,7 +310,7 @@ mod amd {
         mesh.wait("web1 is only read", |mesh| Ok(mesh.mode("web1")? == "lookup"))?;
         let entry = mesh.domain("web1")?;
         assert!(entry["probes"].as_array().is_some_and(Vec::is_empty), "{entry}");
-        end(&mesh)?;
+        mesh.end()?;
         mesh.start()
     }
 }

@@ -131,10 +131,7 @@ time.sleep(999)
 fn probes_over_the_budget_rest_and_come_back() -> Outcome {
     let mesh = Mesh::up()?;
     let restart = |mesh: &Mesh, budget: &str| -> Outcome {
-        mesh.0.check("dom0", &["kill", &mesh.daemon()?])?;
-        mesh.wait("the daemon ends", |mesh| {
-            Ok(!mesh.0.exec("dom0", &["pgrep", "-x", "policyd"])?.success())
-        })?;
+        mesh.end()?;
         mesh.start_with(budget)
     };
     // The usual one: an emulated processor takes long for a trap.

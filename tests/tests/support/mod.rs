@@ -21,9 +21,9 @@ impl Mesh {
     /// Puts policyd into dom0 once, and starts it unless it runs.
     pub fn up() -> Result<Mesh, Box<dyn std::error::Error>> {
         static INSTALLED: OnceLock<()> = OnceLock::new();
-        let rig = Rig::for_test()?;
+        let mesh = Mesh(Rig::for_test()?);
         if INSTALLED.get().is_none() {
-            // A daemon that runs would keep its file busy.
+            let rig = &mesh.0;
             rig.exec("dom0", &["pkill", "-x", "policyd"])?;
             for program in programs::build(&Progress::new(true))? {
                 let name = program
@@ -35,9 +35,10 @@ impl Mesh {
                 rig.push(&program, "dom0", &new)?;
                 rig.check("dom0", &["mv", "-f", &new, &format!("/usr/local/bin/{name}")])?;
             }
+            // It frees its guests before it ends, and the next one would not start beside it.
+            mesh.gone()?;
             INSTALLED.get_or_init(|| ());
         }
-        let mesh = Mesh(rig);
         mesh.start()?;
         Ok(mesh)
     }
@@ -124,6 +125,21 @@ impl Mesh {
             .ok_or_else(|| "no guardian".into())
     }
 
+    /// Ends the daemon as an administrator does, and its guardian with it.
+    pub fn end(&self) -> Outcome {
+        self.0.check("dom0", &["kill", &self.daemon()?])?;
+        self.gone()
+    }
+
+    /// Waits until neither daemon nor guardian is left.
+    pub fn gone(&self) -> Outcome {
+        self.wait("policyd and its guardian end", |mesh| {
+            // What policyd starts of itself has another name.
+            let all = ["pgrep", "-f", "^(policyd|/proc/self/exe)( |$)"];
+            Ok(!mesh.0.exec("dom0", &all)?.success())
+        })
+    }
+
     /// The policy generation in force.
     pub fn generation(&self) -> Result<u64, Box<dyn std::error::Error>> {
         self.json(&["info"])?["generation"]
@@ -150,7 +166,8 @@ impl Mesh {
             .exec("dom0", &["xmesh", "policy-apply", "/tmp/test.yaml"])?)
     }
 
-    /// Keeps the text of web1's kernel, as the guest itself reads it, for [`Mesh::changed_text`].
+    /// Keeps the text of web1's kernel, as the guest itself reads it, for [`Mesh::changed_text`]. Without a daemon, whose
+    /// breakpoints the guest would read too.
     pub fn keep_text(&self) -> Outcome {
         self.0.write("web1", "/root/kernel-text", 0o755, KERNEL_TEXT)?;
         let size = self
