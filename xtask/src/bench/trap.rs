@@ -22,6 +22,8 @@ const GUEST: &str = "web1";
 const TRAP: &str = "/tmp/bench-trap";
 const CONNECT: &str = "/tmp/bench-connects";
 const LOG: &str = "/tmp/bench-trap.log";
+/// Where maps are pinned that no vif uses.
+const PINS: &str = "/sys/fs/bpf/xmesh-bench";
 /// Intel's numbers of exit reasons (SDM volume 3, appendix C): exception, and monitor trap flag, the single step. Exceptions are
 /// #BP and, where Xen loads a guest's FPU state only when it is used, #NM: once dom0 has run, the guest meets that too.
 const TRAP_REASONS: [u32; 2] = [0, 37];
@@ -109,13 +111,30 @@ fn in_rig(rig: &Rig, runs: u32) -> anyhow::Result<Vec<Section>> {
     mesh::wait_for_sight(rig, &[GUEST])?;
     let costs = costs(rig, runs)?;
     rig.exec("dom0", &["pkill", "-x", "policyd"])?;
-    let rows = against(rows(&base, &costs, CONNECTS)?, &one_exit.unwrap_or_default());
+    let mut rows = against(rows(&base, &costs, CONNECTS)?, &one_exit.unwrap_or_default());
+    progress.say("its parts");
+    rows.extend(part(rig, &progress, "policy", "decide", "")?);
+    rows.extend(part(rig, &progress, "netback-filter", "verdicts", PINS)?);
     sections.push(section(
         "policyd: read, decided, written to the map, logged",
         runs,
         rows,
     ));
     Ok(sections)
+}
+
+/// What a part of policyd's work at a trap takes by itself.
+fn part(
+    rig: &Rig,
+    progress: &Progress,
+    package: &str,
+    example: &str,
+    argument: &str,
+) -> anyhow::Result<Vec<Row>> {
+    let program = programs::example(package, example, progress)?;
+    let there = format!("/tmp/bench-{example}");
+    rig.push(&program, "dom0", &there)?;
+    Ok(child::rows(&rig.check("dom0", &[&there, argument])?))
 }
 
 fn section(title: &str, runs: u32, rows: Vec<Row>) -> Section {
