@@ -182,8 +182,7 @@ _Static_assert(sizeof(struct fragment_value) == 32, "fragment_value");
 /* Services and backends of one generation. */
 #define SERVICES 256
 #define BACKENDS 4096
-/* A prime: every step through a table of this size comes by every cell of it. */
-#define MAGLEV_CELLS 1021
+#define SPREAD_CELLS 4096
 #define NO_BACKEND 0xffff
 
 /* Protocol and port are 0 in the entry that says that the address is one of services. */
@@ -197,18 +196,18 @@ struct service_key {
 _Static_assert(sizeof(struct service_key) == 24, "service_key");
 
 struct service {
-	__u32 table; /* cell of `maglev` */
+	__u32 spread; /* cell of `spreads` */
 	__u8 affinity;
 	__u8 refuse;
 	__u16 pad;
 };
 _Static_assert(sizeof(struct service) == 8, "service");
 
-/* Cells of `backends`. The last three are there for the mask that bounds an index. */
-struct maglev_table {
-	__u16 cell[MAGLEV_CELLS + 3];
+/* Cells of `backends`. */
+struct spread {
+	__u16 cell[SPREAD_CELLS];
 };
-_Static_assert(sizeof(struct maglev_table) == 2048, "maglev_table");
+_Static_assert(sizeof(struct spread) == 8192, "spread");
 
 /* An end that stands for another. */
 struct endpoint {

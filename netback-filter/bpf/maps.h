@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-only */
 /*
  * The maps, each with one writer:
- *   userspace writes   vifs, scopes, sources, control, peers, rules, verdicts, services, maglev, backends, dead, choices
+ *   userspace writes   vifs, scopes, sources, control, peers, rules, verdicts, services, spreads, backends, dead, choices
  *   these programs     flows, fragments, refusals, events, redirects, returns
  * and `counters` gets its entries from userspace and its numbers from here.
  *
@@ -108,9 +108,9 @@ struct {
 struct {
 	MAP_INT(type, BPF_MAP_TYPE_ARRAY);
 	MAP_TYPE(key, __u32);
-	MAP_TYPE(value, struct maglev_table);
+	MAP_TYPE(value, struct spread);
 	MAP_INT(max_entries, 2 * SERVICES);
-} maglev SEC(".maps");
+} spreads SEC(".maps");
 
 struct {
 	MAP_INT(type, BPF_MAP_TYPE_ARRAY);

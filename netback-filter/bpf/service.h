@@ -46,15 +46,12 @@ INLINE __u32 mix(__u32 hash, __u32 word)
 /* The table's cell for this client; with affinity, for all that comes from its address. */
 INLINE __u32 client_cell(const struct flow_key *key, int affinity)
 {
-	__u32 hash = 0, cell;
+	__u32 hash = 0;
 
 	for (int i = 0; i < 4; i++)
 		hash = mix(hash, key->local.word[i]);
 	hash = mix(hash, affinity ? 0 : key->local_port);
-	cell = (__u64)hash * MAGLEV_CELLS >> 32;
-	/* The compiler knows that it is small and would leave the mask out, by which the verifier learns it. */
-	asm volatile("" : "+r"(cell));
-	return cell & 1023;
+	return hash % SPREAD_CELLS; /* a power of two: the verifier sees its bound */
 }
 
 OUTLINE int is_live(const struct flow_key *key, __u64 now)
@@ -136,7 +133,7 @@ OUTLINE int choose_backend(const struct flow_key *key, __u64 now, struct endpoin
 {
 	struct choice *choice = bpf_map_lookup_elem(&choices, key);
 	__u32 slot = service_slot();
-	struct maglev_table *table;
+	struct spread *spread;
 	struct service *service;
 	struct endpoint *found;
 	__u32 index;
@@ -154,11 +151,11 @@ OUTLINE int choose_backend(const struct flow_key *key, __u64 now, struct endpoin
 	if (!service)
 		return ROUTE_PLAIN;
 	*refuse = service->refuse;
-	index = service->table;
-	table = bpf_map_lookup_elem(&maglev, &index);
-	if (!table)
+	index = service->spread;
+	spread = bpf_map_lookup_elem(&spreads, &index);
+	if (!spread)
 		return ROUTE_REFUSED;
-	index = table->cell[client_cell(key, service->affinity)];
+	index = spread->cell[client_cell(key, service->affinity)];
 	if (index == NO_BACKEND)
 		return ROUTE_REFUSED;
 	index += slot * BACKENDS;

@@ -15,7 +15,7 @@ pub(crate) const CONTROL_SERVICES: u32 = 4;
 
 pub(crate) const SERVICES: u32 = 256;
 pub(crate) const BACKENDS: u32 = 4096;
-pub(crate) const MAGLEV_CELLS: usize = 1021;
+pub(crate) const SPREAD_CELLS: usize = 4096;
 pub(crate) const NO_BACKEND: u16 = 0xffff;
 
 pub(crate) const SCOPE_MONITOR_ONLY: u8 = 0x01;
@@ -183,7 +183,7 @@ pub(crate) struct RawServiceKey {
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub(crate) struct RawService {
-    pub table: u32,
+    pub spread: u32,
     pub affinity: u8,
     pub refuse: u8,
     pub pad: u16,
@@ -191,8 +191,8 @@ pub(crate) struct RawService {
 
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-pub(crate) struct RawMaglev {
-    pub cells: [u16; MAGLEV_CELLS + 3],
+pub(crate) struct RawSpread {
+    pub cells: [u16; SPREAD_CELLS],
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -271,7 +271,7 @@ mirrors! {
     RawCounters => 112,
     RawServiceKey => 24,
     RawService => 8,
-    RawMaglev => 2048,
+    RawSpread => 8192,
     RawEndpoint => 24,
     RawChoice => 32,
     RawDead => 20,

@@ -37,7 +37,6 @@ mod events;
 mod flows;
 mod layout;
 mod link;
-mod maglev;
 mod netlink;
 mod pins;
 mod prohibited;
@@ -45,6 +44,7 @@ mod publish;
 mod rules;
 mod serve;
 mod services;
+mod spread;
 mod sys;
 mod types;
 

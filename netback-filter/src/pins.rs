@@ -25,7 +25,7 @@ pub(crate) const MAPS: [&str; 19] = [
     "fragments",
     "refusals",
     "services",
-    "maglev",
+    "spreads",
     "backends",
     "dead",
     "choices",

@@ -9,7 +9,7 @@ use aya::maps::{Array, HashMap, MapData};
 
 use crate::error::Error;
 use crate::layout::{
-    BACKENDS, CONTROL_SERVICES, RawDead, RawEndpoint, RawMaglev, RawService, RawServiceKey, SERVICES,
+    BACKENDS, CONTROL_SERVICES, RawDead, RawEndpoint, RawService, RawServiceKey, RawSpread, SERVICES,
 };
 use crate::pins::Pins;
 use crate::publish::{failed, full_or_failed, keys, removed};
@@ -49,7 +49,7 @@ impl Target {
 pub(crate) struct ServiceMaps {
     control: Array<MapData, u32>,
     services: HashMap<MapData, RawServiceKey, RawService>,
-    maglev: Array<MapData, RawMaglev>,
+    spreads: Array<MapData, RawSpread>,
     backends: Array<MapData, RawEndpoint>,
     dead: HashMap<MapData, RawDead, u8>,
 }
@@ -59,7 +59,7 @@ impl ServiceMaps {
         Ok(Self {
             control: pins.map("control")?,
             services: pins.map("services")?,
-            maglev: pins.map("maglev")?,
+            spreads: pins.map("spreads")?,
             backends: pins.map("backends")?,
             dead: pins.map("dead")?,
         })
@@ -89,8 +89,10 @@ impl ServiceMaps {
     }
 
     fn fill(&mut self, tables: &ServiceTables, slot: u32) -> Result<(), Error> {
-        for (cell, table) in (slot * SERVICES..).zip(&tables.maglev) {
-            self.maglev.set(cell, table, 0).map_err(|e| failed("maglev", e))?;
+        for (cell, spread) in (slot * SERVICES..).zip(&tables.spreads) {
+            self.spreads
+                .set(cell, spread, 0)
+                .map_err(|e| failed("spreads", e))?;
         }
         for (cell, backend) in (slot * BACKENDS..).zip(&tables.backends) {
             self.backends

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use crate::layout::{
-    BACKENDS, MAGLEV_CELLS, NO_BACKEND, PORT_ANY, PROTO_ANY, RawDead, RawEndpoint, RawMaglev, RawService,
-    RawServiceKey, SERVICES, be16, raw_address, socket_address,
+    BACKENDS, NO_BACKEND, PORT_ANY, PROTO_ANY, RawDead, RawEndpoint, RawService, RawServiceKey, RawSpread,
+    SERVICES, SPREAD_CELLS, be16, raw_address, socket_address,
 };
-use crate::maglev::{self, Seat};
+use crate::spread::{self, Seat};
 use crate::types::{Protocol, Refuse};
 
 /// What an address and port stand for. A guest that opens a flow there is served by one of the backends, and sees nothing
@@ -143,12 +143,12 @@ pub enum ServiceError {
     },
 }
 
-/// Services as the tables of one slot take them. `maglev` and `backends` are arrays: each stands for the cells from the
+/// Services as the tables of one slot take them. `spreads` and `backends` are arrays: each stands for the cells from the
 /// slot's first on.
 #[derive(Debug, Default)]
 pub(crate) struct ServiceTables {
     pub services: BTreeMap<RawServiceKey, RawService>,
-    pub maglev: Vec<RawMaglev>,
+    pub spreads: Vec<RawSpread>,
     pub backends: Vec<RawEndpoint>,
     pub dead: BTreeSet<RawDead>,
 }
@@ -189,14 +189,14 @@ impl ServiceTables {
     fn add(&mut self, service: &Service, slot: u32) -> Result<(), ServiceError> {
         let first = self.backends.len();
         let seats: Vec<Seat> = service.backends.iter().map(Backend::seat).collect();
-        let mut cells = [NO_BACKEND; MAGLEV_CELLS + 3];
-        for (cell, place) in cells.iter_mut().zip(maglev::fill(&seats)) {
+        let mut cells = [NO_BACKEND; SPREAD_CELLS];
+        for (cell, place) in cells.iter_mut().zip(spread::fill(&seats)) {
             if place != NO_BACKEND {
                 *cell = first as u16 + place;
             }
         }
-        let table = slot * SERVICES + self.maglev.len() as u32;
-        self.maglev.push(RawMaglev { cells });
+        let spread = slot * SERVICES + self.spreads.len() as u32;
+        self.spreads.push(RawSpread { cells });
         self.backends
             .extend(service.backends.iter().map(Backend::endpoint));
         let address = RawServiceKey {
@@ -213,7 +213,7 @@ impl ServiceTables {
         };
         self.services.insert(address, RawService::default());
         let value = RawService {
-            table,
+            spread,
             affinity: service.affinity.into(),
             refuse: service.refuse.raw(),
             ..RawService::default()
@@ -281,7 +281,7 @@ impl Service {
 impl Backend {
     fn seat(&self) -> Seat {
         Seat {
-            identity: maglev::identity(&[&raw_address(self.address), &self.port.to_be_bytes()]),
+            identity: spread::identity(&[&raw_address(self.address), &self.port.to_be_bytes()]),
             weight: match self.state {
                 BackendState::Serving => self.weight,
                 BackendState::Draining | BackendState::Dead => 0,
@@ -378,16 +378,8 @@ mod tests {
         let second = service(81, vec![backend("10.0.0.3", Serving), backend("10.0.0.4", Dead)]);
         let tables = ServiceTables::new(&[first, second], 1).unwrap();
         assert_eq!(tables.services.len(), 3, "two services, one address");
-        assert!(
-            tables.maglev[0].cells[..MAGLEV_CELLS]
-                .iter()
-                .all(|cell| *cell == 1)
-        );
-        assert!(
-            tables.maglev[1].cells[..MAGLEV_CELLS]
-                .iter()
-                .all(|cell| *cell == 2)
-        );
+        assert!(tables.spreads[0].cells.iter().all(|cell| *cell == 1));
+        assert!(tables.spreads[1].cells.iter().all(|cell| *cell == 2));
         assert_eq!((tables.backends.len(), tables.dead.len()), (4, 1));
         assert!(tables.services.keys().all(|key| key.slot == 1));
     }
