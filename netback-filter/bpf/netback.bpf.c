@@ -293,6 +293,7 @@ OUTLINE int relate_error(struct __sk_buff *skb, struct packet *p, __u64 now, int
 	inner->key.scope = p->key.scope;
 	inner->direction = p->direction;
 	inner->ipv4 = p->ipv4;
+	inner->l3_end = p->l3_end;
 	inner->l4 = p->l4;
 	inner->kind = KIND_FLOW;
 	if (read_inner(skb, inner))

@@ -187,6 +187,12 @@ INLINE void set_echo(struct flow_key *key, __be16 id, int request, int from_gues
 		set_ports(key, 0, id, from_guest);
 }
 
+INLINE long read_quoted(struct __sk_buff *skb, const struct packet *p, __u32 offset, void *to, __u32 len)
+{
+	/* What lies behind the packet is no part of it. */
+	return offset + len > p->l3_end ? -1 : read_header(skb, offset, to, len);
+}
+
 /*
  * Reads the flow inside an ICMP error: a packet of the opposite direction, so that its addresses are swapped. `l4` is that
  * of the error before, and afterwards that of what it quotes.
@@ -202,7 +208,9 @@ INLINE int read_inner(struct __sk_buff *skb, struct packet *p)
 	if (p->ipv4) {
 		struct iphdr ip;
 
-		if (read_header(skb, at, &ip, sizeof(ip)) || ip.version != 4 || ip.ihl < 5)
+		/* A later fragment has no ports to tell by. */
+		if (read_quoted(skb, p, at, &ip, sizeof(ip)) || ip.version != 4 || ip.ihl < 5 ||
+		    (ip.frag_off & htons(IPV4_OFFSET)))
 			return -1;
 		header = ip.ihl * 4;
 		proto = ip.protocol;
@@ -210,7 +218,7 @@ INLINE int read_inner(struct __sk_buff *skb, struct packet *p)
 	} else {
 		struct ipv6hdr ip;
 
-		if (read_header(skb, at, &ip, sizeof(ip)) || ip.version != 6)
+		if (read_quoted(skb, p, at, &ip, sizeof(ip)) || ip.version != 6)
 			return -1;
 		header = sizeof(ip);
 		proto = ip.nexthdr;
@@ -219,11 +227,11 @@ INLINE int read_inner(struct __sk_buff *skb, struct packet *p)
 	if (proto == IPPROTO_ICMP || proto == IPPROTO_ICMPV6) {
 		struct icmp_header echo;
 
-		if (read_header(skb, at + header, &echo, sizeof(echo)))
+		if (read_quoted(skb, p, at + header, &echo, sizeof(echo)))
 			return -1;
 		set_echo(&p->key, echo.echo_id, echo.type == (p->ipv4 ? ICMP_ECHO : ICMP6_ECHO), inner_from_guest);
 	} else {
-		if (read_header(skb, at + header, ports, sizeof(ports)))
+		if (read_quoted(skb, p, at + header, ports, sizeof(ports)))
 			return -1;
 		set_ports(&p->key, ports[0], ports[1], inner_from_guest);
 	}

@@ -16,12 +16,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use netback_filter::{
-    Backend, BackendState, DecidedBy, EventKind, Opened, Protocol, Refuse, ScopeConfig, Service, Target,
+    Action, Backend, BackendState, DecidedBy, Direction, EventKind, Opened, Protocol, Refuse, ScopeConfig,
+    Service, Target,
 };
 use support::site::{PORT, SITES};
 use support::site::{
-    VIP4, backend, echoes, end, everywhere, open, open_with, record, serve, serve_datagrams, service, visit,
-    visit_from,
+    VIP4, backend, echoes, end, everywhere, open, open_with, record, serve, serve_datagrams, service,
+    to_services, visit, visit_from,
 };
 use support::*;
 
@@ -64,10 +65,7 @@ fn a_stream_to_a_service_comes_back_unharmed() {
                 );
             }
         }
-        assert_eq!(
-            counters(&datapath, netback_filter::Direction::FromGuest).unserved,
-            0
-        );
+        assert_eq!(counters(&datapath, Direction::FromGuest).unserved, 0);
     });
 }
 
@@ -272,7 +270,7 @@ fn userspace_chooses_for_one_flow() {
             };
             writer.redirect(&tcp_key(from, to), &canary).unwrap();
             writer
-                .set(&tcp_key(from, to), verdict(netback_filter::Action::Allow, 40))
+                .set(&tcp_key(from, to), verdict(Action::Allow, 40))
                 .unwrap();
             let (number, mut stream) = visit_from(world, from, to).unwrap();
             assert_eq!(number, 3);
@@ -399,7 +397,7 @@ fn without_a_backend_flows_are_refused_as_the_service_says() {
             assert_eq!(dropped.unwrap_err().kind(), ErrorKind::TimedOut);
             datapath.publish_services(&everywhere(&[])).unwrap();
         }
-        assert!(counters(&datapath, netback_filter::Direction::FromGuest).unserved >= 4);
+        assert!(counters(&datapath, Direction::FromGuest).unserved >= 4);
         assert!(
             datapath
                 .flows(None)
@@ -481,10 +479,52 @@ fn the_same_port_to_a_service_and_to_its_backend_is_refused_the_second_time() {
                 end_with_reset(stream);
             }
         }
-        assert_eq!(
-            counters(&datapath, netback_filter::Direction::FromGuest).unserved,
-            4
-        );
+        assert_eq!(counters(&datapath, Direction::FromGuest).unserved, 4);
+    });
+}
+
+/// The backend's own vif knows nothing of the service: it sees, and judges, a flow of the client to the backend.
+#[test]
+fn the_backend_s_own_vif_judges_what_it_sees() {
+    World::run(|world| {
+        let mut datapath = open(world, &[1]);
+        let backend_scope = SCOPE + 1;
+        let shut = ScopeConfig {
+            default_to_guest: RESET,
+            ..no_adoption()
+        };
+        datapath.set_scope(backend_scope, shut).unwrap();
+        let vif = netback_filter::VifConfig {
+            scope: backend_scope,
+            mac: Some(PEER_MAC),
+        };
+        datapath.attach("vif2.0", vif).unwrap();
+        let served = |port| netback_filter::Rule {
+            scope: backend_scope,
+            ..rule(7, Direction::ToGuest, Protocol::TCP, Some(port), Action::Allow)
+        };
+        for (generation, (guest, _, vip)) in (2..).zip(SITES) {
+            serve(world, vip);
+            let to = SocketAddr::new(vip, PORT);
+            let mut publish = |port, generation| {
+                let rules = to_services().into_iter().chain([served(port)]).collect();
+                let set = netback_filter::RuleSet { peers: vec![], rules };
+                datapath.publish(&set, generation).unwrap();
+            };
+            publish(PORT, 10 * generation);
+            let refused = visit(world, to).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+            publish(backend(vip, 1).port, 10 * generation + 1);
+            let (_, mut stream) = visit_from(world, SocketAddr::new(guest, 23005), to).unwrap();
+            echoes(&mut stream).unwrap();
+            let key = netback_filter::FlowKey {
+                scope: backend_scope,
+                ..tcp_key(end(&backend(vip, 1)), (guest, 23005).into())
+            };
+            let mut flows = datapath.flows(Some(backend_scope)).map(Result::unwrap);
+            let flow = flows.find(|flow| flow.key == key).expect("the backend's flow");
+            assert_eq!((flow.backend, flow.verdict.rule), (None, 7));
+        }
     });
 }
 
@@ -541,10 +581,7 @@ fn an_exchange_under_load_refuses_nobody() {
             let served = clients.join().unwrap();
             assert_eq!(served.into_keys().collect::<Vec<_>>(), [0, 1]);
         });
-        assert_eq!(
-            counters(&datapath, netback_filter::Direction::FromGuest).unserved,
-            0
-        );
+        assert_eq!(counters(&datapath, Direction::FromGuest).unserved, 0);
     });
 }
 

@@ -14,13 +14,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
-use netback_filter::{
-    Action, AdoptEstablished, BackendState, Datapath, Direction, Protocol, ScopeConfig, Target,
-};
-use support::frame::{ACK, RST, SYN, TCP, UDP, checksum, ethertype_of, l4_checksum, tcp_packet};
+use netback_filter::{Action, AdoptEstablished, Direction, Protocol, ScopeConfig, Target};
+use support::frame::{ACK, RST, SYN, TCP, UDP, checksum, l4_checksum, tcp_packet};
 use support::site::{
-    PORT, SERVICE_MAC, SITES, VIP4, VIP6, backend, end, everywhere, open, open_with, record, serve,
-    serve_datagrams, service, to_service, to_services, visit,
+    PORT, SERVICE_MAC, SITES, VIP4, backend, end, open, open_with, serve, serve_datagrams, to_service,
+    to_services, visit,
 };
 use support::wire::{Ends, Wire};
 use support::*;
