@@ -121,8 +121,8 @@ impl FlowWriter {
         self.tables.choices.set(&key.raw(), &choice)
     }
 
-    /// Forgets the flow: its next packet is decided by the rules. What it was redirected to stays until it ends. Returns whether
-    /// there was a verdict or an entry of it.
+    /// Forgets the flow, and where it was to be redirected to: its next packet is decided by the rules. A connection under way
+    /// keeps its backend. Returns whether there was a verdict or an entry of it.
     ///
     /// # Errors
     /// What the kernel says.

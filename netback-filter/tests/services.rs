@@ -529,6 +529,32 @@ fn the_backend_s_own_vif_judges_what_it_sees() {
 }
 
 #[test]
+fn the_same_port_to_two_services_of_one_backend_is_refused_the_second_time() {
+    World::run(|world| {
+        let rules = vec![allow_tcp(1, PORT), allow_tcp(2, PORT + 1)];
+        let mut datapath = open_with(world, no_adoption(), rules, &[]);
+        for (guest, _, vip) in SITES {
+            serve(world, vip);
+            let one = service(vip, Protocol::TCP, vec![backend(vip, 0)]);
+            let other = Service {
+                port: PORT + 1,
+                ..one.clone()
+            };
+            datapath.publish_services(&[one, other]).unwrap();
+            let from = SocketAddr::new(guest, 23006);
+            let [first, second] = [PORT, PORT + 1].map(|port| SocketAddr::new(vip, port));
+            let (_, mut stream) = visit_from(world, from, first).unwrap();
+            let refused = world.connect_from("guest", from, second).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+            echoes(&mut stream).unwrap();
+            end_with_reset(stream);
+            let (_, mut stream) = visit_from(world, from, second).unwrap();
+            echoes(&mut stream).unwrap();
+        }
+    });
+}
+
+#[test]
 fn translations_outlive_the_process() {
     World::run(|world| {
         let datapath = open(world, &[0, 1]);

@@ -143,7 +143,7 @@ fn addresses_ports_and_sums_are_right_at_both_ends() {
 #[test]
 fn what_a_backend_sends_of_its_own_is_left_as_it_is() {
     World::run(|world| {
-        let _datapath = open_with(world, ScopeConfig::open(), vec![], &[1]);
+        let datapath = open_with(world, ScopeConfig::open(), vec![], &[1]);
         let ends = Ends::open(world);
         for (guest, _, vip) in SITES {
             let served = end(&backend(vip, 1));
@@ -165,6 +165,14 @@ fn what_a_backend_sends_of_its_own_is_left_as_it_is() {
                 .send(&to_service(guest, &tcp_packet(guest, vip, (5002, PORT), SYN)));
             let opened = tcp_packet(served.ip(), guest, (served.port(), 5002), SYN);
             assert!(ends.arrives(&frame::from_peer(guest, &opened)));
+            // Of a flow that is over.
+            let key = netback_filter::FlowKey {
+                protocol: Protocol::UDP,
+                ..tcp_key((guest, 5000).into(), (vip, PORT).into())
+            };
+            assert!(datapath.flow_writer().remove(&key).unwrap());
+            let late = udp_packet(served.ip(), guest, (served.port(), 5000), b"late");
+            assert!(ends.arrives(&frame::from_peer(guest, &late)));
         }
     });
 }
@@ -515,7 +523,7 @@ fn a_scope_that_only_monitors_translates_nothing() {
             monitor_only: true,
             ..no_adoption()
         };
-        let _datapath = open_with(world, config, vec![], &[1]);
+        let _datapath = open_with(world, config, to_services(), &[1]);
         let ends = Ends::open(world);
         for (guest, _, vip) in SITES {
             let packet = udp_packet(guest, vip, (5000, PORT), b"payload");
