@@ -230,9 +230,9 @@ INLINE int filter_flow(struct __sk_buff *skb, const struct context *c, struct pa
 			is_new = verdict.action == ALLOW;
 		}
 	}
-	if (p->direction == FROM_GUEST && verdict.origin == FROM_GUEST && verdict.action == ALLOW && has_ports(p) &&
-	    alters(c)) {
-		where = route(p, flow, begins, c->now, &how);
+	if (p->direction == FROM_GUEST && verdict.origin == FROM_GUEST && verdict.action == ALLOW &&
+	    !(flow && flow->plain && !begins) && has_ports(p) && alters(c)) {
+		where = route(p, begins, c->now, &how);
 		if (where == ROUTE_REFUSED) {
 			c->counters->unserved++;
 			verdict.action = DENY;

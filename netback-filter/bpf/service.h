@@ -187,17 +187,15 @@ OUTLINE int choose_anew(struct packet *p, const struct endpoint *earlier, __u64 
 }
 
 /*
- * Where an allowed packet of the guest goes. `begins`: it is the first of its flow, or the first after long. Of TCP only a
- * SYN can be given a backend: no other would know of the connection.
+ * Where an allowed packet of the guest goes, if it is not known to go where it is addressed. `begins`: it is the first of
+ * its flow, or the first after long. Of TCP only a SYN can be given a backend: no other would know of the connection.
  */
-OUTLINE int route(struct packet *p, const struct flow_value *flow, int begins, __u64 now, __u8 *refuse)
+OUTLINE int route(struct packet *p, int begins, __u64 now, __u8 *refuse)
 {
 	int chooses = p->key.proto == IPPROTO_UDP || pure_syn(p), route;
 	struct endpoint *redirect;
 
 	*refuse = REFUSE_RESET;
-	if (flow && flow->plain && !begins)
-		return ROUTE_PLAIN;
 	redirect = bpf_map_lookup_elem(&redirects, &p->key);
 	if (redirect && !(begins && chooses)) {
 		if (!is_dead(p->key.proto, redirect)) {

@@ -483,6 +483,27 @@ fn the_same_port_to_a_service_and_to_its_backend_is_refused_the_second_time() {
     });
 }
 
+#[test]
+fn a_guest_that_is_locked_to_its_addresses_uses_services_and_cannot_take_their_place() {
+    World::run(|world| {
+        let locked = ScopeConfig {
+            lock: netback_filter::Lock::Address,
+            ..no_adoption()
+        };
+        let mut datapath = open_with(world, locked, to_services(), &[1]);
+        datapath.set_addresses(SCOPE, &[GUEST4, GUEST6]).unwrap();
+        for (_, peer, vip) in SITES {
+            serve(world, vip);
+            let (_, mut stream) = visit(world, (vip, PORT).into()).unwrap();
+            echoes(&mut stream).unwrap();
+            let before = counters(&datapath, Direction::FromGuest).forged;
+            let forged = frame::tcp_packet(vip, peer, (PORT, 5000), frame::SYN);
+            support::wire::Wire::open(world, "guest").send(&frame::from_guest(vip, &forged));
+            assert_eq!(counters(&datapath, Direction::FromGuest).forged, before + 1);
+        }
+    });
+}
+
 /// The backend's own vif knows nothing of the service: it sees, and judges, a flow of the client to the backend.
 #[test]
 fn the_backend_s_own_vif_judges_what_it_sees() {
