@@ -140,6 +140,43 @@ fn addresses_ports_and_sums_are_right_at_both_ends() {
     });
 }
 
+/// Where sockets leave the sum to the device, its field holds that of the pseudo header, of the new addresses.
+#[test]
+fn sums_that_are_left_to_the_device_are_those_of_the_new_addresses() {
+    World::run(|world| {
+        let _datapath = open(world, &[1]);
+        for (guest, _, vip) in SITES {
+            let served = end(&backend(vip, 1));
+            serve(world, vip);
+            serve_datagrams(world, vip);
+            let ends = Ends::open(world);
+            let (_, _stream) = visit(world, (vip, PORT).into()).unwrap();
+            let client = world.udp("guest", guest, 0);
+            client.connect((vip, PORT)).unwrap();
+            client.send(b"?").unwrap();
+            client.recv(&mut [0; 9]).unwrap();
+            for (proto, at) in [(TCP, 16), (UDP, 6)] {
+                for (wire, port, source, dest) in [
+                    (&ends.peer, served.port(), guest, served.ip()),
+                    (&ends.guest, PORT, vip, guest),
+                ] {
+                    let of_it = |f: &[u8]| {
+                        let outer = f[..12]
+                            == [[PEER_MAC, GUEST_MAC].concat(), [GUEST_MAC, PEER_MAC].concat()]
+                                [usize::from(source == vip)][..];
+                        outer && frame::has_port(f, port) && frame::l4(f).is_some_and(|(p, _)| p == proto)
+                    };
+                    let frames = wire.frames_until(WAIT, of_it);
+                    let frame = frames.iter().find(|f| of_it(f)).expect("a packet");
+                    let (_, l4) = frame::l4(frame).unwrap();
+                    let sum = frame::pseudo_sum(source, dest, proto, l4.len() as u32);
+                    assert_eq!(l4[at..at + 2], sum.to_be_bytes(), "{source} to {dest}, {proto}");
+                }
+            }
+        }
+    });
+}
+
 #[test]
 fn what_a_backend_sends_of_its_own_is_left_as_it_is() {
     World::run(|world| {
