@@ -13,11 +13,14 @@
 #[path = "../tests/support/mod.rs"]
 mod support;
 
+use std::net::{IpAddr, SocketAddr};
+
 use netback_filter::{
     Action, Direction, FlowKey, Peer, PeerMatch, Protocol, Rule, RuleSet, ScopeConfig, Verdict, VifConfig,
 };
-use support::frame::UDP;
+use support::frame::{ACK, SYN, UDP, tcp_packet};
 use support::run::{Program, Ran};
+use support::site::{PORT, VIP4, backend, end, service};
 use support::*;
 
 const REPEAT: u32 = 200_000;
@@ -27,6 +30,27 @@ const RULES: u32 = 10_000;
 fn ns_per_packet(program: &Program, frame: &[u8]) -> Ran {
     let one = || program.run(frame, REPEAT).expect("a frame");
     (0..7).map(|_| one()).min().unwrap()
+}
+
+/// The median of runs one by one, for a frame that is another one after a run.
+fn ns_one_by_one(program: &Program, frame: &[u8]) -> u32 {
+    let mut all: Vec<u32> = (0..REPEAT / 4)
+        .map(|_| {
+            let ran = program.run(frame, 1).expect("a frame");
+            assert_eq!(ran.action, -1);
+            ran.ns
+        })
+        .collect();
+    all.sort_unstable();
+    all[all.len() / 2]
+}
+
+/// A TCP flow of the guest under way: plain, or to a service. Its data from the guest, and what comes back.
+fn tcp_flow(program: &Program, to: IpAddr, from: SocketAddr) -> [Vec<u8>; 2] {
+    let out = |flags| frame::from_guest(GUEST4, &tcp_packet(GUEST4, to, (5000, PORT), flags));
+    assert_eq!(program.run(&out(SYN), 1).expect("a frame").action, -1);
+    let back = tcp_packet(from.ip(), GUEST4, (from.port(), 5000), ACK);
+    [out(ACK), frame::from_peer(GUEST4, &back)]
 }
 
 fn datagram(port: u16) -> Vec<u8> {
@@ -111,6 +135,36 @@ fn main() {
             let Ran { ns, action } = ns_per_packet(&program, &frame);
             assert_eq!(action, expected, "{what}");
             println!("bench: {ns} ns {what}");
+        }
+
+        datapath
+            .publish(
+                &RuleSet {
+                    peers: vec![],
+                    rules: vec![allow_tcp(1, PORT)],
+                },
+                2,
+            )
+            .unwrap();
+        let served = backend(VIP4, 1);
+        datapath
+            .publish_services(&[service(VIP4, Protocol::TCP, vec![served])])
+            .unwrap();
+        let other_way = Program::latest("to_guest");
+        println!("one by one, for a TCP segment:");
+        for (what, to, from) in [
+            ("plain flow", PEER4, (PEER4, PORT).into()),
+            ("redirected flow", VIP4, end(&served)),
+        ] {
+            let [out, back] = tcp_flow(&program, to, from);
+            println!(
+                "bench: {} ns {what}, from the guest",
+                ns_one_by_one(&program, &out)
+            );
+            println!(
+                "bench: {} ns {what}, to the guest",
+                ns_one_by_one(&other_way, &back)
+            );
         }
     });
 }

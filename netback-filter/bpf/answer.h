@@ -133,16 +133,22 @@ OUTLINE int write_reset(struct __sk_buff *skb, const struct packet *p, int parti
 {
 	__u32 l4 = ETH_HLEN + (p->ipv4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr));
 	const int to_peer = (p->direction == FROM_GUEST) == !!onward;
-	const struct address *source = to_peer ? &p->key.local : &p->key.remote;
-	const struct address *dest = to_peer ? &p->key.remote : &p->key.local;
+	const int to_backend = to_peer && p->translated;
+	const struct address *peer = to_backend ? &p->backend.address : &p->key.remote;
+	const __be16 peer_port = to_backend ? p->backend.port : p->key.remote_port;
+	const struct address *source = to_peer ? &p->key.local : peer;
+	const struct address *dest = to_peer ? peer : &p->key.local;
 	struct tcphdr tcp = {
-		.source = to_peer ? p->key.local_port : p->key.remote_port,
-		.dest = to_peer ? p->key.remote_port : p->key.local_port,
+		.source = to_peer ? p->key.local_port : peer_port,
+		.dest = to_peer ? peer_port : p->key.local_port,
 	};
 	__u8 macs[2 * ETH_ALEN];
 	__u32 sum;
 
-	__builtin_memcpy(macs, onward ? p->macs : p->macs + ETH_ALEN, ETH_ALEN);
+	if (onward && to_backend && is_mac(p->backend.mac))
+		__builtin_memcpy(macs, p->backend.mac, ETH_ALEN);
+	else
+		__builtin_memcpy(macs, onward ? p->macs : p->macs + ETH_ALEN, ETH_ALEN);
 	__builtin_memcpy(macs + ETH_ALEN, onward ? p->macs + ETH_ALEN : p->macs, ETH_ALEN);
 	fill_reset(p, &tcp, onward);
 	if (bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), BPF_F_RECOMPUTE_CSUM) ||

@@ -11,7 +11,7 @@
 
 #include <linux/types.h>
 
-#define LAYOUT_VERSION 4
+#define LAYOUT_VERSION 5
 
 enum direction {
 	FROM_GUEST = 0,
@@ -37,6 +37,7 @@ enum decided_by {
 	BY_STATE = 3,     /* a TCP segment of no known flow */
 	BY_LOCK = 4,      /* the scope's lock: not the guest's own address */
 	BY_LOOKUP = 5,    /* userspace, of a flow that had begun: it holds for that flow alone */
+	BY_SERVICE = 6,   /* the service it is for has no backend for it */
 };
 
 /* IPv4 addresses are kept v4-mapped (::ffff:a.b.c.d), in network order. */
@@ -89,7 +90,7 @@ struct flow_value {
 	__u32 retransmissions[2];
 	__u32 zero_windows[2]; /* said by the sender of this direction: it takes no more */
 	__u32 setup_us;	       /* from SYN to SYN-ACK; 0 before that */
-	__u32 pad;
+	__u32 plain;	       /* 1: it goes where it is addressed; 0: that was not asked yet, or it has a backend */
 };
 _Static_assert(sizeof(struct flow_value) == 136, "flow_value");
 
@@ -165,6 +166,73 @@ struct source_key {
 };
 _Static_assert(sizeof(struct source_key) == 20, "source_key");
 
+/*
+ * What a datagram's later fragments are sent on with: its first one was, and they do not bear the ports that tell
+ * their flow.
+ */
+struct fragment_value {
+	__u64 ns; /* CLOCK_MONOTONIC */
+	struct address other; /* in place of the other end's address */
+	__u8 mac[6];
+	__u8 translated;
+	__u8 pad;
+};
+_Static_assert(sizeof(struct fragment_value) == 32, "fragment_value");
+
+/* Services and backends of one generation. */
+#define SERVICES 256
+#define BACKENDS 4096
+#define SPREAD_CELLS 4096
+#define NO_BACKEND 0xffff
+
+/* Protocol and port are 0 in the entry that says that the address is one of services. */
+struct service_key {
+	__u32 slot;
+	__u8 proto;
+	__u8 pad;
+	__be16 port;
+	struct address address;
+};
+_Static_assert(sizeof(struct service_key) == 24, "service_key");
+
+struct service {
+	__u32 spread; /* cell of `spreads` */
+	__u8 affinity;
+	__u8 refuse;
+	__u16 pad;
+};
+_Static_assert(sizeof(struct service) == 8, "service");
+
+/* Cells of `backends`. */
+struct spread {
+	__u16 cell[SPREAD_CELLS];
+};
+_Static_assert(sizeof(struct spread) == 8192, "spread");
+
+/* An end that stands for another. */
+struct endpoint {
+	struct address address;
+	__be16 port;
+	__u8 mac[6]; /* all zero: the frame's own stays */
+};
+_Static_assert(sizeof(struct endpoint) == 24, "endpoint");
+
+/* The backend that userspace chose for a flow that is about to begin. */
+struct choice {
+	__u64 ns; /* when, CLOCK_MONOTONIC */
+	struct endpoint backend;
+};
+_Static_assert(sizeof(struct choice) == 32, "choice");
+
+/* A backend that serves nobody any more, whatever service it is of. */
+struct dead_key {
+	struct address address;
+	__be16 port;
+	__u8 proto;
+	__u8 pad;
+};
+_Static_assert(sizeof(struct dead_key) == 20, "dead_key");
+
 struct counter_key {
 	__u32 scope;
 	__u32 direction;
@@ -185,15 +253,21 @@ struct counters {
 	__u64 flow_errors; /* the flow table took no entry */
 	__u64 events_lost; /* the ring was full */
 	__u64 forged;      /* sent from what is not the guest's own address */
+	__u64 unserved;    /* for a service, and there was no backend */
+	__u64 unrouted;    /* to the MAC address of services, and for none of them */
 };
-_Static_assert(sizeof(struct counters) == 96, "counters");
+_Static_assert(sizeof(struct counters) == 112, "counters");
 
-/* Cells of the `control` array. The slot is a cell of its own: its flip is the instant a rule set takes force. */
+/*
+ * Cells of the `control` array. The slot is a cell of its own: its flip is the instant a rule set takes force. Of services
+ * there is a count of exchanges, whose lowest bit is the slot.
+ */
 enum control_cell {
 	CONTROL_SLOT = 0,
 	CONTROL_GENERATION = 1, /* two cells, one a slot */
 	CONTROL_LAYOUT = 3,
-	CONTROL_CELLS = 4,
+	CONTROL_SERVICES = 4,
+	CONTROL_CELLS = 5,
 };
 
 enum event_kind {
@@ -210,7 +284,8 @@ struct event {
 	__u8 pad;
 	struct flow_key key;
 	struct flow_value value;
+	struct endpoint backend; /* all zero: none */
 };
-_Static_assert(sizeof(struct event) == 192, "event");
+_Static_assert(sizeof(struct event) == 216, "event");
 
 #endif

@@ -36,11 +36,6 @@ _Static_assert(sizeof(struct arp_packet) == 28, "arp_packet");
 
 #define ARP_ETHERNET 1
 
-INLINE int same_mac(const __u8 *a, const __u8 *b)
-{
-	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3] && a[4] == b[4] && a[5] == b[5];
-}
-
 INLINE int is_none(const struct address *address)
 {
 	return !(address->word[0] | address->word[1] | address->word[2] | address->word[3]);

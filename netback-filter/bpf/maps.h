@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-3.0-only */
 /*
  * The maps, each with one writer:
- *   userspace writes   vifs, scopes, sources, control, peers, rules, verdicts
- *   these programs     flows, fragments, refusals, events
+ *   userspace writes   vifs, scopes, sources, control, peers, rules, verdicts, services, spreads, backends, dead, choices
+ *   these programs     flows, fragments, refusals, events, redirects, returns
  * and `counters` gets its entries from userspace and its numbers from here.
  *
  * Verdicts of userspace and flows decided by the tables are two maps so that neither side can overwrite the
@@ -19,7 +19,7 @@
 #include "helpers.h"
 #include "layout.h"
 
-/* Sizes of verdicts, flows, peers, rules, vifs (and with it scopes, counters) and events are set by the loader. */
+/* Sizes of verdicts, flows, redirects, returns, peers, rules, vifs (and with it scopes, counters) and events are set by the loader. */
 
 struct {
 	MAP_INT(type, BPF_MAP_TYPE_HASH);
@@ -84,7 +84,7 @@ struct {
 struct {
 	MAP_INT(type, BPF_MAP_TYPE_LRU_HASH);
 	MAP_TYPE(key, struct fragment_key);
-	MAP_TYPE(value, __u64); /* when, CLOCK_MONOTONIC ns */
+	MAP_TYPE(value, struct fragment_value);
 	MAP_INT(max_entries, 8192);
 } fragments SEC(".maps");
 
@@ -95,6 +95,60 @@ struct {
 	MAP_TYPE(value, __u64); /* CLOCK_MONOTONIC ns */
 	MAP_INT(max_entries, 16384);
 } refusals SEC(".maps");
+
+/* Two generations of services, as of rules: a packet reads those of one slot. */
+struct {
+	MAP_INT(type, BPF_MAP_TYPE_HASH);
+	MAP_TYPE(key, struct service_key);
+	MAP_TYPE(value, struct service);
+	MAP_INT(max_entries, 4 * SERVICES); /* each with the entry of its address */
+	MAP_INT(map_flags, BPF_F_NO_PREALLOC);
+} services SEC(".maps");
+
+struct {
+	MAP_INT(type, BPF_MAP_TYPE_ARRAY);
+	MAP_TYPE(key, __u32);
+	MAP_TYPE(value, struct spread);
+	MAP_INT(max_entries, 2 * SERVICES);
+} spreads SEC(".maps");
+
+struct {
+	MAP_INT(type, BPF_MAP_TYPE_ARRAY);
+	MAP_TYPE(key, __u32); /* BACKENDS of the one slot, then of the other */
+	MAP_TYPE(value, struct endpoint);
+	MAP_INT(max_entries, 2 * BACKENDS);
+} backends SEC(".maps");
+
+struct {
+	MAP_INT(type, BPF_MAP_TYPE_HASH);
+	MAP_TYPE(key, struct dead_key);
+	MAP_TYPE(value, __u8); /* 1 */
+	MAP_INT(max_entries, BACKENDS);
+	MAP_INT(map_flags, BPF_F_NO_PREALLOC);
+} dead SEC(".maps");
+
+struct {
+	MAP_INT(type, BPF_MAP_TYPE_LRU_HASH);
+	MAP_TYPE(key, struct flow_key);
+	MAP_TYPE(value, struct choice);
+	MAP_INT(max_entries, 16384);
+} choices SEC(".maps");
+
+/* By the flow as the guest has it: the backend. */
+struct {
+	MAP_INT(type, BPF_MAP_TYPE_LRU_HASH);
+	MAP_TYPE(key, struct flow_key);
+	MAP_TYPE(value, struct endpoint);
+	MAP_INT(max_entries, 65536);
+} redirects SEC(".maps");
+
+/* By the flow as the backend has it: whom the guest takes the backend for. */
+struct {
+	MAP_INT(type, BPF_MAP_TYPE_LRU_HASH);
+	MAP_TYPE(key, struct flow_key);
+	MAP_TYPE(value, struct endpoint);
+	MAP_INT(max_entries, 65536);
+} returns SEC(".maps");
 
 struct {
 	MAP_INT(type, BPF_MAP_TYPE_PERCPU_HASH);

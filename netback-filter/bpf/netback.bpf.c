@@ -6,12 +6,18 @@
  * headers are malformed; it is one that always passes; userspace's
  * verdict on its flow; the flow's own entry; the rules. What passes returns TC_ACT_UNSPEC, so that others'
  * filters on the vif still run.
+ *
+ * All of that is about the flow as the guest has it. Where it has a backend, a packet from the guest is translated after it
+ * is decided, and one to the guest takes the flow's name before it is.
  */
 #include <linux/pkt_cls.h>
 
 #include "answer.h"
 #include "flow.h"
 #include "lock.h"
+#include "service.h"
+#include "translate.h"
+#include "virtual.h"
 
 struct context {
 	const struct vif_config *vif;
@@ -20,19 +26,44 @@ struct context {
 	__u64 now;
 };
 
-INLINE int pass(struct __sk_buff *skb, const struct context *c)
+INLINE int alters(const struct context *c)
 {
-	c->counters->passed++;
-	c->counters->passed_bytes += skb->len;
-	return TC_ACT_UNSPEC;
+	return !(c->scope->flags & SCOPE_MONITOR_ONLY);
 }
 
 INLINE int drop(struct __sk_buff *skb, const struct context *c)
 {
 	c->counters->denied++;
-	if (c->scope->flags & SCOPE_MONITOR_ONLY)
-		return TC_ACT_UNSPEC;
-	return TC_ACT_SHOT;
+	return alters(c) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
+}
+
+INLINE int pass(struct __sk_buff *skb, const struct context *c, const struct packet *p)
+{
+	if (p->direction == FROM_GUEST && unlikely(is_to_services(p))) {
+		c->counters->unrouted++;
+		return drop(skb, c);
+	}
+	c->counters->passed++;
+	c->counters->passed_bytes += skb->len;
+	return TC_ACT_UNSPEC;
+}
+
+INLINE int pass_translated(struct __sk_buff *skb, const struct context *c, struct packet *p)
+{
+	if (translate(skb, p)) {
+		c->counters->denied++;
+		return TC_ACT_SHOT;
+	}
+	return pass(skb, c, p);
+}
+
+/* Sends a packet of the guest that was made its own answer back to it. */
+INLINE int pass_back(struct __sk_buff *skb, const struct context *c)
+{
+	c->counters->passed++;
+	c->counters->passed_bytes += skb->len;
+	skb->mark = ANSWER_MARK;
+	return bpf_redirect(skb->ifindex, 0);
 }
 
 /*
@@ -44,7 +75,7 @@ INLINE int refuse(struct __sk_buff *skb, const struct context *c, const struct p
 	__u64 back = p->direction == FROM_GUEST ? 0 : BPF_F_INGRESS;
 	int partial;
 
-	if (how != REFUSE_RESET || (c->scope->flags & SCOPE_MONITOR_ONLY) || !may_answer(p, c->vif))
+	if (how != REFUSE_RESET || !alters(c) || !may_answer(p, c->vif))
 		return drop(skb, c);
 	partial = cut_segment(skb, p);
 	if (partial < 0 || write_reset(skb, p, partial, 0))
@@ -61,6 +92,7 @@ INLINE int refuse(struct __sk_buff *skb, const struct context *c, const struct p
 	return TC_ACT_UNSPEC;
 }
 
+/* By the addresses on the wire: they are all that later fragments bear. */
 INLINE void set_fragment_key(const struct packet *p, struct fragment_key *key)
 {
 	key->scope = p->key.scope;
@@ -69,24 +101,42 @@ INLINE void set_fragment_key(const struct packet *p, struct fragment_key *key)
 	key->proto = p->key.proto;
 	key->pad = 0;
 	key->local = p->key.local;
-	key->remote = p->key.remote;
+	key->remote = p->translated && p->direction == TO_GUEST ? p->backend.address : p->key.remote;
 }
 
 OUTLINE int remember_fragment(const struct packet *p, __u64 now)
 {
+	struct fragment_value value = { .ns = now, .translated = p->translated };
 	struct fragment_key key;
 
 	set_fragment_key(p, &key);
-	bpf_map_update_elem(&fragments, &key, &now, BPF_ANY);
+	value.other = p->direction == FROM_GUEST ? p->backend.address : p->key.remote;
+	__builtin_memcpy(value.mac, p->backend.mac, sizeof(value.mac));
+	bpf_map_update_elem(&fragments, &key, &value, BPF_ANY);
 	return 0;
 }
 
-OUTLINE int first_fragment_passed(const struct packet *p)
+/* Whether the first fragment passed; translated, then this one is to be as well. */
+OUTLINE int first_fragment_passed(struct packet *p)
 {
 	struct fragment_key key;
+	struct fragment_value *first;
 
 	set_fragment_key(p, &key);
-	return bpf_map_lookup_elem(&fragments, &key) != 0;
+	first = bpf_map_lookup_elem(&fragments, &key);
+	if (!first)
+		return 0;
+	p->translated = first->translated;
+	if (!p->translated)
+		return 1;
+	if (p->direction == FROM_GUEST) {
+		p->backend.address = first->other;
+	} else {
+		p->backend.address = p->key.remote;
+		p->key.remote = first->other;
+	}
+	__builtin_memcpy(p->backend.mac, first->mac, sizeof(first->mac));
+	return 1;
 }
 
 INLINE int tell(const struct context *c, const struct packet *p, const struct flow_value *value, __u8 kind)
@@ -95,13 +145,15 @@ INLINE int tell(const struct context *c, const struct packet *p, const struct fl
 		.ns = c->now,
 		.kind = kind,
 		.direction = p->direction,
-		.enforced = !(c->scope->flags & SCOPE_MONITOR_ONLY),
+		.enforced = alters(c),
+		.backend = p->translated ? &p->backend : 0,
 	};
 
 	return report(&p->key, value, &what, c->counters);
 }
 
-INLINE void tell_refusal(const struct context *c, const struct packet *p, const struct verdict *verdict)
+/* Has room on the stack for a whole value, which its callers have not. */
+OUTLINE int tell_refusal(const struct context *c, const struct packet *p, const struct verdict *verdict)
 {
 	struct flow_value value = {
 		.rule = verdict->rule,
@@ -112,7 +164,7 @@ INLINE void tell_refusal(const struct context *c, const struct packet *p, const 
 		.decided_by = verdict->decided_by,
 	};
 
-	tell(c, p, &value, EVENT_REFUSED);
+	return tell(c, p, &value, EVENT_REFUSED);
 }
 
 /* Not told apart by flow: a guest that forges could make up any number of them. */
@@ -132,12 +184,20 @@ INLINE int refuse_forged(struct __sk_buff *skb, const struct context *c, const s
 	return drop(skb, c);
 }
 
-INLINE int filter_flow(struct __sk_buff *skb, const struct context *c, const struct packet *p)
+/* No packet of it for so long that the next is another's. */
+INLINE int is_idle(const struct packet *p, const struct flow_value *flow, __u64 now)
+{
+	return p->key.proto != IPPROTO_TCP && (__s64)(now - flow->last_ns) > (__s64)IDLE_NS;
+}
+
+INLINE int filter_flow(struct __sk_buff *skb, const struct context *c, struct packet *p)
 {
 	struct rule_set set = active_rule_set();
 	struct verdict verdict = { .origin = p->direction };
 	struct flow_value *flow;
+	int begins, is_new = 0, where = ROUTE_BACKEND;
 	__u32 segments;
+	__u8 how;
 
 	flow = bpf_map_lookup_elem(&verdicts, &p->key);
 	if (flow && pure_syn(p) && tcp_closed(flow)) {
@@ -147,10 +207,12 @@ INLINE int filter_flow(struct __sk_buff *skb, const struct context *c, const str
 	}
 	if (flow) {
 		verdict = verdict_of(flow);
+		begins = !flow->first_ns || is_idle(p, flow, c->now);
 	} else {
 		flow = bpf_map_lookup_elem(&flows, &p->key);
 		if (flow && begins_anew(p, flow, c->now))
 			flow = 0;
+		begins = !flow || !flow->first_ns;
 		if (flow && flow->generation == set.generation) {
 			verdict = verdict_of(flow);
 		} else if (flow) {
@@ -165,15 +227,29 @@ INLINE int filter_flow(struct __sk_buff *skb, const struct context *c, const str
 			} else {
 				decide_by_tables(&p->key, c->scope, &set, &verdict);
 			}
-			if (verdict.action == ALLOW) {
-				flow = write_flow(&p->key, &verdict, 0);
-				if (flow)
-					tell(c, p, flow, EVENT_FLOW_START);
-				else
-					c->counters->flow_errors++;
-			}
+			is_new = verdict.action == ALLOW;
 		}
 	}
+	if (p->direction == FROM_GUEST && verdict.origin == FROM_GUEST && verdict.action == ALLOW &&
+	    !(flow && flow->plain && !begins) && has_ports(p) && alters(c)) {
+		where = route(p, begins, c->now, &how);
+		if (where == ROUTE_REFUSED) {
+			c->counters->unserved++;
+			verdict.action = DENY;
+			verdict.refuse = how;
+			verdict.decided_by = BY_SERVICE;
+			is_new = 0;
+		}
+	}
+	if (is_new) {
+		flow = write_flow(&p->key, &verdict, 0);
+		if (flow)
+			tell(c, p, flow, EVENT_FLOW_START);
+		else
+			c->counters->flow_errors++;
+	}
+	if (flow && where == ROUTE_PLAIN)
+		flow->plain = 1;
 
 	segments = skb->gso_segs;
 	if (!segments)
@@ -183,33 +259,59 @@ INLINE int filter_flow(struct __sk_buff *skb, const struct context *c, const str
 	if (verdict.action == ALLOW) {
 		if (p->more_fragments)
 			remember_fragment(p, c->now);
-		return pass(skb, c);
+		if (p->translated)
+			return pass_translated(skb, c, p);
+		if (p->direction == FROM_GUEST && is_echo_request(p) && alters(c) && is_virtual(&p->key.remote))
+			return answer_echo(skb, p) ? TC_ACT_SHOT : pass_back(skb, c);
+		return pass(skb, c, p);
 	}
-	if (flow ? !flow->told : refusal_is_news(&p->key, c->now)) {
-		if (flow)
+	if (flow && verdict.decided_by != BY_SERVICE ? !flow->told : refusal_is_news(&p->key, c->now)) {
+		if (flow && verdict.decided_by != BY_SERVICE)
 			flow->told = 1;
 		tell_refusal(c, p, &verdict);
 	}
+	if (where == ROUTE_REFUSED)
+		return refuse(skb, c, p, verdict.refuse, 0);
+	if (flow && p->direction == FROM_GUEST && !flow->plain)
+		find_backend(p);
 	return refuse(skb, c, p, verdict.refuse, flow && tcp_established(flow));
 }
 
-/* An error about a flow that is allowed belongs to it; any other is a flow like any. */
-OUTLINE int error_is_related(struct __sk_buff *skb, const struct packet *p)
+/*
+ * An error about a flow that is allowed belongs to it; any other is a flow like any. 1: it does, and tells it by
+ * the names that its receiver knows; 0: it does not; negative: good for nothing but dropping.
+ */
+OUTLINE int relate_error(struct __sk_buff *skb, struct packet *p, __u64 now, int may_alter)
 {
-	struct packet inner;
+	__u32 cell = 2 + (p->direction & 1);
+	struct packet *inner = bpf_map_lookup_elem(&scratch, &cell);
 	struct flow_value *flow;
 
-	__builtin_memset(&inner, 0, sizeof(inner));
-	inner.key.scope = p->key.scope;
-	inner.direction = p->direction;
-	inner.ipv4 = p->ipv4;
-	inner.l4 = p->l4;
-	if (read_inner(skb, &inner))
+	if (!inner)
 		return 0;
-	flow = bpf_map_lookup_elem(&verdicts, &inner.key);
+	__builtin_memset(inner, 0, sizeof(*inner));
+	inner->key.scope = p->key.scope;
+	inner->direction = p->direction;
+	inner->ipv4 = p->ipv4;
+	inner->l3_end = p->l3_end;
+	inner->l4 = p->l4;
+	inner->kind = KIND_FLOW;
+	if (read_inner(skb, inner))
+		return 0;
+	if (has_ports(inner) && may_alter) {
+		if (p->direction == TO_GUEST)
+			name_as_guest(inner, now);
+		else
+			find_backend(inner);
+	}
+	flow = bpf_map_lookup_elem(&verdicts, &inner->key);
 	if (!flow)
-		flow = bpf_map_lookup_elem(&flows, &inner.key);
-	return flow && flow->action == ALLOW;
+		flow = bpf_map_lookup_elem(&flows, &inner->key);
+	if (!flow || flow->action != ALLOW)
+		return 0;
+	if (inner->translated && translate_error(skb, p, inner))
+		return -1;
+	return 1;
 }
 
 INLINE int filter(struct __sk_buff *skb, const __u8 direction)
@@ -238,29 +340,48 @@ INLINE int filter(struct __sk_buff *skb, const __u8 direction)
 	parse(skb, counter_key.scope, direction, p);
 	if (direction == TO_GUEST && is_for_another(p, c.vif)) {
 		c.counters->foreign++;
-		return c.scope->unjudged == ALLOW ? pass(skb, &c) : drop(skb, &c);
+		return c.scope->unjudged == ALLOW ? pass(skb, &c, p) : drop(skb, &c);
 	}
 	if (direction == FROM_GUEST && is_forged(skb, p, c.vif, c.scope->flags))
 		return refuse_forged(skb, &c, p);
 	if (p->dhcp && (c.scope->flags & SCOPE_PASS_DHCP))
-		return pass(skb, &c);
+		return pass(skb, &c, p);
 	switch (p->kind) {
 	case KIND_ARP:
+		if (direction == FROM_GUEST && alters(&c) && !answer_arp(skb, p))
+			return pass_back(skb, &c);
+		return pass(skb, &c, p);
 	case KIND_ESSENTIAL:
-		return pass(skb, &c);
+		if (direction == FROM_GUEST && alters(&c)) {
+			int answer = answer_solicitation(skb, p);
+
+			if (answer <= 0)
+				return answer ? TC_ACT_SHOT : pass_back(skb, &c);
+		}
+		return pass(skb, &c, p);
 	case KIND_UNKNOWN_L3:
 		c.counters->unknown_l3++;
-		return c.scope->unjudged == ALLOW ? pass(skb, &c) : drop(skb, &c);
+		return c.scope->unjudged == ALLOW ? pass(skb, &c, p) : drop(skb, &c);
 	case KIND_LATER_FRAGMENT:
-		if (first_fragment_passed(p))
-			return pass(skb, &c);
-		c.counters->fragments++;
-		return drop(skb, &c);
-	case KIND_ICMP_ERROR:
-		if (error_is_related(skb, p))
-			return pass(skb, &c);
+		if (!first_fragment_passed(p)) {
+			c.counters->fragments++;
+			return drop(skb, &c);
+		}
+		return p->translated ? pass_translated(skb, &c, p) : pass(skb, &c, p);
+	case KIND_ICMP_ERROR: {
+		int related = relate_error(skb, p, c.now, alters(&c));
+
+		if (related > 0)
+			return pass(skb, &c, p);
+		if (related < 0) {
+			c.counters->denied++;
+			return TC_ACT_SHOT;
+		}
 		return filter_flow(skb, &c, p);
+	}
 	case KIND_FLOW:
+		if (direction == TO_GUEST && has_ports(p) && alters(&c))
+			name_as_guest(p, c.now);
 		return filter_flow(skb, &c, p);
 	default:
 		c.counters->malformed++;

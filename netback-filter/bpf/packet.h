@@ -80,18 +80,20 @@ struct packet {
 	__be32 ack;
 	__u32 payload; /* bytes of TCP payload */
 	__u8 macs[2 * ETH_ALEN];
+	__u8 translated; /* `key` has the flow as the guest has it; on the wire `backend` is its other end */
+	struct endpoint backend;
 };
 
 /*
  * Where packets are taken apart; one cell a direction, since a packet that is sent back out of the one program runs
- * the other before the first is done. Not on the stack: the verifier knows nothing of a map's contents, and so
+ * the other before the first is done, and behind them one for what an ICMP error quotes. Not on the stack: the verifier knows nothing of a map's contents, and so
  * need not follow the rest of the program once for every way a packet can look.
  */
 struct {
 	MAP_INT(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	MAP_TYPE(key, __u32); /* enum direction */
+	MAP_TYPE(key, __u32); /* enum direction, and 2 + that */
 	MAP_TYPE(value, struct packet);
-	MAP_INT(max_entries, 2);
+	MAP_INT(max_entries, 4);
 } scratch SEC(".maps");
 
 #define TCP_FIN 0x01
@@ -104,17 +106,31 @@ INLINE int is_multicast(const __u8 *mac)
 	return mac[0] & 1;
 }
 
+INLINE int is_mac(const __u8 *mac)
+{
+	return mac[0] | mac[1] | mac[2] | mac[3] | mac[4] | mac[5];
+}
+
+INLINE int same_mac(const __u8 *a, const __u8 *b)
+{
+	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3] && a[4] == b[4] && a[5] == b[5];
+}
+
+INLINE int same_address(const struct address *a, const struct address *b)
+{
+	return a->word[0] == b->word[0] && a->word[1] == b->word[1] && a->word[2] == b->word[2] &&
+	       a->word[3] == b->word[3];
+}
+
 INLINE int has_mac(const struct vif_config *vif)
 {
-	return vif->mac[0] | vif->mac[1] | vif->mac[2] | vif->mac[3] | vif->mac[4] | vif->mac[5];
+	return is_mac(vif->mac);
 }
 
 /* A frame to one other station: a bridge that does not learn floods it to every vif. */
 INLINE int is_for_another(const struct packet *p, const struct vif_config *vif)
 {
-	return has_mac(vif) && !is_multicast(p->macs) &&
-	       (p->macs[0] != vif->mac[0] || p->macs[1] != vif->mac[1] || p->macs[2] != vif->mac[2] ||
-		p->macs[3] != vif->mac[3] || p->macs[4] != vif->mac[4] || p->macs[5] != vif->mac[5]);
+	return has_mac(vif) && !is_multicast(p->macs) && !same_mac(p->macs, vif->mac);
 }
 
 INLINE int pure_syn(const struct packet *p)
@@ -171,7 +187,16 @@ INLINE void set_echo(struct flow_key *key, __be16 id, int request, int from_gues
 		set_ports(key, 0, id, from_guest);
 }
 
-/* Reads the flow inside an ICMP error: a packet of the opposite direction, so that its addresses are swapped. */
+INLINE long read_quoted(struct __sk_buff *skb, const struct packet *p, __u32 offset, void *to, __u32 len)
+{
+	/* What lies behind the packet is no part of it. */
+	return offset + len > p->l3_end ? -1 : read_header(skb, offset, to, len);
+}
+
+/*
+ * Reads the flow inside an ICMP error: a packet of the opposite direction, so that its addresses are swapped. `l4` is that
+ * of the error before, and afterwards that of what it quotes.
+ */
 INLINE int read_inner(struct __sk_buff *skb, struct packet *p)
 {
 	const int inner_from_guest = p->direction == TO_GUEST;
@@ -183,7 +208,9 @@ INLINE int read_inner(struct __sk_buff *skb, struct packet *p)
 	if (p->ipv4) {
 		struct iphdr ip;
 
-		if (read_header(skb, at, &ip, sizeof(ip)) || ip.version != 4 || ip.ihl < 5)
+		/* A later fragment has no ports to tell by. */
+		if (read_quoted(skb, p, at, &ip, sizeof(ip)) || ip.version != 4 || ip.ihl < 5 ||
+		    (ip.frag_off & htons(IPV4_OFFSET)))
 			return -1;
 		header = ip.ihl * 4;
 		proto = ip.protocol;
@@ -191,7 +218,7 @@ INLINE int read_inner(struct __sk_buff *skb, struct packet *p)
 	} else {
 		struct ipv6hdr ip;
 
-		if (read_header(skb, at, &ip, sizeof(ip)) || ip.version != 6)
+		if (read_quoted(skb, p, at, &ip, sizeof(ip)) || ip.version != 6)
 			return -1;
 		header = sizeof(ip);
 		proto = ip.nexthdr;
@@ -200,15 +227,16 @@ INLINE int read_inner(struct __sk_buff *skb, struct packet *p)
 	if (proto == IPPROTO_ICMP || proto == IPPROTO_ICMPV6) {
 		struct icmp_header echo;
 
-		if (read_header(skb, at + header, &echo, sizeof(echo)))
+		if (read_quoted(skb, p, at + header, &echo, sizeof(echo)))
 			return -1;
 		set_echo(&p->key, echo.echo_id, echo.type == (p->ipv4 ? ICMP_ECHO : ICMP6_ECHO), inner_from_guest);
 	} else {
-		if (read_header(skb, at + header, ports, sizeof(ports)))
+		if (read_quoted(skb, p, at + header, ports, sizeof(ports)))
 			return -1;
 		set_ports(&p->key, ports[0], ports[1], inner_from_guest);
 	}
 	p->key.proto = proto;
+	p->l4 = at + header;
 	return 0;
 }
 

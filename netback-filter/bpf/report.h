@@ -13,6 +13,7 @@ struct report {
 	__u8 kind;
 	__u8 direction;
 	__u8 enforced;
+	const struct endpoint *backend; /* or NULL */
 };
 
 OUTLINE int report(const struct flow_key *key, const struct flow_value *value, const struct report *what,
@@ -31,6 +32,10 @@ OUTLINE int report(const struct flow_key *key, const struct flow_value *value, c
 	event->pad = 0;
 	event->key = *key;
 	event->value = *value;
+	if (what->backend)
+		event->backend = *what->backend;
+	else
+		__builtin_memset(&event->backend, 0, sizeof(event->backend));
 	bpf_ringbuf_submit(event, 0);
 	return 0;
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use aya::maps::{HashMap, MapData, PerCpuHashMap, PerCpuValues};
 use aya::programs::SchedClassifier;
-use aya::{Ebpf, EbpfLoader};
+use aya::{Ebpf, EbpfLoader, Pod};
 use log::{info, warn};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 
@@ -22,6 +22,8 @@ use crate::link::{self, Link, Programs};
 use crate::pins::{Found, MAPS, Pins};
 use crate::publish::{RuleTables, failed, full_or_failed, keys, removed};
 use crate::rules::RuleSet;
+use crate::serve::ServiceMaps;
+use crate::services::Service;
 use crate::sys::{self, Table};
 use crate::types::{Counters, Direction, ScopeConfig, ScopeStats, VifConfig};
 
@@ -37,6 +39,8 @@ pub struct Config {
     pub flow_capacity: u32,
     /// Verdicts of userspace, of all scopes; about 240 bytes each.
     pub verdict_capacity: u32,
+    /// Flows that go to a backend, of all scopes; about 280 bytes each. TCP connections that are pushed out are reset.
+    pub redirect_capacity: u32,
     /// Peers of two rule sets, since both are there during an exchange.
     pub peer_capacity: u32,
     /// Rules of two rule sets.
@@ -53,6 +57,7 @@ impl Default for Config {
             pin_dir: "/sys/fs/bpf/xmesh".into(),
             flow_capacity: 128 * 1024,
             verdict_capacity: 128 * 1024,
+            redirect_capacity: 64 * 1024,
             peer_capacity: 64 * 1024,
             rule_capacity: 256 * 1024,
             event_bytes: 1024 * 1024,
@@ -115,6 +120,7 @@ pub struct Datapath {
     sources: HashMap<MapData, RawSource, u8>,
     counters: PerCpuHashMap<MapData, RawCounterKey, RawCounters>,
     rules: RuleTables,
+    services: ServiceMaps,
     flows: FlowTables,
 }
 
@@ -138,12 +144,6 @@ impl Datapath {
             Found::Foreign => Opened::Replaced,
         };
         let programs = load(&config, &pins)?;
-        let table = |name| {
-            Table::new(&pins.map_data(name)?).map_err(|e| Error::Map {
-                map: name,
-                source: e.into(),
-            })
-        };
         let mut datapath = Self {
             priority: config.priority,
             opened,
@@ -153,9 +153,13 @@ impl Datapath {
             sources: pins.map("sources")?,
             counters: pins.map("counters")?,
             rules: RuleTables::open(&pins)?,
+            services: ServiceMaps::open(&pins)?,
             flows: FlowTables {
-                verdicts: table("verdicts")?,
-                flows: table("flows")?,
+                verdicts: table(&pins, "verdicts")?,
+                flows: table(&pins, "flows")?,
+                choices: table(&pins, "choices")?,
+                redirects: table(&pins, "redirects")?,
+                returns: table(&pins, "returns")?,
             },
             pins,
         };
@@ -379,10 +383,14 @@ impl Datapath {
         }
         let writer = self.flow_writer();
         for flow in self.flows(Some(scope)) {
-            writer.remove(&flow?.key).map_err(|e| Error::Map {
-                map: "flows",
-                source: e.into(),
-            })?;
+            let key = flow?.key;
+            self.flows
+                .forget_backend(&key)
+                .and_then(|()| writer.remove(&key))
+                .map_err(|e| Error::Map {
+                    map: "flows",
+                    source: e.into(),
+                })?;
         }
         Ok(())
     }
@@ -405,6 +413,15 @@ impl Datapath {
     /// When the map cannot be read.
     pub fn generation(&self) -> Result<u32, Error> {
         self.rules.generation()
+    }
+
+    /// Exchanges the services, of all scopes: each flow that begins finds the old ones or the new ones. Flows under way keep
+    /// their backend unless that is dead.
+    ///
+    /// # Errors
+    /// When they contradict themselves, or are too many; the old ones then stay in force.
+    pub fn publish_services(&mut self, services: &[Service]) -> Result<(), Error> {
+        self.services.publish(services)
     }
 
     /// A handle that writes verdicts, for any number of threads.
@@ -451,6 +468,13 @@ impl Datapath {
     }
 }
 
+fn table<K: Pod, V: Pod>(pins: &Pins, name: &'static str) -> Result<Table<K, V>, Error> {
+    Table::new(&pins.map_data(name)?).map_err(|e| Error::Map {
+        map: name,
+        source: e.into(),
+    })
+}
+
 fn ifindex(interface: &str) -> Result<u32, Error> {
     nix::net::if_::if_nametoindex(interface).map_err(|_| Error::NoInterface {
         interface: interface.to_owned(),
@@ -462,6 +486,8 @@ fn load(config: &Config, pins: &Pins) -> Result<Programs, Error> {
     let sizes = [
         ("flows", config.flow_capacity),
         ("verdicts", config.verdict_capacity),
+        ("redirects", config.redirect_capacity),
+        ("returns", config.redirect_capacity),
         ("peers", config.peer_capacity),
         ("rules", config.rule_capacity),
         ("events", config.event_bytes),

@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::rules::RuleError;
+use crate::services::ServiceError;
 
 /// An error of the datapath.
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +104,12 @@ pub enum Error {
         generation: u32,
         /// What is wrong.
         source: RuleError,
+    },
+    /// The services contradict themselves; those in force stay.
+    #[error("services: {source}")]
+    Services {
+        /// What is wrong.
+        source: ServiceError,
     },
 }
 

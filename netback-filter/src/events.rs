@@ -48,7 +48,7 @@ impl Event {
             ns: raw.ns,
             direction: Direction::from_raw(raw.direction),
             enforced: raw.enforced != 0,
-            flow: FlowRecord::from_raw(&raw.key, &raw.value),
+            flow: FlowRecord::from_raw(&raw.key, &raw.value, raw.backend.end()),
         })
     }
 }

@@ -3,21 +3,43 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::error::Error;
-use crate::layout::{RawFlowKey, RawFlowValue, SEEN_FIN, SEEN_RST, SEEN_SYN};
+use crate::layout::{RawChoice, RawEndpoint, RawFlowKey, RawFlowValue, SEEN_FIN, SEEN_RST, SEEN_SYN};
+use crate::serve::Target;
 use crate::sys::{Position, Table, monotonic_ns};
 use crate::types::{DecidedBy, FlowKey, Verdict};
 
 pub(crate) type FlowTable = Table<RawFlowKey, RawFlowValue>;
 
-/// Both tables: `verdicts` is written here and only counted in by the programs, `flows` is theirs but for
-/// [`FlowWriter::settle`].
+/// All by flow: `verdicts` is written here and only counted in by the programs, `flows` is theirs but for
+/// [`FlowWriter::settle`]; `choices` is written here and taken by them, `redirects` and `returns` are theirs.
 #[derive(Clone)]
 pub(crate) struct FlowTables {
     pub verdicts: FlowTable,
     pub flows: FlowTable,
+    pub choices: Table<RawFlowKey, RawChoice>,
+    pub redirects: Table<RawFlowKey, RawEndpoint>,
+    pub returns: Table<RawFlowKey, RawEndpoint>,
+}
+
+impl FlowTables {
+    /// Lets go of a flow's backend: what else the flow sends goes where it is addressed.
+    pub(crate) fn forget_backend(&self, key: &FlowKey) -> io::Result<()> {
+        let raw = key.raw();
+        if let Some(backend) = self.redirects.get(&raw)? {
+            let back = RawFlowKey {
+                remote: backend.address,
+                remote_port: backend.port,
+                ..raw
+            };
+            self.returns.remove(&back)?;
+            self.redirects.remove(&raw)?;
+        }
+        Ok(())
+    }
 }
 
 /// Writes verdicts on single flows, from any thread. What it wrote is in force for the next packet.
@@ -81,12 +103,32 @@ impl FlowWriter {
         self.tables.flows.set(&raw, &value)
     }
 
-    /// Forgets the flow: its next packet is decided by the rules. Returns whether anything was known of it.
+    /// Sends a TCP or UDP flow that the guest is about to open to `target`, whatever its service says and be it for a
+    /// service or not; rules and verdicts go on to see the flow as it is addressed. It holds for the one flow that begins
+    /// within 10 seconds: a connection, or a datagram after three idle minutes. What is under way stays where it is.
+    ///
+    /// One system call, of the kind of [`FlowWriter::set`]; to be done before the flow's verdict is written.
+    ///
+    /// # Errors
+    /// `InvalidInput` where flow and target are not of one family, are without ports, or the MAC address is no station's;
+    /// else what the kernel says. The flow then goes where it would.
+    pub fn redirect(&self, key: &FlowKey, target: &Target) -> io::Result<()> {
+        target.check(key)?;
+        let choice = RawChoice {
+            ns: monotonic_ns(),
+            backend: RawEndpoint::new(target.end, target.mac),
+        };
+        self.tables.choices.set(&key.raw(), &choice)
+    }
+
+    /// Forgets the flow, and where it was to be redirected to: its next packet is decided by the rules. A connection under way
+    /// keeps its backend. Returns whether there was a verdict or an entry of it.
     ///
     /// # Errors
     /// What the kernel says.
     pub fn remove(&self, key: &FlowKey) -> io::Result<bool> {
         let raw = key.raw();
+        self.tables.choices.remove(&raw)?;
         let verdict = self.tables.verdicts.remove(&raw)?;
         Ok(self.tables.flows.remove(&raw)? || verdict)
     }
@@ -101,6 +143,8 @@ pub struct FlowRecord {
     pub verdict: Verdict,
     /// By whom.
     pub decided_by: DecidedBy,
+    /// Where it goes in place of the remote end of its key.
+    pub backend: Option<SocketAddr>,
     /// Packets from and to the guest: of the wire, so many for one that is segmented later.
     pub packets: [u64; 2],
     /// Bytes from and to the guest, Ethernet headers included.
@@ -125,12 +169,13 @@ pub struct FlowRecord {
 }
 
 impl FlowRecord {
-    pub(crate) fn from_raw(key: &RawFlowKey, value: &RawFlowValue) -> Self {
+    pub(crate) fn from_raw(key: &RawFlowKey, value: &RawFlowValue, backend: Option<SocketAddr>) -> Self {
         let [from, to] = value.seen;
         Self {
             key: FlowKey::from_raw(key),
             verdict: Verdict::from_raw(value),
             decided_by: DecidedBy::from_raw(value.decided_by),
+            backend,
             packets: value.packets,
             bytes: value.bytes,
             first_ns: value.first_ns,
@@ -156,18 +201,34 @@ fn measured(micros: u32) -> Option<Duration> {
 /// in force.
 pub struct Flows {
     tables: VecDeque<(FlowTable, Position)>,
+    redirects: Table<RawFlowKey, RawEndpoint>,
     batch: Vec<(RawFlowKey, RawFlowValue)>,
     scope: Option<u32>,
 }
 
 impl Flows {
-    pub(crate) fn new(tables: &FlowTables, scope: Option<u32>) -> Self {
-        let tables = [&tables.verdicts, &tables.flows].map(|t| (t.clone(), Position::default()));
+    pub(crate) fn new(flow_tables: &FlowTables, scope: Option<u32>) -> Self {
+        let tables = [&flow_tables.verdicts, &flow_tables.flows].map(|t| (t.clone(), Position::default()));
         Self {
             tables: tables.into(),
+            redirects: flow_tables.redirects.clone(),
             batch: Vec::new(),
             scope,
         }
+    }
+}
+
+impl Flows {
+    /// One system call, but for flows that go where they are addressed.
+    fn backend(&self, key: &RawFlowKey, value: &RawFlowValue) -> Result<Option<SocketAddr>, Error> {
+        if value.plain != 0 {
+            return Ok(None);
+        }
+        let redirect = self.redirects.get(key).map_err(|source| Error::Map {
+            map: "redirects",
+            source: source.into(),
+        })?;
+        Ok(redirect.and_then(|backend| backend.end()))
     }
 }
 
@@ -177,9 +238,11 @@ impl Iterator for Flows {
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             while let Some((key, value)) = self.batch.pop() {
-                if self.scope.is_none_or(|scope| scope == key.scope) {
-                    return Some(Ok(FlowRecord::from_raw(&key, &value)));
+                if self.scope.is_some_and(|scope| scope != key.scope) {
+                    continue;
                 }
+                let backend = self.backend(&key, &value);
+                return Some(backend.map(|backend| FlowRecord::from_raw(&key, &value, backend)));
             }
             let (table, position) = self.tables.front_mut()?;
             if position.done {

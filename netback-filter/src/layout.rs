@@ -6,11 +6,17 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use aya::Pod;
 
 /// `LAYOUT_VERSION` of the header.
-pub(crate) const LAYOUT_VERSION: u32 = 4;
+pub(crate) const LAYOUT_VERSION: u32 = 5;
 
 pub(crate) const CONTROL_SLOT: u32 = 0;
 pub(crate) const CONTROL_GENERATION: u32 = 1;
 pub(crate) const CONTROL_LAYOUT: u32 = 3;
+pub(crate) const CONTROL_SERVICES: u32 = 4;
+
+pub(crate) const SERVICES: u32 = 256;
+pub(crate) const BACKENDS: u32 = 4096;
+pub(crate) const SPREAD_CELLS: usize = 4096;
+pub(crate) const NO_BACKEND: u16 = 0xffff;
 
 pub(crate) const SCOPE_MONITOR_ONLY: u8 = 0x01;
 pub(crate) const SCOPE_PASS_DHCP: u8 = 0x02;
@@ -81,7 +87,7 @@ pub(crate) struct RawFlowValue {
     pub retransmissions: [u32; 2],
     pub zero_windows: [u32; 2],
     pub setup_us: u32,
-    pub pad: u32,
+    pub plain: u32,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -160,6 +166,72 @@ pub(crate) struct RawCounters {
     pub flow_errors: u64,
     pub events_lost: u64,
     pub forged: u64,
+    pub unserved: u64,
+    pub unrouted: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub(crate) struct RawServiceKey {
+    pub slot: u32,
+    pub proto: u8,
+    pub pad: u8,
+    pub port: u16,
+    pub address: RawAddress,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(crate) struct RawService {
+    pub spread: u32,
+    pub affinity: u8,
+    pub refuse: u8,
+    pub pad: u16,
+}
+
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(crate) struct RawSpread {
+    pub cells: [u16; SPREAD_CELLS],
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(crate) struct RawEndpoint {
+    pub address: RawAddress,
+    pub port: u16,
+    pub mac: [u8; 6],
+}
+
+impl RawEndpoint {
+    pub(crate) fn new(end: SocketAddr, mac: Option<[u8; 6]>) -> Self {
+        Self {
+            address: raw_address(end.ip()),
+            port: be16(end.port()),
+            mac: mac.unwrap_or_default(),
+        }
+    }
+
+    /// `None`: there is none.
+    pub(crate) fn end(&self) -> Option<SocketAddr> {
+        (self.port != 0).then(|| socket_address(self.address, self.port))
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(crate) struct RawChoice {
+    pub ns: u64,
+    pub backend: RawEndpoint,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub(crate) struct RawDead {
+    pub address: RawAddress,
+    pub port: u16,
+    pub proto: u8,
+    pub pad: u8,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -172,6 +244,7 @@ pub(crate) struct RawEvent {
     pub pad: u8,
     pub key: RawFlowKey,
     pub value: RawFlowValue,
+    pub backend: RawEndpoint,
 }
 
 macro_rules! mirrors {
@@ -195,8 +268,14 @@ mirrors! {
     RawRule => 8,
     RawSource => 20,
     RawCounterKey => 8,
-    RawCounters => 96,
-    RawEvent => 192,
+    RawCounters => 112,
+    RawServiceKey => 24,
+    RawService => 8,
+    RawSpread => 8192,
+    RawEndpoint => 24,
+    RawChoice => 32,
+    RawDead => 20,
+    RawEvent => 216,
 }
 
 /// Reads a value off the front of `bytes`; `None` when they are too few.
@@ -232,7 +311,7 @@ mod tests {
 
     #[test]
     fn short_bytes_are_no_event() {
-        assert!(read::<RawEvent>(&[0; 191]).is_none());
-        assert!(read::<RawEvent>(&[0; 192]).is_some());
+        assert!(read::<RawEvent>(&[0; 215]).is_none());
+        assert!(read::<RawEvent>(&[0; 216]).is_some());
     }
 }

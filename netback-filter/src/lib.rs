@@ -19,6 +19,10 @@
 //! 4. The rules ([`Rule`] tells their precedence), and when none matches the scope's default. A TCP segment that
 //!    opens no connection gets so far only while [`ScopeConfig::adopt_established`] lets it.
 //!
+//! Flows that the guest opens can be sent elsewhere than they are addressed: to a backend of a [`Service`], or to the
+//! [`Target`] that userspace chose for one flow. All the above is about the flow as the guest has it; its packets are
+//! translated on their way through this vif, both ways, and the backend's own vif sees a flow from the guest to it.
+//!
 //! Sequence numbers are not followed: what a stranger can inject into an allowed connection is what TCP itself lets
 //! through.
 //!
@@ -38,6 +42,9 @@ mod pins;
 mod prohibited;
 mod publish;
 mod rules;
+mod serve;
+mod services;
+mod spread;
 mod sys;
 mod types;
 
@@ -47,6 +54,8 @@ pub use events::{Event, EventKind, Events};
 pub use flows::{FlowRecord, FlowWriter, Flows};
 pub use prohibited::Prohibited;
 pub use rules::{Peer, PeerMatch, Rule, RuleError, RuleSet};
+pub use serve::Target;
+pub use services::{Backend, BackendState, Service, ServiceError};
 pub use types::{
     Action, AdoptEstablished, Counters, DecidedBy, Direction, FlowKey, Lock, Protocol, Refuse, ScopeConfig,
     ScopeStats, Verdict, VifConfig,

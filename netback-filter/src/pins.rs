@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::layout::{CONTROL_LAYOUT, LAYOUT_VERSION};
 
 /// Every map of the object, all of them pinned.
-pub(crate) const MAPS: [&str; 12] = [
+pub(crate) const MAPS: [&str; 19] = [
     "vifs",
     "scopes",
     "sources",
@@ -24,6 +24,13 @@ pub(crate) const MAPS: [&str; 12] = [
     "flows",
     "fragments",
     "refusals",
+    "services",
+    "spreads",
+    "backends",
+    "dead",
+    "choices",
+    "redirects",
+    "returns",
     "counters",
     "events",
 ];

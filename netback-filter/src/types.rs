@@ -45,6 +45,16 @@ pub enum Refuse {
     Reset,
 }
 
+impl Refuse {
+    /// `refuse` of the maps.
+    pub(crate) fn raw(self) -> u8 {
+        match self {
+            Self::Drop => 0,
+            Self::Reset => 1,
+        }
+    }
+}
+
 /// What becomes of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
@@ -59,8 +69,7 @@ impl Action {
     pub(crate) fn raw(self) -> (u8, u8) {
         match self {
             Self::Allow => (1, 0),
-            Self::Deny(Refuse::Drop) => (0, 0),
-            Self::Deny(Refuse::Reset) => (0, 1),
+            Self::Deny(refuse) => (0, refuse.raw()),
         }
     }
 
@@ -197,6 +206,8 @@ pub enum DecidedBy {
     Lookup,
     /// The scope's [`Lock`]. One report stands for all that is refused so within 10 seconds.
     Lock,
+    /// The service it is for, which has no backend for it; the rule is the one that allowed it.
+    Service,
 }
 
 impl DecidedBy {
@@ -208,6 +219,7 @@ impl DecidedBy {
             Self::State => 3,
             Self::Lock => 4,
             Self::Lookup => 5,
+            Self::Service => 6,
         }
     }
 
@@ -218,7 +230,8 @@ impl DecidedBy {
             2 => Self::Default,
             3 => Self::State,
             4 => Self::Lock,
-            _ => Self::Lookup,
+            5 => Self::Lookup,
+            _ => Self::Service,
         }
     }
 }
@@ -297,7 +310,7 @@ pub struct ScopeConfig {
     pub default_to_guest: Action,
     /// See there.
     pub adopt_established: AdoptEstablished,
-    /// Decide, count and report, but drop and alter nothing.
+    /// Decide, count and report, but drop and alter nothing: services, too, are then what is at their address.
     pub monitor_only: bool,
     /// Let the guest's DHCP and DHCPv6 pass before any rule.
     pub pass_dhcp: bool,
@@ -387,6 +400,11 @@ pub struct Counters {
     pub events_lost: u64,
     /// From the guest, but not from its own addresses, where those are locked.
     pub forged: u64,
+    /// For a service that had no backend for them: none serves, the connection's is dead or forgotten, or the guest has
+    /// another flow from the same port to the same backend.
+    pub unserved: u64,
+    /// From the guest to the MAC address that stands for services, but of none of their flows.
+    pub unrouted: u64,
 }
 
 impl Counters {
@@ -403,6 +421,8 @@ impl Counters {
         self.flow_errors += cpu.flow_errors;
         self.events_lost += cpu.events_lost;
         self.forged += cpu.forged;
+        self.unserved += cpu.unserved;
+        self.unrouted += cpu.unrouted;
     }
 }
 

@@ -17,11 +17,13 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use etherparse::{ArpHardwareId, EtherType, IpNumber, Ipv6ExtensionSlice, NetSlice, SlicedPacket};
-use netback_filter::{Action, Datapath, Direction, Lock, Protocol, ScopeConfig, VifConfig};
+use netback_filter::{Action, Datapath, Direction, Lock, Protocol, ScopeConfig, Service, VifConfig};
 use support::frame::{
-    ACK, SYN, TCP, UDP, ethernet, ethertype_of, from_guest, from_peer, ip, tcp_packet, udp,
+    ACK, SYN, TCP, UDP, checksum, ethernet, ethertype_of, from_guest, from_peer, ip, l4_checksum, tcp_packet,
+    udp,
 };
 use support::run::Program;
+use support::site::{SERVICE_MAC, SITES, VIP4, VIP6, backend, service, to_service};
 use support::*;
 
 /// Frames a direction; `XMESH_FUZZ_FRAMES` sets another number.
@@ -330,11 +332,12 @@ fn nothing_leaves_that_is_not_allowed() {
         let seeds = seeds();
         let mut random = Random(0x9e37_79b9_7f4a_7c15);
         let mut fragments = Fragments::new();
+        let mut out = Vec::with_capacity(4096);
         let (mut ran, mut left) = (0_u64, 0_u64);
         for _ in 0..frames() {
             let mut frame = seeds[random.below(seeds.len())].clone();
             bend(&mut frame, &mut random);
-            let Some(result) = program.run(&frame, 1) else {
+            let Some(result) = program.run_into(&frame, 1, &mut out) else {
                 continue;
             };
             ran += 1;
@@ -342,6 +345,7 @@ fn nothing_leaves_that_is_not_allowed() {
             if result.action == PASS {
                 left += 1;
                 assert!(may, "passed: {}", hex(&frame));
+                assert!(out == frame, "altered: {}", hex(&frame));
             }
         }
         // Frames were made that pass, and frames that do not.
@@ -424,6 +428,130 @@ fn may_arrive(frame: &[u8], asked: &HashSet<(SocketAddr, SocketAddr)>, fragments
     };
     let packet = packet.net.as_ref().and_then(Packet::of);
     packet.is_some_and(|packet| packet.may_pass(fragments, answers))
+}
+
+/// Frames of the guest to a service: what passes goes to the backend as a whole and is the same in all else, and what is
+/// for others is not touched.
+#[test]
+fn what_is_redirected_is_translated_as_a_whole() {
+    let _alone = alone();
+    World::run(|world| {
+        let mut datapath = locked(world);
+        let dns = |vip| Service {
+            port: DNS,
+            ..service(vip, Protocol::UDP, vec![backend(vip, 1)])
+        };
+        datapath.publish_services(&[dns(VIP4), dns(VIP6)]).unwrap();
+        let program = Program::latest("from_guest");
+        let mut seeds: Vec<Vec<u8>> = seeds();
+        for (guest, _, vip) in SITES {
+            for port in [DNS, 80] {
+                let datagram = udp(guest, vip, (5000, port), b"payload.");
+                seeds.push(to_service(guest, &ip(guest, vip, UDP, (0, 0), &datagram)));
+                seeds.push(to_service(guest, &ip(guest, vip, UDP, (8, 0x2000), &datagram)));
+                seeds.push(to_service(guest, &ip(guest, vip, UDP, (8, 3), &datagram)));
+            }
+            let answer = ip(vip, guest, UDP, (0, 0), &udp(vip, guest, (DNS, 5000), b"payload"));
+            let (proto, unreachable, code) = if guest.is_ipv4() {
+                (ICMP, 3, 3)
+            } else {
+                (ICMPV6, 1, 4)
+            };
+            let error = [&[unreachable, code, 0, 0, 0, 0, 0, 0][..], &answer].concat();
+            seeds.push(to_service(guest, &ip(guest, vip, proto, (0, 0), &error)));
+        }
+        let datagram = udp(GUEST6, VIP6, (5000, DNS), b"payload.");
+        for offset in [[0, 1], [0, 16]] {
+            let fragment = [&[UDP, 0, offset[0], offset[1], 0, 0, 0, 9][..], &datagram].concat();
+            seeds.push(to_service(GUEST6, &ip(GUEST6, VIP6, 44, (0, 0), &fragment)));
+        }
+        let mut random = Random(0x6a09_e667_f3bc_c908);
+        let (mut redirected, mut plain) = (0_u64, 0_u64);
+        let mut out = Vec::with_capacity(4096);
+        for _ in 0..frames() {
+            let mut frame = seeds[random.below(seeds.len())].clone();
+            bend(&mut frame, &mut random);
+            let ran = program.run_into(&frame, 1, &mut out);
+            if ran.is_none_or(|ran| ran.action != PASS) {
+                continue;
+            }
+            assert_ne!(out[..6], SERVICE_MAC, "leads nowhere: {}", hex(&frame));
+            let wanted = redirected_like(&frame, &out);
+            if wanted.as_ref().is_some_and(|wanted| *wanted != frame) {
+                redirected += 1;
+            } else {
+                plain += 1;
+            }
+            assert_eq!(
+                hex(&out),
+                hex(&wanted.unwrap_or_else(|| frame.clone())),
+                "of {}",
+                hex(&frame)
+            );
+        }
+        assert!(
+            redirected > frames() / 50 && plain > frames() / 50,
+            "{redirected} were redirected, {plain} not"
+        );
+    });
+}
+
+/// What a frame to the service is to become: all but its sums, which are taken from `out` after they were found to be as
+/// right or as wrong as before. `None`: what it is.
+fn redirected_like(frame: &[u8], out: &[u8]) -> Option<Vec<u8>> {
+    let sliced = SlicedPacket::from_ethernet(frame).ok()?;
+    let packet = Packet::of(sliced.net.as_ref()?)?;
+    let l4 = packet.payload.as_ptr() as usize - frame.as_ptr() as usize;
+    let mut wanted = frame.to_vec();
+    if packet.proto != IpNumber::UDP {
+        // An error; what it quotes may be of a flow to the service, wherever the error goes to.
+        wanted[l4 + 2..l4 + 4].copy_from_slice(&out[l4 + 2..l4 + 4]);
+        let quoted = l4 + 8..l4 + packet.payload.len();
+        wanted[quoted.clone()].copy_from_slice(&out[quoted.clone()]);
+        if frame[quoted.clone()] == out[quoted] {
+            return None;
+        }
+    }
+    let Some(vip) = [VIP4, VIP6].into_iter().find(|vip| *vip == packet.dest) else {
+        return (wanted != frame).then_some(wanted);
+    };
+    let served = backend(vip, 1);
+    let is_first = packet.fragment.is_none_or(|(offset, _)| offset == 0);
+    if packet.proto == IpNumber::UDP && is_first {
+        if packet.ports()?.1 != DNS {
+            return None;
+        }
+        wanted[l4 + 2..l4 + 4].copy_from_slice(&served.port.to_be_bytes());
+        let sum = l4 + 6..l4 + 8;
+        if frame[sum.clone()] != [0, 0] {
+            let rest = |bytes: &[u8], dest| {
+                l4_checksum(packet.source, dest, UDP, &bytes[l4..l4 + packet.payload.len()])
+            };
+            assert!(
+                same_sum(rest(frame, vip), rest(out, served.address)),
+                "{}",
+                hex(frame)
+            );
+            wanted[sum.clone()].copy_from_slice(&out[sum]);
+        }
+    }
+    wanted[..6].copy_from_slice(&PEER_MAC);
+    match served.address {
+        IpAddr::V4(v4) => {
+            wanted[30..34].copy_from_slice(&v4.octets());
+            let header = 14..14 + usize::from(frame[14] & 15) * 4;
+            let rest = |bytes: &[u8]| checksum(&[&bytes[header.clone()]]);
+            assert!(same_sum(rest(frame), rest(out)), "{}", hex(frame));
+            wanted[24..26].copy_from_slice(&out[24..26]);
+        }
+        IpAddr::V6(v6) => wanted[38..54].copy_from_slice(&v6.octets()),
+    }
+    Some(wanted)
+}
+
+/// 0 and 0xffff are one number to a one's complement sum.
+fn same_sum(a: u16, b: u16) -> bool {
+    u32::from(a) % 0xffff == u32::from(b) % 0xffff
 }
 
 fn hex(frame: &[u8]) -> String {

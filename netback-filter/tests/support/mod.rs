@@ -15,6 +15,7 @@
 
 pub mod frame;
 pub mod run;
+pub mod site;
 pub mod wire;
 
 use std::fs::File;

@@ -52,15 +52,27 @@ impl Program {
 
     /// Runs it `repeat` times on a frame; none where the kernel makes no packet of it, as where it is shorter than a header.
     pub fn run(&self, frame: &[u8], repeat: u32) -> Option<Ran> {
+        self.run_into(frame, repeat, &mut Vec::new())
+    }
+
+    /// The same; what the frame has become is put in `out`, as far as that has room.
+    pub fn run_into(&self, frame: &[u8], repeat: u32, out: &mut Vec<u8>) -> Option<Ran> {
+        out.clear();
         let mut attr = TestRunAttr {
             prog_fd: self.0.as_raw_fd() as u32,
             data_size_in: frame.len() as u32,
+            data_size_out: out.capacity() as u32,
             data_in: frame.as_ptr() as u64,
+            data_out: if out.capacity() == 0 {
+                0
+            } else {
+                out.as_mut_ptr() as u64
+            },
             repeat,
             ..TestRunAttr::default()
         };
         // SAFETY: `attr` lives through the call and has the size given; `data_in` points to a frame of the size given,
-        // which the kernel only reads.
+        // which the kernel only reads, and `data_out` to room of the size given, or is null.
         let result = unsafe {
             libc::syscall(
                 libc::SYS_bpf,
@@ -69,7 +81,13 @@ impl Program {
                 size_of::<TestRunAttr>(),
             )
         };
-        (result == 0).then_some(Ran {
+        if result != 0 {
+            return None;
+        }
+        let length = (attr.data_size_out as usize).min(out.capacity());
+        // SAFETY: the kernel wrote so many bytes, and they fit.
+        unsafe { out.set_len(length) };
+        Some(Ran {
             ns: attr.duration,
             action: attr.retval as i32,
         })
