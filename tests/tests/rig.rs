@@ -88,11 +88,19 @@ fn a_program_that_takes_too_long_is_ended() -> Outcome {
 #[ignore = "needs a rig: cargo xtask test"]
 fn a_sleep_in_the_rig_is_no_shorter_than_here() -> Outcome {
     let rig = Rig::for_test()?;
-    let begun = Instant::now();
-    rig.check("dom0", &["sleep", "3"])?;
-    // An emulator that skips idle time would be back at once; a little less is its clock's grain.
-    assert!(begun.elapsed() > Duration::from_secs(2), "{:?}", begun.elapsed());
-    Ok(())
+    let mut took = Vec::new();
+    // An emulator that was slower than its clock makes up for that in its next idle time; one that skips idle time is back at
+    // once each time.
+    while took.len() < 5 {
+        let begun = Instant::now();
+        rig.check("dom0", &["sleep", "3"])?;
+        took.push(begun.elapsed());
+        // A little less than 3 s is its clock's grain.
+        if took.last() > Some(&Duration::from_secs(2)) {
+            return Ok(());
+        }
+    }
+    Err(format!("sleeps of 3 s took {took:?}").into())
 }
 
 #[test]
