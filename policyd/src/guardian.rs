@@ -19,6 +19,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{SigHandler, Signal};
+
 use crate::registry::Registry;
 use vmi_xen::altp2m::{self, EngineError, UndoRecord, Undone};
 use xen_bindings::{DomId, Xen};
@@ -54,7 +56,7 @@ pub fn run(undo_dir: &Path, daemon: &[OsString]) -> std::process::ExitCode {
             "policyd (pid {parent}) has stopped serving its guests: it is killed, another is started"
         );
         // Its end of the pipe is open, so it lives, and is still our parent: nobody else can have its number.
-        if let Err(e) = nix::sys::signal::kill(parent, nix::sys::signal::Signal::SIGKILL) {
+        if let Err(e) = nix::sys::signal::kill(parent, Signal::SIGKILL) {
             log::error!("killing pid {parent}: {e}");
         }
         // The records are locked until it is gone.
@@ -62,6 +64,8 @@ pub fn run(undo_dir: &Path, daemon: &[OsString]) -> std::process::ExitCode {
     }
     let free = free_all(undo_dir, PATIENCE);
     if stuck {
+        // It would inherit what is ignored here, and could not be ended until it has handlers of its own.
+        daemons_signals(SigHandler::SigDfl);
         let error = Command::new("/proc/self/exe")
             .args(daemon)
             .stdin(Stdio::null())
@@ -164,15 +168,16 @@ fn try_free(xen: &Xen, undo_dir: &Path, domid: DomId) -> Result<Undone, EngineEr
 fn outlive_the_daemon() {
     // Fails only for a process that leads a group already, and then there is nothing to leave.
     let _ = nix::unistd::setsid();
-    for signal in [
-        nix::sys::signal::SIGTERM,
-        nix::sys::signal::SIGINT,
-        nix::sys::signal::SIGHUP,
-    ] {
-        // SAFETY: SIG_IGN installs no handler, so no code can run in a signal context.
-        let _ = unsafe { nix::sys::signal::signal(signal, nix::sys::signal::SigHandler::SigIgn) };
-    }
+    daemons_signals(SigHandler::SigIgn);
     spare_from_oom();
+}
+
+/// Ignores what ends a daemon, or no longer does. `how` is one of those two.
+fn daemons_signals(how: SigHandler) {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        // SAFETY: neither SIG_IGN nor SIG_DFL installs a handler, so no code can run in a signal context.
+        let _ = unsafe { nix::sys::signal::signal(signal, how) };
+    }
 }
 
 /// Asks the kernel to kill other processes first when memory is short. Best effort: without it the guardian

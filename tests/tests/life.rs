@@ -118,59 +118,40 @@ fn a_daemon_that_is_stopped_holds_no_guest_and_another_takes_its_place() -> Outc
     Ok(())
 }
 
-/// What dies in a round.
-const DEATHS: [&str; 4] = ["daemon", "guardian", "both", "daemon stopped"];
+/// Kills in dom0; see there.
+const KILL_ROUNDS: &[u8] = include_bytes!("../guest/kill-rounds");
 
 /// `XMESH_KILL_ROUNDS` sets how many; each dies at another moment.
 #[test]
 #[ignore = "needs a rig: cargo xtask test"]
 fn daemon_and_guardian_die_at_any_moment_and_the_guest_runs_on() -> Outcome {
-    let rounds = std::env::var("XMESH_KILL_ROUNDS").ok();
-    let rounds: usize = rounds.map_or(Ok(DEATHS.len()), |text| text.parse())?;
+    let rounds = std::env::var("XMESH_KILL_ROUNDS").unwrap_or_else(|_| "8".into());
+    let seconds = 120 * rounds.parse::<u64>()?;
     let mesh = Mesh::up()?;
     mesh.end()?;
     mesh.keep_text()?;
-    mesh.start()?;
-    // Traps on both vCPUs all the time.
+    // Traps on all vCPUs all the time.
     let load = "for cpu in 0 1; do taskset -c $cpu sh -c 'while :; do /bin/true; curl -s -o /dev/null -m 100 http://10.0.0.12/; sleep 0.1; done' & done; wait";
-    let job = mesh.0.spawn("web1", &["sh", "-c", load], Discard)?;
-    let mut random = rounds as u64 ^ std::process::id() as u64;
-    for round in 0..rounds {
-        let death = DEATHS[round % DEATHS.len()];
-        // A moment within the two seconds from when both guests are trapped.
-        random = random
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        std::thread::sleep(Duration::from_millis((random >> 33) % 2000));
-        let (daemon, guardian) = (mesh.daemon()?, mesh.guardian()?);
-        eprintln!("round {round}: {death} (daemon {daemon}, guardian {guardian})");
-        let guardian_text = guardian.to_string();
-        match death {
-            "daemon" => {
-                mesh.0.check("dom0", &["kill", "-9", &daemon])?;
-            }
-            "guardian" => {
-                mesh.0.check("dom0", &["kill", "-9", &guardian_text])?;
-                mesh.wait("another guardian", |mesh| Ok(mesh.guardian()? != guardian))?;
-            }
-            "both" => {
-                mesh.0.check("dom0", &["kill", "-9", &daemon, &guardian_text])?;
-            }
-            _ => {
-                mesh.0.check("dom0", &["kill", "-STOP", &daemon])?;
-                mesh.wait("another daemon serves", |mesh| Ok(mesh.daemon()? != daemon))?;
-            }
-        }
-        if death != "both" {
-            // Before anybody starts another daemon: the guardian alone has freed the guests.
-            mesh.guests_run()?;
-        }
-        mesh.start()?;
-        mesh.guests_run()?;
-    }
-    drop(job);
+    let jobs = [
+        mesh.0.spawn("web1", &["sh", "-c", load], Discard)?,
+        mesh.0.spawn(
+            "db1",
+            &["sh", "-c", &load.replace("10.0.0.12", "127.0.0.1")],
+            Discard,
+        )?,
+    ];
+    mesh.0.write("dom0", "/tmp/kill-rounds", 0o755, KILL_ROUNDS)?;
+    let seed = std::process::id().to_string();
+    let killed = mesh.0.exec_timeout(
+        "dom0",
+        &["/tmp/kill-rounds", &rounds, &seed, "web1", "db1"],
+        Duration::from_secs(seconds),
+    )?;
+    eprintln!("{}", String::from_utf8_lossy(&killed.stdout));
+    assert!(killed.success(), "seed {seed}: {killed:?}");
+    drop(jobs);
+    mesh.guests_run()?;
     // Without a daemon, so that nothing stands between the guest and its text.
-    mesh.end()?;
     assert_eq!(mesh.changed_text()?, "", "the guest's kernel text");
     mesh.start()
 }

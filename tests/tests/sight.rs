@@ -155,3 +155,99 @@ fn probes_over_the_budget_rest_and_come_back() -> Outcome {
     })?;
     restart(&mesh, "100")
 }
+
+#[test]
+#[ignore = "needs a rig: cargo xtask test"]
+fn a_probe_whose_page_the_guest_keeps_reading_rests_and_costs_nothing_then() -> Outcome {
+    let mesh = Mesh::up()?;
+    if mesh.trapped() != "altp2m" {
+        // Elsewhere reads do not trap.
+        return Ok(());
+    }
+    mesh.bring_kernel_text()?;
+    mesh.end()?;
+    mesh.start_with("5")?;
+    let probe = |mesh: &Mesh| -> Fallible<Value> {
+        let domain = mesh.domain("web1")?;
+        let probes = domain["probes"].as_array().ok_or("probes")?;
+        let found = probes.iter().find(|p| p["function"] == "tcp_connect");
+        Ok(found.ok_or("no tcp_connect")?.clone())
+    };
+    let job = mesh.0.spawn(
+        "web1",
+        &["/root/kernel-text", "watch", "tcp_connect", "600"],
+        Discard,
+    )?;
+    mesh.wait("the probe rests for its page", |mesh| {
+        Ok(probe(mesh)?["resume"]
+            .to_string()
+            .contains("accesses of the guest to its page"))
+    })?;
+    // Without the verdicts of connects, the guest is looked up.
+    mesh.wait(
+        "the guest is looked up",
+        |mesh| Ok(mesh.mode("web1")? == "lookup"),
+    )?;
+    let before = probe(&mesh)?;
+    std::thread::sleep(Duration::from_secs(4));
+    let after = probe(&mesh)?;
+    if after["resume"] == before["resume"] {
+        assert_eq!(
+            after["page_accesses"], before["page_accesses"],
+            "reads trap while it rests"
+        );
+    }
+    drop(job);
+    mesh.wait("it comes back once nobody reads there", |mesh| {
+        Ok(mesh.mode("web1")? == "altp2m")
+    })?;
+    mesh.end()?;
+    mesh.start()
+}
+
+#[test]
+#[ignore = "needs a rig: cargo xtask test"]
+fn a_kernel_without_type_information_is_a_vm_that_policy_holds_for() -> Outcome {
+    let mesh = Mesh::up()?;
+    let tamper = programs::example("vmi-xen", "tamper", &Progress::new(true))?;
+    mesh.0.push(&tamper, "dom0", "/tmp/tamper")?;
+    let domid = mesh.domain("web1")?["id"].to_string();
+    let put = |value: &str| -> Fallible<String> {
+        let argv = ["/tmp/tamper", "put", &domid, "__start_BTF", value];
+        Ok(mesh.0.check("dom0", &argv)?.trim().to_owned())
+    };
+    mesh.end()?;
+    let magic = put("0")?;
+    let seen = (|| -> Fallible<_> {
+        mesh.launch("100")?;
+        mesh.wait("web1 is a VM only, db1 is seen", |mesh| {
+            let why = mesh.domain("web1")?["problems"].to_string();
+            Ok(mesh.mode("web1")? == "vm" && why.contains("BTF") && mesh.mode("db1")? == mesh.trapped())
+        })?;
+        let policy = "policy: blind
+default: { db1: deny }
+rules:
+  - { name: by-vm, from: { vm: web1 }, to: { vm: db1, port: 80 }, action: allow }
+  - { name: by-process, from: { vm: web1, exe: \"/usr/bin/*\" }, to: { vm: db1, port: 22 }, action: allow }
+";
+        let applied = mesh.apply_text(policy)?;
+        assert!(applied.success(), "{applied:?}");
+        let curl = |port: &str| -> Fallible<i32> {
+            let url = format!("http://10.0.0.12:{port}/");
+            let argv = ["curl", "-s", "-o", "/dev/null", "-m", "30", &url];
+            Ok(mesh
+                .0
+                .exec_timeout("web1", &argv, Duration::from_secs(60))?
+                .status)
+        };
+        let statuses = (curl("80")?, curl("22")?);
+        mesh.0.check("dom0", &["xmesh", "policy-delete", "blind"])?;
+        Ok(statuses)
+    })();
+    put(&magic)?;
+    mesh.end()?;
+    mesh.start()?;
+    // 7: refused at once. Who asks for a process asks for what nobody knows here.
+    assert_eq!(seen?, (0, 7));
+    Ok(())
+}

@@ -6,6 +6,7 @@
 //! tamper show DOMID TASK     puts it back; TASK is the address that `hide` printed
 //! tamper hook DOMID NUMBER   sends a system call of the guest to the one that does nothing
 //! tamper heal DOMID NUMBER ADDRESS   sends it where it went; ADDRESS is what `hook` printed
+//! tamper put DOMID SYMBOL VALUE      writes 8 bytes at a symbol of the kernel, and prints what was there
 //! ```
 //!
 //! A hidden process must be shown again before it ends: its neighbours do not know it any more.
@@ -62,7 +63,7 @@ fn main() -> anyhow::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let [what, domid, rest @ ..] = args.as_slice() else {
-        bail!("usage: tamper hide|show|hook|heal DOMID …");
+        bail!("usage: tamper hide|show|hook|heal|put DOMID …");
     };
     let guest = Guest::open(domid.parse()?)?;
     let _held = PauseGuard::new(&guest.xen, guest.domid)?;
@@ -93,11 +94,18 @@ fn main() -> anyhow::Result<()> {
             guest.write(entry, nothing.context("no do_no_restart_syscall")?)?;
         }
         ("heal", [number, target]) => guest.write(guest.call(number.parse()?)?, address(target)?)?,
-        _ => bail!("usage: tamper hide|show|hook|heal DOMID …"),
+        ("put", [symbol, value]) => {
+            let at = guest.linux.kernel().symbols.address(symbol);
+            let at = at.with_context(|| format!("no {symbol}"))?;
+            println!("{:#x}", guest.read(at)?);
+            guest.write(at, address(value)?)?;
+        }
+        _ => bail!("usage: tamper hide|show|hook|heal|put DOMID …"),
     }
     Ok(())
 }
 
+/// Of hexadecimal digits.
 fn address(text: &str) -> anyhow::Result<u64> {
     Ok(u64::from_str_radix(text.trim_start_matches("0x"), 16)?)
 }

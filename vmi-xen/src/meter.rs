@@ -63,9 +63,15 @@ impl Meter {
 
     /// What the guest paid: the handler's time, an exit for each trap, and two for each access to the page.
     pub fn cost(&self) -> Duration {
-        let exits = self.hits.saturating_add(self.accesses.saturating_mul(2));
-        let exits = u32::try_from(exits).unwrap_or(u32::MAX);
-        self.total.saturating_add(EXIT.saturating_mul(exits))
+        let hits = u32::try_from(self.hits).unwrap_or(u32::MAX);
+        let own = self.total.saturating_add(EXIT.saturating_mul(hits));
+        own.saturating_add(self.side_cost())
+    }
+
+    /// The part of it that the page's other uses paid: each access to it traps twice.
+    pub fn side_cost(&self) -> Duration {
+        let exits = u32::try_from(self.accesses.saturating_mul(2)).unwrap_or(u32::MAX);
+        EXIT.saturating_mul(exits)
     }
 }
 
@@ -107,6 +113,8 @@ pub enum Verdict {
         all: f64,
         /// Share that it took.
         own: f64,
+        /// The part of `own` that was for accesses of the guest to the probe's page.
+        side: f64,
         /// How long it is to stay away.
         rest: Duration,
     },
@@ -127,8 +135,8 @@ pub struct Governor {
 
 #[derive(Debug, Clone, Copy)]
 struct Governed {
-    /// Cost at the start of the window.
-    before: Duration,
+    /// Cost at the start of the window, and the side cost in it.
+    before: (Duration, Duration),
     /// Away until then.
     away: Option<Instant>,
     rest: Duration,
@@ -144,7 +152,7 @@ impl Governor {
         let probes = optional
             .iter()
             .map(|optional| Governed {
-                before: Duration::ZERO,
+                before: (Duration::ZERO, Duration::ZERO),
                 away: None,
                 rest: budget.first_rest,
                 returned: None,
@@ -188,12 +196,17 @@ impl Governor {
         let costs: Vec<f64> = meters
             .iter()
             .zip(&self.probes)
-            .map(|(meter, probe)| share(meter.cost().saturating_sub(probe.before)))
+            .map(|(meter, probe)| share(meter.cost().saturating_sub(probe.before.0)))
+            .collect();
+        let sides: Vec<f64> = meters
+            .iter()
+            .zip(&self.probes)
+            .map(|(meter, probe)| share(meter.side_cost().saturating_sub(probe.before.1)))
             .collect();
         let all: f64 = costs.iter().sum();
         self.since = now;
         for (probe, meter) in self.probes.iter_mut().zip(meters) {
-            probe.before = meter.cost();
+            probe.before = (meter.cost(), meter.side_cost());
             // It has behaved for as long as it was away: the next time starts afresh.
             let behaved = probe.away.is_none()
                 && probe
@@ -223,6 +236,7 @@ impl Governor {
             probe,
             all,
             own: costs[probe],
+            side: sides[probe],
             rest,
         }
     }
@@ -284,6 +298,7 @@ mod tests {
             probe: 2,
             all,
             own,
+            side: 0.0,
             rest,
         } = governor.judge(&meters, now)
         else {
@@ -303,6 +318,23 @@ mod tests {
         assert_eq!(governor.judge(&more, last), Verdict::Keep);
         let back = now + Duration::from_secs(10);
         assert_eq!(governor.judge(&more, back), Verdict::Return { probe: 2 });
+    }
+
+    #[test]
+    fn a_probe_rests_for_what_its_page_costs_too() {
+        let start = Instant::now();
+        let mut governor = Governor::new(TrapBudget::default(), &[true, true], start);
+        let mut hot = meter(10, MS);
+        // 2 exits of 10 µs each: 600 ms in 5 s.
+        hot.accesses = 30_000;
+        let verdict = governor.judge(&[meter(20, MS), hot], start + Duration::from_secs(5));
+        let Verdict::Rest {
+            probe: 1, own, side, ..
+        } = verdict
+        else {
+            panic!("{verdict:?}");
+        };
+        assert!(own > 0.12 && (0.119..0.121).contains(&side), "{own} {side}");
     }
 
     #[test]

@@ -339,6 +339,8 @@ struct Probe {
     function: &'static str,
     armed: Result<Armed, String>,
     meter: Meter,
+    /// Accesses to its page that the engine had counted when last asked.
+    accesses: u64,
 }
 
 impl<O: Observer> Session<O> {
@@ -367,6 +369,7 @@ impl<O: Observer> Session<O> {
                     function,
                     armed,
                     meter: Meter::default(),
+                    accesses: 0,
                 }
             })
             .collect();
@@ -449,7 +452,10 @@ impl<O: Observer> Session<O> {
     /// Takes probes away that cost too much, and puts back those that have rested.
     fn keep_within_budget(&mut self) -> Result<(), EngineError> {
         for probe in &mut self.probes {
-            probe.meter.accesses = self.engine.page_accesses(id(probe.point));
+            // The engine counts from nothing whenever a probe is armed.
+            let counted = self.engine.page_accesses(id(probe.point));
+            probe.meter.accesses += counted.saturating_sub(probe.accesses);
+            probe.accesses = counted;
         }
         let meters: Vec<Meter> = self.probes.iter().map(|probe| probe.meter).collect();
         loop {
@@ -459,6 +465,7 @@ impl<O: Observer> Session<O> {
                     probe,
                     all,
                     own,
+                    side,
                     rest,
                 } => {
                     // The governor has as many probes as there are.
@@ -466,8 +473,12 @@ impl<O: Observer> Session<O> {
                         return Ok(());
                     };
                     self.engine.disarm(id(probe.point))?;
+                    let for_page = match side / own {
+                        most if most > 0.5 => ", most of it for accesses of the guest to its page",
+                        _ => "",
+                    };
                     probe.armed = Err(format!(
-                        "rests for {} s: traps took {:.1} % of a vCPU, {:.1} % of them its own; the budget is {:.1} %",
+                        "rests for {} s: traps took {:.1} % of a vCPU, {:.1} % of them its own{for_page}; the budget is {:.1} %",
                         rest.as_secs(),
                         all * 100.0,
                         own / all * 100.0,

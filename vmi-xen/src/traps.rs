@@ -56,7 +56,8 @@ pub trait Traps: Send {
     /// Where Xen refuses.
     fn audit(&mut self) -> Result<(), EngineError>;
 
-    /// How many accesses of the guest to the page of a probe have trapped: probes on one page share them.
+    /// How many accesses of the guest to a probe's page have trapped for it since it was armed. Probes on one page share them:
+    /// each access is one probe's.
     fn page_accesses(&self, id: ProbeId) -> u64 {
         let _ = id;
         0

@@ -51,18 +51,24 @@ impl Mesh {
 
     /// The same, with a budget in percent for traps.
     pub fn start_with(&self, budget: &str) -> Outcome {
-        if !self.0.exec("dom0", &["xmesh", "info"])?.success() {
-            let start = format!(
-                "setsid policyd --breakpoints --budget {budget} >> /run/policyd.log 2>&1 < /dev/null &"
-            );
-            self.0.check("dom0", &["sh", "-c", &start])?;
-        }
+        self.launch(budget)?;
         let trapped = self.trapped();
         self.wait(&format!("web1 and db1 are seen by {trapped}"), |mesh| {
             Ok(["web1", "db1"]
                 .iter()
                 .all(|name| mesh.mode(name).is_ok_and(|mode| mode == trapped)))
         })
+    }
+
+    /// Starts policyd unless it runs.
+    pub fn launch(&self, budget: &str) -> Outcome {
+        if !self.0.exec("dom0", &["xmesh", "info"])?.success() {
+            let start = format!(
+                "setsid policyd --breakpoints --budget {budget} >> /run/policyd.log 2>&1 < /dev/null &"
+            );
+            self.0.check("dom0", &["sh", "-c", &start])?;
+        }
+        Ok(())
     }
 
     /// The degree of sight that traps have here.
@@ -169,11 +175,17 @@ impl Mesh {
     /// Keeps the text of web1's kernel, as the guest itself reads it, for [`Mesh::changed_text`]. Without a daemon, whose
     /// breakpoints the guest would read too.
     pub fn keep_text(&self) -> Outcome {
-        self.0.write("web1", "/root/kernel-text", 0o755, KERNEL_TEXT)?;
+        self.bring_kernel_text()?;
         let size = self
             .0
             .check("web1", &["/root/kernel-text", "keep", "/root/text"])?;
         assert!(size.parse::<usize>()? > 4 << 20, "{size} bytes of text");
+        Ok(())
+    }
+
+    /// Puts the reader of kernel text into web1.
+    pub fn bring_kernel_text(&self) -> Outcome {
+        self.0.write("web1", "/root/kernel-text", 0o755, KERNEL_TEXT)?;
         Ok(())
     }
 

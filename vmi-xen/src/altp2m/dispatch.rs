@@ -291,7 +291,7 @@ impl Engine {
     /// happen to its own page.
     fn on_access(&mut self, request: &Request, gfn: Gfn, write: bool) -> Response {
         if let Some(shadow) = self.shadows.get_mut(&gfn) {
-            shadow.accesses += 1;
+            shadow.charge();
             self.stats.writes += u64::from(write);
             self.stats.reads += u64::from(!write);
             return self.step(request, Step::Access);

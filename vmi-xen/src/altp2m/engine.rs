@@ -179,6 +179,9 @@ impl Engine {
         if !self.shadows.contains_key(&gfn) {
             let shadow = self.make_shadow(gfn)?;
             self.shadows.insert(gfn, shadow);
+        } else if self.shadows.get(&gfn).is_some_and(Shadow::is_bare) {
+            // Its reads were let through; writes never were, so the copy is as the page.
+            altp2m::set_access(&self.xen, self.domid, self.view, gfn, self.access())?;
         }
         // Inserted above where it was not there.
         let Some(shadow) = self.shadows.get_mut(&gfn) else {
@@ -196,13 +199,16 @@ impl Engine {
     /// # Errors
     /// Where Xen refuses.
     pub fn disarm(&mut self, id: ProbeId) -> Result<(), EngineError> {
-        let Some(shadow) = self.shadows.values_mut().find(|shadow| shadow.has(id)) else {
+        let Some((gfn, shadow)) = self.shadows.iter_mut().find(|(_, shadow)| shadow.has(id)) else {
             return Ok(());
         };
         // The page stays in the view, now the same as the guest's own, until the
         // engine goes: a mapping taken away under a vCPU that runs there was seen
-        // to make it execute something else.
+        // to make it execute something else. But it costs the guest's reads nothing any more.
         shadow.take(id)?;
+        if shadow.is_bare() {
+            altp2m::set_access(&self.xen, self.domid, self.view, *gfn, Access::ReadExecute)?;
+        }
         Ok(())
     }
 
@@ -214,9 +220,10 @@ impl Engine {
     /// Where Xen refuses.
     pub fn audit(&mut self) -> Result<(), EngineError> {
         for (gfn, shadow) in &self.shadows {
-            if !altp2m::has_access(&self.xen, self.domid, self.view, *gfn, self.access())? {
+            let access = self.access_of(shadow);
+            if !altp2m::has_access(&self.xen, self.domid, self.view, *gfn, access)? {
                 let frame = self.frame_of(shadow.slot);
-                self.show(*gfn, frame)?;
+                self.show(*gfn, frame, access)?;
                 self.stats.restored += 1;
             }
         }
@@ -256,7 +263,15 @@ impl Engine {
         Ok(())
     }
 
-    /// The access that a shadowed page has in our view.
+    fn access_of(&self, shadow: &Shadow) -> Access {
+        if shadow.is_bare() {
+            Access::ReadExecute
+        } else {
+            self.access()
+        }
+    }
+
+    /// The access that a page with probes has in our view.
     pub(super) fn access(&self) -> Access {
         if self.config.hide_from_reads {
             Access::ExecuteOnly
@@ -280,7 +295,7 @@ impl Engine {
         let shadow = Shadow::new(&self.xen, self.domid, gfn, slot, frame)
             .map_err(|source| EngineError::NoPage { gfn, source })
             .and_then(|shadow| {
-                self.show(gfn, frame)?;
+                self.show(gfn, frame, self.access())?;
                 Ok(shadow)
             });
         undo::let_one_go(&self.xen, &mut self.record)?;
@@ -289,9 +304,9 @@ impl Engine {
 
     /// Shows `frame` at `gfn` in our view, protected. In this order: remapping
     /// resets the access.
-    fn show(&self, gfn: Gfn, frame: Gfn) -> Result<(), XenError> {
+    fn show(&self, gfn: Gfn, frame: Gfn, access: Access) -> Result<(), XenError> {
         altp2m::remap(&self.xen, self.domid, self.view, gfn, Some(frame))?;
-        altp2m::set_access(&self.xen, self.domid, self.view, gfn, self.access())
+        altp2m::set_access(&self.xen, self.domid, self.view, gfn, access)
     }
 
     fn free_slot(&self) -> Result<u32, EngineError> {
@@ -342,8 +357,8 @@ impl Traps for Engine {
     }
 
     fn page_accesses(&self, id: ProbeId) -> u64 {
-        let shadow = self.shadows.values().find(|shadow| shadow.has(id));
-        shadow.map_or(0, |shadow| shadow.accesses)
+        let probe = self.shadows.values().find_map(|shadow| shadow.probe(id));
+        probe.map_or(0, |probe| probe.accesses)
     }
 
     fn stats(&self) -> Stats {

@@ -21,6 +21,8 @@ pub(super) struct Probe {
     /// What the instruction that it replaced does, if that can be done without
     /// executing it.
     pub plan: Option<Plan>,
+    /// Accesses of the guest to the page that trapped on this probe's account.
+    pub accesses: u64,
     /// First bytes of the instruction, to notice that the guest changed it.
     code: [u8; insn::LONGEST],
 }
@@ -36,10 +38,18 @@ impl Probes {
             id,
             offset,
             plan: plan_at(page, offset),
+            accesses: 0,
             code: code_at(page, offset),
         };
         self.0.push(probe);
         probe
+    }
+
+    /// An access to the page trapped: the probes take turns to bear the cost, so that none of it is counted twice.
+    fn charge(&mut self) {
+        if let Some(probe) = self.0.iter_mut().min_by_key(|probe| probe.accesses) {
+            probe.accesses += 1;
+        }
     }
 
     /// Learns what the guest's page looks like now. Returns for how many probes
@@ -78,8 +88,6 @@ pub(super) struct Refreshed {
 pub(super) struct Shadow {
     /// Which of the shadow slots the copy is in.
     pub slot: u32,
-    /// Accesses of the guest that trapped.
-    pub accesses: u64,
     original: ForeignPages,
     copy: ForeignPages,
     probes: Probes,
@@ -90,7 +98,6 @@ impl Shadow {
     pub(super) fn new(xen: &Xen, domid: DomId, gfn: Gfn, slot: u32, copy: Gfn) -> Result<Self, XenError> {
         let shadow = Self {
             slot,
-            accesses: 0,
             original: ForeignPages::map_one(xen, domid, gfn, false)?,
             copy: ForeignPages::map_one(xen, domid, copy, true)?,
             probes: Probes::default(),
@@ -105,7 +112,21 @@ impl Shadow {
     }
 
     pub(super) fn has(&self, id: ProbeId) -> bool {
-        self.probes.0.iter().any(|probe| probe.id == id)
+        self.probe(id).is_some()
+    }
+
+    pub(super) fn probe(&self, id: ProbeId) -> Option<&Probe> {
+        self.probes.0.iter().find(|probe| probe.id == id)
+    }
+
+    /// Whether it has no probe left, and nothing to hide.
+    pub(super) fn is_bare(&self) -> bool {
+        self.probes.0.is_empty()
+    }
+
+    /// Counts an access of the guest that trapped.
+    pub(super) fn charge(&mut self) {
+        self.probes.charge();
     }
 
     /// Whether the guest's own page has an int3 at `offset`.
@@ -219,6 +240,20 @@ mod tests {
         page[0x105..0x120].fill(0x90);
         page[0xfff] = 0;
         assert_eq!(probes.follow(&page), 0);
+    }
+
+    #[test]
+    fn what_a_page_costs_is_shared_by_its_probes_and_counted_once() {
+        let page = page_with(0x100, &NOP5);
+        let mut probes = Probes::default();
+        probes.charge();
+        probes.add(ProbeId(1), 0x100, &page);
+        (0..7).for_each(|_| probes.charge());
+        // The newcomer catches up: from then on both bear the same.
+        probes.add(ProbeId(2), 0x200, &page);
+        (0..9).for_each(|_| probes.charge());
+        assert_eq!(probes.0.iter().map(|p| p.accesses).sum::<u64>(), 16);
+        assert_eq!(probes.0.iter().map(|p| p.accesses).max(), Some(8));
     }
 
     #[test]
