@@ -18,6 +18,8 @@ pub mod meter;
 pub mod observe;
 pub mod offline;
 #[cfg(feature = "live")]
+mod ring;
+#[cfg(feature = "live")]
 pub mod session;
 pub mod syscall;
 #[cfg(feature = "live")]

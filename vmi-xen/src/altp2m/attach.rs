@@ -42,9 +42,8 @@ pub(super) fn attach(xen: &Xen, domid: DomId, record: &mut UndoRecord) -> Result
     })
 }
 
-/// Whether the domain can be watched at all, and by us. Changes nothing but the
-/// mode of a domain created without altp2m, where Xen still allows that.
-fn check(xen: &Xen, domid: DomId) -> Result<DomainInfo, EngineError> {
+/// A domain whose events can be watched by any engine.
+pub(crate) fn watchable(xen: &Xen, domid: DomId) -> Result<DomainInfo, EngineError> {
     let info = domain::info(xen, domid)?
         .filter(|info| !info.dying && info.shutdown.is_none())
         .ok_or(EngineError::Gone(domid))?;
@@ -61,6 +60,13 @@ fn check(xen: &Xen, domid: DomId) -> Result<DomainInfo, EngineError> {
     if info.paused {
         return Err(EngineError::Paused(domid));
     }
+    Ok(info)
+}
+
+/// Whether the domain can be watched at all, and by us. Changes nothing but the
+/// mode of a domain created without altp2m, where Xen still allows that.
+fn check(xen: &Xen, domid: DomId) -> Result<DomainInfo, EngineError> {
+    let info = watchable(xen, domid)?;
     let unsupported = |source| EngineError::Unsupported {
         domid,
         // Where even that is not known, do not blame the command line.
@@ -117,26 +123,7 @@ fn set_up(
     })?;
     domain::set_max_pages(xen, domid, raised)?;
 
-    // libxenctrl pauses and unpauses the domain while it sets the ring up.
-    record.update(|applied| {
-        applied.monitor = true;
-        applied.pauses = 1;
-    })?;
-    let monitor = Monitor::enable(xen, domid);
-    record.update(|applied| applied.pauses = 0)?;
-    let monitor = match monitor {
-        Ok(monitor) => monitor,
-        Err(error) => {
-            // Not ours, then: undoing must leave the other's ring alone.
-            record.update(|applied| applied.monitor = false)?;
-            return Err(if error.is_busy() {
-                EngineError::Busy(domid)
-            } else {
-                error.into()
-            });
-        }
-    };
-
+    let monitor = enable_events(xen, domid, record)?;
     record.update(|applied| applied.altp2m = true)?;
     altp2m::set_active(xen, domid, true)?;
     let view = altp2m::create_view(xen, domid)?;
@@ -148,4 +135,31 @@ fn set_up(
         view,
         vcpus: info.vcpus,
     })
+}
+
+/// Sets the ring up, on record.
+pub(crate) fn enable_events(
+    xen: &Xen,
+    domid: DomId,
+    record: &mut UndoRecord,
+) -> Result<Monitor, EngineError> {
+    // libxenctrl pauses and unpauses the domain while it sets the ring up.
+    record.update(|applied| {
+        applied.monitor = true;
+        applied.pauses = 1;
+    })?;
+    let monitor = Monitor::enable(xen, domid);
+    record.update(|applied| applied.pauses = 0)?;
+    match monitor {
+        Ok(monitor) => Ok(monitor),
+        Err(error) => {
+            // Not ours, then: undoing must leave the other's ring alone.
+            record.update(|applied| applied.monitor = false)?;
+            Err(if error.is_busy() {
+                EngineError::Busy(domid)
+            } else {
+                error.into()
+            })
+        }
+    }
 }

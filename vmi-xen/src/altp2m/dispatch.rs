@@ -1,36 +1,18 @@
 // SPDX-License-Identifier: GPL-3.0-only
-//! The ring dispatcher: what is answered to which event.
-//!
-//! **Invariant:** each event is answered before the next is taken, on every
-//! path. What can fail (a hypercall, the handler) is done first and its failure
-//! kept until the answer is on the ring.
-
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
-    time::{Duration, Instant},
-};
+//! What is answered to which event.
 
 use xen_bindings::{
     Gfn, PAGE_SIZE,
     altp2m::{self, Access},
-    domain,
-    memory::ForeignPages,
     monitor::{self, Reason, Request, Response},
     vm_event_regs_x86,
 };
 
-use super::{
-    Engine, EngineError, ProbeId,
-    emulate::State,
-    insn::INT3,
-    shadow::Probe,
-    wait::{Woken, sleep},
-};
+use super::{Engine, emulate::State, shadow::Probe};
 use crate::memory::CpuState;
+use crate::ring::{self, Decided, Ring};
 use crate::traps::Handler;
 
-/// How often to ask whether a silent domain still exists.
-pub(crate) const ALIVE_EVERY: Duration = Duration::from_secs(1);
 /// RFLAGS.TF: the guest single-steps itself.
 pub(crate) const TRAP_FLAG: u64 = 1 << 8;
 
@@ -75,92 +57,19 @@ pub(super) enum Step {
     Access,
 }
 
-impl Engine {
-    /// Waits up to `timeout` for events and serves all that are there. Returns
-    /// how many were served: zero on a timeout, a signal or [`Waker::wake`].
-    ///
-    /// The handler runs while a vCPU waits: it must not block.
-    ///
-    /// # Errors
-    /// Where the domain is gone or the ring is broken. Drop the engine then.
-    ///
-    /// # Panics
-    /// Goes on with the handler's panic, after the event was answered.
-    ///
-    /// [`Waker::wake`]: super::Waker::wake
-    pub fn poll(&mut self, timeout: Duration, handler: &mut Handler<'_>) -> Result<usize, EngineError> {
-        // A timeout beyond what the clock can hold is none.
-        let deadline = Instant::now().checked_add(timeout);
-        loop {
-            let served = self.serve_all(handler)?;
-            if served > 0 {
-                return Ok(served);
-            }
-            let Some(monitor) = &self.monitor else {
-                return Err(EngineError::Gone(self.domid));
-            };
-            if self.spin.look(|| monitor.waiting() != Ok(0)) {
-                continue;
-            }
-            let Some(channel) = monitor.fd() else {
-                return Err(EngineError::Gone(self.domid));
-            };
-            let rest = deadline
-                .map_or(ALIVE_EVERY, |at| at.saturating_duration_since(Instant::now()))
-                .min(ALIVE_EVERY);
-            match sleep(channel, &self.waker, rest).map_err(EngineError::Wait)? {
-                // Before looking at the ring: what comes after notifies again.
-                Woken::Event => monitor.acknowledge()?,
-                Woken::Waker => return Ok(0),
-                Woken::Timeout => {
-                    self.check_alive()?;
-                    if deadline.is_some_and(|at| Instant::now() >= at) {
-                        return self.serve_all(handler);
-                    }
-                }
-            }
-        }
+impl ring::Engine for Engine {
+    fn ring(&mut self) -> &mut Ring {
+        &mut self.ring
     }
 
-    /// Serves what is on the ring.
-    fn serve_all(&mut self, handler: &mut Handler<'_>) -> Result<usize, EngineError> {
-        let mut served = 0;
-        while let Some(monitor) = &mut self.monitor {
-            let Some(request) = monitor.next_event()? else {
-                break;
-            };
-            self.serve(&request, handler)?;
-            self.spin.found();
-            served += 1;
-        }
-        Ok(served)
-    }
-
-    /// Serves one event: decides, answers, then reports what went wrong.
-    fn serve(&mut self, request: &Request, handler: &mut Handler<'_>) -> Result<(), EngineError> {
-        self.stats.events += 1;
-        self.seen_alive = Instant::now();
-        // The engine stays consistent: counters and step marks are all that a
-        // panic can interrupt.
-        let decided = catch_unwind(AssertUnwindSafe(|| self.decide(request, handler)));
-        let (response, panic) = match decided {
-            Ok((response, panic)) => (response, panic),
-            Err(panic) => (Response::resume(request).in_view(0), Some(panic)),
-        };
-        let answered = match &mut self.monitor {
-            Some(monitor) => monitor.answer(&response),
-            None => Ok(()),
-        };
-        if let Some(panic) = panic {
-            resume_unwind(panic);
-        }
-        Ok(answered?)
+    fn let_go(request: &Request) -> Response {
+        Response::resume(request).in_view(0)
     }
 
     fn decide(&mut self, request: &Request, handler: &mut Handler<'_>) -> Decided {
         let resume = Response::resume(request);
         if !request.is_understood() {
-            self.stats.unknown += 1;
+            self.ring.stats.unknown += 1;
             return (resume, None);
         }
         match request.reason() {
@@ -170,13 +79,15 @@ impl Engine {
             Reason::SingleStep => (self.on_step(request), None),
             Reason::MemoryAccess { gfn, write, .. } => (self.on_access(request, gfn, write), None),
             Reason::Other(reason) => {
-                log::debug!("domain {}: event of reason {reason}", self.domid);
-                self.stats.unknown += 1;
+                log::debug!("domain {}: event of reason {reason}", self.ring.domid);
+                self.ring.stats.unknown += 1;
                 (resume, None)
             }
         }
     }
+}
 
+impl Engine {
     fn on_breakpoint(
         &mut self,
         request: &Request,
@@ -196,7 +107,7 @@ impl Engine {
                 .copied();
             match probe {
                 Some(probe) => {
-                    panic = self.call(handler, request, probe.id);
+                    panic = self.ring.call(handler, request, probe.id);
                     if !own {
                         return (self.resume_probe(request, &probe), panic);
                     }
@@ -204,39 +115,20 @@ impl Engine {
                 }
                 // The int3 was ours, and is there no more.
                 None if !own => {
-                    self.stats.stale += 1;
+                    self.ring.stats.stale += 1;
                     return (Response::resume(request), None);
                 }
                 None => {}
             }
         }
-        self.stats.foreign += 1;
-        let injected = monitor::inject_breakpoint(&self.xen, self.domid, request.vcpu(), kind, length);
+        self.ring.stats.foreign += 1;
+        let injected =
+            monitor::inject_breakpoint(&self.ring.xen, self.ring.domid, request.vcpu(), kind, length);
         if let Err(error) = injected {
             // The vCPU meets the same int3 again, and we try again.
-            log::debug!("domain {}: {error}", self.domid);
+            log::debug!("domain {}: {error}", self.ring.domid);
         }
         (Response::resume(request), panic)
-    }
-
-    /// Calls the handler; returns its panic, if it had one.
-    fn call(
-        &mut self,
-        handler: &mut Handler<'_>,
-        request: &Request,
-        id: ProbeId,
-    ) -> Option<Box<dyn std::any::Any + Send>> {
-        self.stats.traps += 1;
-        let trap = Trap {
-            // Xen has fewer vCPUs than that.
-            vcpu: request.vcpu() as u16,
-            va: request.registers().rip,
-            regs: request.registers(),
-        };
-        let start = Instant::now();
-        let outcome = catch_unwind(AssertUnwindSafe(|| handler(id, &trap)));
-        self.stats.handler_took(start.elapsed());
-        outcome.err()
     }
 
     /// How a vCPU gets past a probe of ours.
@@ -246,13 +138,13 @@ impl Engine {
             // With TF set the guest expects a #DB behind the instruction, which
             // only executing it raises.
             Some(plan) if self.config.one_exit && request.registers().rflags & TRAP_FLAG == 0 => {
-                self.stats.one_exit += 1;
+                self.ring.stats.one_exit += 1;
                 let mut state = State::of(request.registers());
                 plan.apply(&mut state);
                 resume.with_registers(&state.within(request.registers()))
             }
             _ => {
-                self.stats.stepped += 1;
+                self.ring.stats.stepped += 1;
                 if self.config.fast_step {
                     return resume.in_view(0).step_then_view(self.view);
                 }
@@ -271,7 +163,7 @@ impl Engine {
                 resume.in_view(0).toggle_singlestep()
             }
             None => {
-                self.stats.unknown += 1;
+                self.ring.stats.unknown += 1;
                 resume
             }
         }
@@ -282,7 +174,7 @@ impl Engine {
         match step {
             Some(Step::Access) => self.refresh_shadows(),
             Some(Step::Probe) => {}
-            None => self.stats.unknown += 1,
+            None => self.ring.stats.unknown += 1,
         }
         Response::resume(request).in_view(self.view).toggle_singlestep()
     }
@@ -292,17 +184,17 @@ impl Engine {
     fn on_access(&mut self, request: &Request, gfn: Gfn, write: bool) -> Response {
         if let Some(shadow) = self.shadows.get_mut(&gfn) {
             shadow.charge();
-            self.stats.writes += u64::from(write);
-            self.stats.reads += u64::from(!write);
+            self.ring.stats.writes += u64::from(write);
+            self.ring.stats.reads += u64::from(!write);
             return self.step(request, Step::Access);
         }
         // Not a page that we protected (any more): answering unchanged would
         // make the vCPU fault for ever, so the protection goes.
-        self.stats.unknown += 1;
+        self.ring.stats.unknown += 1;
         if request.view() == self.view {
             let open = Access::ReadWriteExecute;
-            if let Err(error) = altp2m::set_access(&self.xen, self.domid, self.view, gfn, open) {
-                log::debug!("domain {}: {error}", self.domid);
+            if let Err(error) = altp2m::set_access(&self.ring.xen, self.ring.domid, self.view, gfn, open) {
+                log::debug!("domain {}: {error}", self.ring.domid);
                 return self.step(request, Step::Access);
             }
         }
@@ -316,10 +208,10 @@ impl Engine {
         for (gfn, shadow) in &mut self.shadows {
             match shadow.refresh() {
                 Ok(found) => {
-                    self.stats.refreshed += u64::from(found.changed);
-                    self.stats.instructions_changed += found.instructions;
+                    self.ring.stats.refreshed += u64::from(found.changed);
+                    self.ring.stats.instructions_changed += found.instructions;
                 }
-                Err(error) => log::warn!("domain {}: frame {gfn:#x}: {error}", self.domid),
+                Err(error) => log::warn!("domain {}: frame {gfn:#x}: {error}", self.ring.domid),
             }
         }
     }
@@ -330,24 +222,6 @@ impl Engine {
         if let Some(shadow) = self.shadows.get(&gfn) {
             return shadow.original_breaks_at(offset).unwrap_or(true);
         }
-        let mut byte = [0];
-        ForeignPages::map_one(&self.xen, self.domid, gfn, false)
-            .and_then(|page| page.read(offset, &mut byte))
-            .map_or(true, |()| byte[0] == INT3)
-    }
-
-    /// Finds out whether a silent domain still exists.
-    fn check_alive(&mut self) -> Result<(), EngineError> {
-        if self.seen_alive.elapsed() < ALIVE_EVERY {
-            return Ok(());
-        }
-        self.seen_alive = Instant::now();
-        match domain::info(&self.xen, self.domid)? {
-            Some(info) if !info.dying => Ok(()),
-            _ => Err(EngineError::Gone(self.domid)),
-        }
+        self.ring.breaks_at(gfn, offset)
     }
 }
-
-/// The answer, and the handler's panic if it had one.
-pub(crate) type Decided = (Response, Option<Box<dyn std::any::Any + Send>>);

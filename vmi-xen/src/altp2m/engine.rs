@@ -1,16 +1,13 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! The engine: one view of one domain, its shadow pages and its probes.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use xen_bindings::{
     DomId, Gfn, PAGE_SIZE, Xen, XenError,
     altp2m::{self, Access},
     memory,
-    monitor::{Monitor, Response},
+    monitor::Response,
 };
 
 use super::{
@@ -20,8 +17,8 @@ use super::{
     insn::ENDBR64,
     shadow::Shadow,
     undo::{self, undo},
-    wait::Spin,
 };
+use crate::ring::{self, Ring};
 use crate::traps::{Degree, Handler, Traps};
 
 /// How an engine goes about its work.
@@ -71,20 +68,12 @@ pub struct Armed {
 /// Can be moved to the thread that drives it; [`Engine::waker`] gives other
 /// threads the means to stop it at once.
 pub struct Engine {
-    pub(super) xen: Xen,
-    pub(super) domid: DomId,
+    pub(super) ring: Ring,
     pub(super) config: Config,
-    /// `None` once the guest was freed.
-    pub(super) monitor: Option<Monitor>,
     pub(super) view: u16,
     pub(super) shadows: BTreeMap<Gfn, Shadow>,
     /// What each vCPU's single step is for.
     pub(super) steps: Vec<Option<Step>>,
-    pub(super) stats: Stats,
-    pub(super) waker: Waker,
-    pub(super) spin: Spin,
-    /// When the domain was last known to exist.
-    pub(super) seen_alive: Instant,
     record: UndoRecord,
 }
 
@@ -112,34 +101,42 @@ impl Engine {
         let waker = Waker::new().map_err(EngineError::Wait)?;
         let attached = attach(xen, domid, &mut record)?;
         Ok(Self {
-            xen: xen.clone(),
-            domid,
+            ring: Ring::new(xen, domid, attached.monitor, waker, config.spin),
             config,
             view: attached.view,
-            monitor: Some(attached.monitor),
             shadows: BTreeMap::new(),
             steps: vec![None; attached.vcpus as usize],
-            stats: Stats::default(),
-            waker,
-            spin: Spin::new(config.spin),
-            seen_alive: Instant::now(),
             record,
         })
     }
 
     /// The domain that is watched.
     pub fn domid(&self) -> DomId {
-        self.domid
+        self.ring.domid
     }
 
     /// Counters so far.
     pub fn stats(&self) -> Stats {
-        self.stats
+        self.ring.stats
     }
 
     /// A handle that ends a wait of this engine from any thread.
     pub fn waker(&self) -> Waker {
-        self.waker.clone()
+        self.ring.waker.clone()
+    }
+
+    /// Waits up to `timeout` for events and serves all that are there. Returns
+    /// how many were served: zero on a timeout, a signal or [`Waker::wake`].
+    ///
+    /// The handler runs while a vCPU waits: it must not block.
+    ///
+    /// # Errors
+    /// Where the domain is gone or the ring is broken. Drop the engine then.
+    ///
+    /// # Panics
+    /// Goes on with the handler's panic, after the event was answered.
+    pub fn poll(&mut self, timeout: Duration, handler: &mut Handler<'_>) -> Result<usize, EngineError> {
+        ring::poll(self, timeout, handler)
     }
 
     /// Puts a probe on the function at guest-virtual `va`, whose first byte is
@@ -150,7 +147,7 @@ impl Engine {
     /// Where the address cannot hold a probe, or no shadow page is to be had.
     pub fn arm(&mut self, id: ProbeId, va: u64, pa: u64) -> Result<Armed, EngineError> {
         let (gfn, offset) = (pa / PAGE_SIZE as u64, (pa % PAGE_SIZE as u64) as usize);
-        if !starts_with_endbr(&self.xen, self.domid, gfn, offset)? {
+        if !starts_with_endbr(&self.ring.xen, self.ring.domid, gfn, offset)? {
             return self.arm_at(id, va, pa);
         }
         let behind = ENDBR64.len() as u64;
@@ -181,7 +178,7 @@ impl Engine {
             self.shadows.insert(gfn, shadow);
         } else if self.shadows.get(&gfn).is_some_and(Shadow::is_bare) {
             // Its reads were let through; writes never were, so the copy is as the page.
-            altp2m::set_access(&self.xen, self.domid, self.view, gfn, self.access())?;
+            altp2m::set_access(&self.ring.xen, self.ring.domid, self.view, gfn, self.access())?;
         }
         // Inserted above where it was not there.
         let Some(shadow) = self.shadows.get_mut(&gfn) else {
@@ -207,7 +204,13 @@ impl Engine {
         // to make it execute something else. But it costs the guest's reads nothing any more.
         shadow.take(id)?;
         if shadow.is_bare() {
-            altp2m::set_access(&self.xen, self.domid, self.view, *gfn, Access::ReadExecute)?;
+            altp2m::set_access(
+                &self.ring.xen,
+                self.ring.domid,
+                self.view,
+                *gfn,
+                Access::ReadExecute,
+            )?;
         }
         Ok(())
     }
@@ -221,10 +224,10 @@ impl Engine {
     pub fn audit(&mut self) -> Result<(), EngineError> {
         for (gfn, shadow) in &self.shadows {
             let access = self.access_of(shadow);
-            if !altp2m::has_access(&self.xen, self.domid, self.view, *gfn, access)? {
+            if !altp2m::has_access(&self.ring.xen, self.ring.domid, self.view, *gfn, access)? {
                 let frame = self.frame_of(shadow.slot);
                 self.show(*gfn, frame, access)?;
-                self.stats.restored += 1;
+                self.ring.stats.restored += 1;
             }
         }
         Ok(())
@@ -237,18 +240,18 @@ impl Engine {
     /// Where Xen refuses a step; the undo record says what is left.
     pub fn detach(mut self) -> Result<Stats, EngineError> {
         self.free_guest()?;
-        Ok(self.stats)
+        Ok(self.ring.stats)
     }
 
     /// Frees the guest, the first time it is called.
     fn free_guest(&mut self) -> Result<(), EngineError> {
-        if let Some(mut monitor) = self.monitor.take() {
+        if let Some(mut monitor) = self.ring.monitor.take() {
             // A paused guest raises no more events. Failing is no reason to
             // stop: the domain may be gone, or `undo` does the rest.
-            let held = undo::hold(&self.xen, &mut self.record)
-                .and_then(|()| Ok(altp2m::switch_to(&self.xen, self.domid, 0)?));
+            let held = undo::hold(&self.ring.xen, &mut self.record)
+                .and_then(|()| Ok(altp2m::switch_to(&self.ring.xen, self.ring.domid, 0)?));
             if let Err(error) = held {
-                log::debug!("domain {}: before detaching: {error}", self.domid);
+                log::debug!("domain {}: before detaching: {error}", self.ring.domid);
             }
             // In view 0 the guest's own instruction is where RIP is. Its own
             // breakpoints it meets again, unmonitored.
@@ -259,7 +262,7 @@ impl Engine {
             }
         }
         self.shadows.clear();
-        undo(&self.xen, &mut self.record)?;
+        undo(&self.ring.xen, &mut self.record)?;
         Ok(())
     }
 
@@ -291,22 +294,22 @@ impl Engine {
         self.populate(slot, frame)?;
         // Paused, so that no write to the page falls between copying it and
         // write-protecting it: the view would send it to the copy.
-        undo::hold(&self.xen, &mut self.record)?;
-        let shadow = Shadow::new(&self.xen, self.domid, gfn, slot, frame)
+        undo::hold(&self.ring.xen, &mut self.record)?;
+        let shadow = Shadow::new(&self.ring.xen, self.ring.domid, gfn, slot, frame)
             .map_err(|source| EngineError::NoPage { gfn, source })
             .and_then(|shadow| {
                 self.show(gfn, frame, self.access())?;
                 Ok(shadow)
             });
-        undo::let_one_go(&self.xen, &mut self.record)?;
+        undo::let_one_go(&self.ring.xen, &mut self.record)?;
         shadow
     }
 
     /// Shows `frame` at `gfn` in our view, protected. In this order: remapping
     /// resets the access.
     fn show(&self, gfn: Gfn, frame: Gfn, access: Access) -> Result<(), XenError> {
-        altp2m::remap(&self.xen, self.domid, self.view, gfn, Some(frame))?;
-        altp2m::set_access(&self.xen, self.domid, self.view, gfn, access)
+        altp2m::remap(&self.ring.xen, self.ring.domid, self.view, gfn, Some(frame))?;
+        altp2m::set_access(&self.ring.xen, self.ring.domid, self.view, gfn, access)
     }
 
     fn free_slot(&self) -> Result<u32, EngineError> {
@@ -326,7 +329,7 @@ impl Engine {
             return Ok(());
         }
         self.record.update(|applied| applied.shadow_slots |= 1 << slot)?;
-        memory::populate(&self.xen, self.domid, frame)?;
+        memory::populate(&self.ring.xen, self.ring.domid, frame)?;
         Ok(())
     }
 }
@@ -349,7 +352,7 @@ impl Traps for Engine {
     }
 
     fn poll(&mut self, timeout: Duration, handler: &mut Handler<'_>) -> Result<usize, EngineError> {
-        Engine::poll(self, timeout, handler)
+        ring::poll(self, timeout, handler)
     }
 
     fn audit(&mut self) -> Result<(), EngineError> {
@@ -375,7 +378,7 @@ impl Drop for Engine {
         if let Err(error) = self.free_guest() {
             log::error!(
                 "domain {}: freeing the guest: {error}; the guardian will try again",
-                self.domid
+                self.ring.domid
             );
         }
     }

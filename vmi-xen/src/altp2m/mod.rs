@@ -34,8 +34,9 @@ mod stats;
 mod undo;
 mod wait;
 
+pub(crate) use attach::{enable_events, watchable};
+pub(crate) use dispatch::TRAP_FLAG;
 pub use dispatch::Trap;
-pub(crate) use dispatch::{ALIVE_EVERY, Decided, TRAP_FLAG};
 pub(crate) use engine::starts_with_endbr;
 pub use engine::{Armed, Config, Engine};
 pub use error::EngineError;

@@ -3,11 +3,11 @@
 
 use xen_bindings::{
     DomId, Xen,
-    domain::{self, DomainInfo},
+    domain::DomainInfo,
     monitor::{self, Monitor},
 };
 
-use crate::altp2m::{EngineError, UndoRecord, undo};
+use crate::altp2m::{EngineError, UndoRecord, enable_events, undo, watchable};
 
 /// Sets the domain up: its int3s are events from then on. On an error, whatever was done is undone.
 pub(super) fn attach(xen: &Xen, domid: DomId, record: &mut UndoRecord) -> Result<Monitor, EngineError> {
@@ -26,7 +26,12 @@ pub(super) fn attach(xen: &Xen, domid: DomId, record: &mut UndoRecord) -> Result
         applied.uuid = info.uuid;
         applied.dirty = true;
     })?;
-    set_up(xen, domid, record).inspect_err(|_| {
+    let mut set_up = || -> Result<Monitor, EngineError> {
+        let monitor = enable_events(xen, domid, record)?;
+        monitor.set_software_breakpoint(true)?;
+        Ok(monitor)
+    };
+    set_up().inspect_err(|_| {
         if let Err(error) = undo(xen, record) {
             log::error!("domain {domid}: undoing a failed attach: {error}");
         }
@@ -35,48 +40,9 @@ pub(super) fn attach(xen: &Xen, domid: DomId, record: &mut UndoRecord) -> Result
 
 /// Whether the domain can be watched at all, and by us.
 fn check(xen: &Xen, domid: DomId) -> Result<DomainInfo, EngineError> {
-    let info = domain::info(xen, domid)?
-        .filter(|info| !info.dying && info.shutdown.is_none())
-        .ok_or(EngineError::Gone(domid))?;
-    if !info.hvm || !info.hap {
-        return Err(EngineError::NotHvm(domid));
-    }
-    // With more, vCPUs could be queueing for the ring when its owner dies, and Xen then lets nobody disable it.
-    if info.vcpus > monitor::SLOTS {
-        return Err(EngineError::TooManyVcpus {
-            domid,
-            vcpus: info.vcpus,
-        });
-    }
-    if info.paused {
-        return Err(EngineError::Paused(domid));
-    }
+    let info = watchable(xen, domid)?;
     if monitor::is_enabled(xen, domid)? {
         return Err(EngineError::Busy(domid));
     }
     Ok(info)
-}
-
-fn set_up(xen: &Xen, domid: DomId, record: &mut UndoRecord) -> Result<Monitor, EngineError> {
-    // libxenctrl pauses and unpauses the domain while it sets the ring up.
-    record.update(|applied| {
-        applied.monitor = true;
-        applied.pauses = 1;
-    })?;
-    let monitor = Monitor::enable(xen, domid);
-    record.update(|applied| applied.pauses = 0)?;
-    let monitor = match monitor {
-        Ok(monitor) => monitor,
-        Err(error) => {
-            // Not ours, then: undoing must leave the other's ring alone.
-            record.update(|applied| applied.monitor = false)?;
-            return Err(if error.is_busy() {
-                EngineError::Busy(domid)
-            } else {
-                error.into()
-            });
-        }
-    };
-    monitor.set_software_breakpoint(true)?;
-    Ok(monitor)
 }

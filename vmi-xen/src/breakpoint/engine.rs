@@ -3,11 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use xen_bindings::{
-    DomId, PAGE_SIZE, Xen, domain,
-    memory::ForeignPages,
-    monitor::{Monitor, Response},
-};
+use xen_bindings::{DomId, PAGE_SIZE, Xen, domain, memory::ForeignPages, monitor::Response};
 
 use super::{
     attach::attach,
@@ -18,9 +14,10 @@ use super::{
 };
 use crate::{
     altp2m::{
-        Armed, ENDBR64, EngineError, ProbeId, Spin, Stats, UndoRecord, Waker, hold, let_one_go,
-        starts_with_endbr, undo,
+        Armed, ENDBR64, EngineError, ProbeId, Stats, UndoRecord, Waker, hold, let_one_go, starts_with_endbr,
+        undo,
     },
+    ring::{self, Ring},
     traps::{Degree, Handler, Traps},
 };
 
@@ -35,18 +32,10 @@ const SLEEP_QUIET: Duration = Duration::from_secs(30);
 
 /// Breakpoints in one running domain. Dropping it frees the guest.
 pub struct Engine {
-    pub(super) xen: Xen,
-    pub(super) domid: DomId,
-    /// None once the guest was freed.
-    pub(super) monitor: Option<Monitor>,
+    pub(super) ring: Ring,
     pub(super) sites: Vec<Site>,
     /// While int3s are out of the guest's way, or are not all in place.
     pub(super) out: Option<Out>,
-    pub(super) stats: Stats,
-    pub(super) waker: Waker,
-    pub(super) spin: Spin,
-    /// When the domain was last known to exist.
-    pub(super) seen_alive: Instant,
     text_mutex: Word,
     record: UndoRecord,
 }
@@ -84,15 +73,9 @@ impl Engine {
         };
         let monitor = attach(xen, domid, &mut record)?;
         let mut engine = Engine {
-            xen: xen.clone(),
-            domid,
-            monitor: Some(monitor),
+            ring: Ring::new(xen, domid, monitor, waker, SPIN),
             sites: Vec::new(),
             out: None,
-            stats: Stats::default(),
-            waker,
-            spin: Spin::new(SPIN),
-            seen_alive: Instant::now(),
             text_mutex,
             record,
         };
@@ -113,7 +96,7 @@ impl Engine {
     /// Where Xen refuses a step; the undo record says what is left.
     pub fn detach(mut self) -> Result<Stats, EngineError> {
         self.free_guest()?;
-        Ok(self.stats)
+        Ok(self.ring.stats)
     }
 
     /// What is patched in the guest's text now.
@@ -127,7 +110,7 @@ impl Engine {
     fn add(&mut self, purpose: Purpose, va: u64, pa: u64, entry: bool) -> Result<Armed, EngineError> {
         let (mut va, mut pa) = (va, pa);
         let (gfn, offset) = (pa / PAGE_SIZE as u64, (pa % PAGE_SIZE as u64) as usize);
-        if entry && starts_with_endbr(&self.xen, self.domid, gfn, offset)? {
+        if entry && starts_with_endbr(&self.ring.xen, self.ring.domid, gfn, offset)? {
             let behind = ENDBR64.len();
             va = va.wrapping_add(behind as u64);
             pa += behind as u64;
@@ -139,7 +122,7 @@ impl Engine {
         if self.sites.len() >= MAX_PATCHES {
             return Err(EngineError::TooManyBreakpoints(MAX_PATCHES));
         }
-        let site = Site::new(&self.xen, self.domid, purpose, pa)?;
+        let site = Site::new(&self.ring.xen, self.ring.domid, purpose, pa)?;
         let taken =
             |other: &Site| other.purpose == purpose || (other.gfn == site.gfn && other.offset == site.offset);
         if let (true, Purpose::Probe(id)) = (self.sites.iter().any(taken), purpose) {
@@ -167,9 +150,9 @@ impl Engine {
         if self.guest_patches()? {
             return Ok(false);
         }
-        hold(&self.xen, &mut self.record)?;
+        hold(&self.ring.xen, &mut self.record)?;
         let done = self.put_in_paused();
-        let_one_go(&self.xen, &mut self.record)?;
+        let_one_go(&self.ring.xen, &mut self.record)?;
         done
     }
 
@@ -183,7 +166,7 @@ impl Engine {
         self.record.update(|applied| applied.patches = patches)?;
         for (index, placed) in plan {
             if let Some(site) = self.sites.get_mut(index) {
-                site.place(&self.xen, self.domid, placed)?;
+                site.place(&self.ring.xen, self.ring.domid, placed)?;
             }
         }
         Ok(true)
@@ -218,10 +201,10 @@ impl Engine {
             Guard::Kprobe => (Scope::Traceable, KPROBE_QUIET),
             Guard::Sleep => (Scope::All, SLEEP_QUIET),
         };
-        self.stats.withdrawn += 1;
+        self.ring.stats.withdrawn += 1;
         for site in self.sites.iter_mut().filter(|site| site.goes(scope)) {
-            if let Err(error) = site.withdraw(&self.xen, self.domid) {
-                log::warn!("domain {}: frame {:#x}: {error}", self.domid, site.gfn);
+            if let Err(error) = site.withdraw(&self.ring.xen, self.ring.domid) {
+                log::warn!("domain {}: frame {:#x}: {error}", self.ring.domid, site.gfn);
             }
         }
         self.note_patches();
@@ -232,7 +215,7 @@ impl Engine {
     fn note_patches(&mut self) {
         let patches = self.patches();
         if let Err(error) = self.record.update(|applied| applied.patches = patches) {
-            log::warn!("domain {}: {error}", self.domid);
+            log::warn!("domain {}: {error}", self.ring.domid);
         }
     }
 
@@ -256,7 +239,7 @@ impl Engine {
         };
         // What is asleep, or saved, must stay as it is.
         let awake = out.scope < Scope::All
-            || domain::info(&self.xen, self.domid)?.is_some_and(|info| info.shutdown.is_none());
+            || domain::info(&self.ring.xen, self.ring.domid)?.is_some_and(|info| info.shutdown.is_none());
         self.out = if awake && self.put_in()? {
             None
         } else {
@@ -270,13 +253,13 @@ impl Engine {
 
     /// Frees the guest, the first time it is called.
     fn free_guest(&mut self) -> Result<(), EngineError> {
-        if let Some(mut monitor) = self.monitor.take() {
+        if let Some(mut monitor) = self.ring.monitor.take() {
             // A paused guest raises no more events. Failing is no reason to stop: the domain may be gone, or `undo` does the
             // rest.
-            let held = hold(&self.xen, &mut self.record)
-                .and_then(|()| patch::restore_all(&self.xen, &mut self.record));
+            let held = hold(&self.ring.xen, &mut self.record)
+                .and_then(|()| patch::restore_all(&self.ring.xen, &mut self.record));
             if let Err(error) = held {
-                log::debug!("domain {}: before detaching: {error}", self.domid);
+                log::debug!("domain {}: before detaching: {error}", self.ring.domid);
             }
             // The guest's own instruction is where RIP is. Its own breakpoints it meets again, unmonitored.
             while let Ok(Some(request)) = monitor.next_event() {
@@ -286,7 +269,7 @@ impl Engine {
             }
         }
         self.sites.clear();
-        undo(&self.xen, &mut self.record)?;
+        undo(&self.ring.xen, &mut self.record)?;
         Ok(())
     }
 }
@@ -310,7 +293,7 @@ impl Traps for Engine {
             .iter()
             .position(|site| site.purpose == Purpose::Probe(id));
         if let Some(index) = found {
-            self.sites[index].withdraw(&self.xen, self.domid)?;
+            self.sites[index].withdraw(&self.ring.xen, self.ring.domid)?;
             self.sites.swap_remove(index);
             self.note_patches();
         }
@@ -318,7 +301,7 @@ impl Traps for Engine {
     }
 
     fn poll(&mut self, timeout: Duration, handler: &mut Handler<'_>) -> Result<usize, EngineError> {
-        Engine::poll(self, timeout, handler)
+        ring::poll(self, timeout, handler)
     }
 
     /// Notices where the guest wrote over an int3 unannounced, and follows.
@@ -331,7 +314,7 @@ impl Traps for Engine {
             }
         }
         if lost > 0 {
-            self.stats.restored += lost;
+            self.ring.stats.restored += lost;
             self.note_patches();
         }
         if self.out.is_none() && !self.put_in()? {
@@ -345,11 +328,11 @@ impl Traps for Engine {
     }
 
     fn stats(&self) -> Stats {
-        self.stats
+        self.ring.stats
     }
 
     fn waker(&self) -> Waker {
-        self.waker.clone()
+        self.ring.waker.clone()
     }
 }
 
@@ -358,7 +341,7 @@ impl Drop for Engine {
         if let Err(error) = self.free_guest() {
             log::error!(
                 "domain {}: freeing the guest: {error}; the guardian will try again",
-                self.domid
+                self.ring.domid
             );
         }
     }
