@@ -11,7 +11,7 @@
 
 #include <linux/types.h>
 
-#define LAYOUT_VERSION 5
+#define LAYOUT_VERSION 6
 
 enum direction {
 	FROM_GUEST = 0,
@@ -97,7 +97,7 @@ _Static_assert(sizeof(struct flow_value) == 136, "flow_value");
 struct vif_config {
 	__u32 scope;
 	__u8 mac[6]; /* the guest's; all zero when not known */
-	__u16 pad;
+	__u16 moving; /* 1: these programs may be on hooks of both kinds, so that a packet meets them twice */
 };
 _Static_assert(sizeof(struct vif_config) == 12, "vif_config");
 

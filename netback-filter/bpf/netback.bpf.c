@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-3.0-only */
 /*
- * Two programs for the clsact hooks of a vif. Ingress of the vif is what the guest sends, egress what it gets.
+ * Two programs for the hooks of a vif, TCX or clsact. Ingress of the vif is what the guest sends, egress what it gets.
  *
  * A packet is decided by the first of: it bears addresses that are not its guest's, where those are locked; its
  * headers are malformed; it is one that always passes; userspace's
@@ -18,6 +18,9 @@
 #include "service.h"
 #include "translate.h"
 #include "virtual.h"
+
+/* In a packet's control block, while its vif moves from one kind of hook to the other. */
+#define NOTE_MARK 0x786d4e54
 
 struct context {
 	const struct vif_config *vif;
@@ -314,6 +317,23 @@ OUTLINE int relate_error(struct __sk_buff *skb, struct packet *p, __u64 now, int
 	return 1;
 }
 
+/*
+ * Whether the program on the vif's other kind of hook has had this packet. Between the two hooks nobody touches the packet's
+ * control block; elsewhere it is overwritten, and the note is of this vif and direction alone.
+ */
+INLINE int was_had(struct __sk_buff *skb, const __u8 direction)
+{
+	const __u32 note = skb->ifindex << 1 | direction;
+
+	if (skb->cb[3] == NOTE_MARK && skb->cb[4] == note) {
+		skb->cb[3] = 0;
+		return 1;
+	}
+	skb->cb[3] = NOTE_MARK;
+	skb->cb[4] = note;
+	return 0;
+}
+
 INLINE int filter(struct __sk_buff *skb, const __u8 direction)
 {
 	__u32 ifindex = skb->ifindex;
@@ -324,6 +344,8 @@ INLINE int filter(struct __sk_buff *skb, const __u8 direction)
 
 	c.vif = bpf_map_lookup_elem(&vifs, &ifindex);
 	if (!c.vif) /* detached a moment ago */
+		return TC_ACT_UNSPEC;
+	if (unlikely(c.vif->moving) && was_had(skb, direction))
 		return TC_ACT_UNSPEC;
 	if (skb->mark == ANSWER_MARK) {
 		skb->mark = 0;

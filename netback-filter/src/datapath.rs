@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use aya::Pod;
 use aya::maps::{HashMap, MapData, PerCpuHashMap, PerCpuValues};
-use aya::programs::SchedClassifier;
-use aya::{Ebpf, EbpfLoader, Pod};
 use log::{info, warn};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 
+use crate::attach::{Attach, Hooks, Place};
 use crate::error::Error;
 use crate::events::Events;
 use crate::flows::{FlowTables, FlowWriter, Flows};
@@ -18,16 +18,16 @@ use crate::layout::{
     CONTROL_LAYOUT, LAYOUT_VERSION, RawAddress, RawCounterKey, RawCounters, RawScope, RawSource, RawVif,
     raw_address,
 };
-use crate::link::{self, Link, Programs};
-use crate::pins::{Found, MAPS, Pins};
+use crate::link;
+use crate::pins::{Found, Pins};
+use crate::programs::Programs;
 use crate::publish::{RuleTables, failed, full_or_failed, keys, removed};
 use crate::rules::RuleSet;
 use crate::serve::ServiceMaps;
 use crate::services::Service;
 use crate::sys::{self, Table};
+use crate::tcx;
 use crate::types::{Counters, Direction, ScopeConfig, ScopeStats, VifConfig};
-
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netback.bpf.o"));
 
 /// Where the datapath keeps its maps, and how large they are. Sizes hold when the maps are made; maps that are taken
 /// over keep theirs.
@@ -47,8 +47,10 @@ pub struct Config {
     pub rule_capacity: u32,
     /// Bytes of the ring of events: a power of two, and at least one page.
     pub event_bytes: u32,
-    /// Of our filters among others on the vif; lower ones run first. Not 0.
+    /// Of our filters among others on the vif, where those are clsact's; lower ones run first. Not 0.
     pub priority: u16,
+    /// The hooks that programs are put on. Vifs that are on others move, without a gap.
+    pub attach: Attach,
 }
 
 impl Default for Config {
@@ -62,6 +64,7 @@ impl Default for Config {
             rule_capacity: 256 * 1024,
             event_bytes: 1024 * 1024,
             priority: 1,
+            attach: Attach::Auto,
         }
     }
 }
@@ -104,6 +107,15 @@ pub struct AttachedVif {
     pub name: String,
     /// How it was attached.
     pub config: VifConfig,
+    /// Where the programs are.
+    pub hooks: Hooks,
+}
+
+/// A vif that should have our filters.
+struct ConfiguredVif {
+    ifindex: u32,
+    name: String,
+    raw: RawVif,
 }
 
 /// The datapath of this host. Dropping it changes nothing in the kernel: what was set stays in force, and
@@ -113,6 +125,7 @@ pub struct AttachedVif {
 pub struct Datapath {
     pins: Pins,
     priority: u16,
+    attach: Attach,
     opened: Opened,
     programs: Programs,
     vifs: HashMap<MapData, u32, RawVif>,
@@ -143,9 +156,10 @@ impl Datapath {
             Found::Current => Opened::Adopted,
             Found::Foreign => Opened::Replaced,
         };
-        let programs = load(&config, &pins)?;
+        let programs = Programs::load(&config, &pins)?;
         let mut datapath = Self {
             priority: config.priority,
+            attach: config.attach,
             opened,
             programs,
             vifs: pins.map("vifs")?,
@@ -172,8 +186,7 @@ impl Datapath {
         datapath.prune()?;
         for vif in datapath.configured()? {
             // One vif's trouble must not keep the others without a daemon; attached() leaves it out.
-            if let Err(error) = Link::new(vif.ifindex, &vif.name).attach(&datapath.programs, config.priority)
-            {
+            if let Err(error) = datapath.put(vif.ifindex, &vif.name, vif.raw) {
                 warn!("{error}");
             }
         }
@@ -204,7 +217,7 @@ impl Datapath {
         self.vifs
             .insert(ifindex, config.raw(), 0)
             .map_err(|e| full_or_failed("vifs", room, e))?;
-        let attached = Link::new(ifindex, interface).attach(&self.programs, self.priority);
+        let attached = self.put(ifindex, interface, config.raw());
         if attached.is_err() {
             match earlier {
                 Some(raw) => self.vifs.insert(ifindex, raw, 0).map_err(|e| failed("vifs", e))?,
@@ -214,13 +227,26 @@ impl Datapath {
         attached
     }
 
+    fn put(&mut self, ifindex: u32, name: &str, raw: RawVif) -> Result<(), Error> {
+        let vifs = &mut self.vifs;
+        Place::new(self.pins.dir(), ifindex, name).attach(
+            &mut self.programs,
+            self.priority,
+            self.attach,
+            |moving| {
+                vifs.insert(ifindex, RawVif { moving, ..raw }, 0)
+                    .map_err(|e| failed("vifs", e))
+            },
+        )
+    }
+
     /// Takes our filters off a vif. Returns whether there were any.
     ///
     /// # Errors
     /// When there is no such interface, or the kernel refuses.
     pub fn detach(&mut self, interface: &str) -> Result<bool, Error> {
         let ifindex = ifindex(interface)?;
-        let found = Link::new(ifindex, interface).detach()?;
+        let found = Place::new(self.pins.dir(), ifindex, interface).detach()?;
         removed("vifs", self.vifs.remove(&ifindex))?;
         Ok(found)
     }
@@ -232,9 +258,14 @@ impl Datapath {
     pub fn attached(&self) -> Result<Vec<AttachedVif>, Error> {
         let mut list = Vec::new();
         for vif in self.configured()? {
-            match (Link::new(vif.ifindex, &vif.name)).is_attached() {
-                Ok(true) => list.push(vif),
-                Ok(false) => warn!("{}: our filters were removed by somebody else", vif.name),
+            match Place::new(self.pins.dir(), vif.ifindex, &vif.name).hooks() {
+                Ok(Some(hooks)) => list.push(AttachedVif {
+                    ifindex: vif.ifindex,
+                    config: VifConfig::from_raw(&vif.raw),
+                    name: vif.name,
+                    hooks,
+                }),
+                Ok(None) => warn!("{}: our filters were removed by somebody else", vif.name),
                 Err(Error::NoInterface { .. }) => {}
                 Err(error) => return Err(error),
             }
@@ -243,7 +274,7 @@ impl Datapath {
     }
 
     /// The vifs that should be attached and exist, by index.
-    fn configured(&self) -> Result<Vec<AttachedVif>, Error> {
+    fn configured(&self) -> Result<Vec<ConfiguredVif>, Error> {
         let interfaces = link::interfaces()?;
         let mut list = Vec::new();
         for ifindex in keys(&self.vifs, "vifs")? {
@@ -253,10 +284,10 @@ impl Datapath {
             let Ok(raw) = self.vifs.get(&ifindex, 0) else {
                 continue;
             };
-            list.push(AttachedVif {
+            list.push(ConfiguredVif {
                 ifindex,
                 name: name.clone(),
-                config: VifConfig::from_raw(&raw),
+                raw,
             });
         }
         list.sort_by_key(|vif| vif.ifindex);
@@ -276,6 +307,11 @@ impl Datapath {
         for ifindex in &gone {
             removed("vifs", self.vifs.remove(ifindex))?;
         }
+        let is_there = |index| interfaces.iter().any(|(i, _)| *i == index);
+        tcx::prune(self.pins.dir(), is_there).map_err(|source| Error::PinDir {
+            path: self.pins.dir().to_owned(),
+            source,
+        })?;
         Ok(gone.len())
     }
 
@@ -286,7 +322,7 @@ impl Datapath {
     pub fn detach_all(self) -> Result<(), Error> {
         let mut first_error = None;
         for (ifindex, name) in link::interfaces()? {
-            match Link::new(ifindex, &name).detach() {
+            match Place::new(self.pins.dir(), ifindex, &name).detach() {
                 Ok(_) | Err(Error::NoInterface { .. }) => {}
                 Err(error) => {
                     warn!("{error}");
@@ -362,11 +398,7 @@ impl Datapath {
     /// # Errors
     /// When a vif of it is still attached.
     pub fn remove_scope(&mut self, scope: u32) -> Result<(), Error> {
-        if let Some(vif) = self
-            .configured()?
-            .into_iter()
-            .find(|vif| vif.config.scope == scope)
-        {
+        if let Some(vif) = self.configured()?.into_iter().find(|vif| vif.raw.scope == scope) {
             return Err(Error::ScopeInUse {
                 scope,
                 interface: vif.name,
@@ -479,46 +511,4 @@ fn ifindex(interface: &str) -> Result<u32, Error> {
     nix::net::if_::if_nametoindex(interface).map_err(|_| Error::NoInterface {
         interface: interface.to_owned(),
     })
-}
-
-/// Loads both programs over the pinned maps; those that are missing are made and pinned.
-fn load(config: &Config, pins: &Pins) -> Result<Programs, Error> {
-    let sizes = [
-        ("flows", config.flow_capacity),
-        ("verdicts", config.verdict_capacity),
-        ("redirects", config.redirect_capacity),
-        ("returns", config.redirect_capacity),
-        ("peers", config.peer_capacity),
-        ("rules", config.rule_capacity),
-        ("events", config.event_bytes),
-    ];
-    let mut loader = EbpfLoader::new();
-    for (name, entries) in sizes {
-        loader.map_max_entries(name, entries);
-    }
-    for name in MAPS {
-        loader.map_pin_path(name, pins.dir().join(name));
-    }
-    let mut object = loader
-        .load(OBJECT)
-        .map_err(|e| Error::Load { source: e.into() })?;
-    Ok(Programs {
-        from_guest: program(&mut object, "from_guest")?,
-        to_guest: program(&mut object, "to_guest")?,
-    })
-}
-
-fn program(object: &mut Ebpf, name: &str) -> Result<std::os::fd::OwnedFd, Error> {
-    use std::os::fd::AsFd;
-
-    let load = |e: Box<dyn std::error::Error + Send + Sync>| Error::Load { source: e };
-    let program = object
-        .program_mut(name)
-        .ok_or_else(|| load(format!("no program `{name}`").into()))?;
-    let program: &mut SchedClassifier = program
-        .try_into()
-        .map_err(|e: aya::programs::ProgramError| load(e.into()))?;
-    program.load().map_err(|e| load(e.into()))?;
-    let fd = program.fd().map_err(|e| load(e.into()))?;
-    fd.as_fd().try_clone_to_owned().map_err(|e| load(e.into()))
 }

@@ -75,6 +75,14 @@ pub enum Error {
         /// What the kernel says.
         source: io::Error,
     },
+    /// TCX is asked for, and the kernel has none.
+    #[error(
+        "{interface}: the kernel has no TCX hooks (Linux 6.6 and newer have): attach by `clsact`, or `auto`"
+    )]
+    NoTcx {
+        /// The interface's name.
+        interface: String,
+    },
     /// The list of interfaces or filters cannot be read.
     #[error("cannot read the network interfaces: {source}")]
     Netlink {

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use aya::Pod;
 
 /// `LAYOUT_VERSION` of the header.
-pub(crate) const LAYOUT_VERSION: u32 = 5;
+pub(crate) const LAYOUT_VERSION: u32 = 6;
 
 pub(crate) const CONTROL_SLOT: u32 = 0;
 pub(crate) const CONTROL_GENERATION: u32 = 1;
@@ -95,7 +95,7 @@ pub(crate) struct RawFlowValue {
 pub(crate) struct RawVif {
     pub scope: u32,
     pub mac: [u8; 6],
-    pub pad: u16,
+    pub moving: u16,
 }
 
 #[derive(Clone, Copy, Debug, Default)]

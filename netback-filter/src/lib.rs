@@ -31,6 +31,7 @@
 //! Entries of flows and verdicts are evicted when least recently used. An evicted verdict is one that the rules
 //! take over; flows opened under the rules are kept apart from verdicts and cannot evict them.
 
+mod attach;
 mod datapath;
 mod error;
 mod events;
@@ -39,6 +40,7 @@ mod layout;
 mod link;
 mod netlink;
 mod pins;
+mod programs;
 mod prohibited;
 mod publish;
 mod rules;
@@ -46,8 +48,10 @@ mod serve;
 mod services;
 mod spread;
 mod sys;
+mod tcx;
 mod types;
 
+pub use attach::{Attach, Hooks};
 pub use datapath::{AttachedVif, Config, Datapath, Opened};
 pub use error::Error;
 pub use events::{Event, EventKind, Events};

@@ -2,9 +2,12 @@
 //! bpf(2) on maps through a shared reference, for what the loader library offers only through an exclusive one or not
 //! at all: writes from the trap path, and reading a table in batches while it changes.
 
+use std::ffi::CString;
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use aya::Pod;
@@ -12,7 +15,9 @@ use aya::Pod;
 const BPF_MAP_LOOKUP_ELEM: i32 = 1;
 const BPF_MAP_UPDATE_ELEM: i32 = 2;
 const BPF_MAP_DELETE_ELEM: i32 = 3;
+const BPF_OBJ_GET: i32 = 7;
 const BPF_MAP_LOOKUP_BATCH: i32 = 24;
+const BPF_LINK_DETACH: i32 = 34;
 
 /// Entries asked for at once. More than any bucket holds: a hash map hands out whole buckets.
 const BATCH: usize = 512;
@@ -173,6 +178,28 @@ fn absent<T>(result: io::Result<T>) -> io::Result<Option<T>> {
         Ok(value) => Ok(Some(value)),
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+/// Takes the link of a pin off at once: one whose pin is removed ends only some time later. The pin is then of nothing.
+pub(crate) fn detach_pinned_link(pin: &Path) -> io::Result<()> {
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let get = [path.as_ptr() as u64, 0];
+    // SAFETY: the part of `union bpf_attr` for this command is a pointer to a path and two u32; it and the path, which
+    // ends with 0, live through the call, and the kernel only reads them.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, &raw const get, size_of_val(&get)) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just opened it for us.
+    let link = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+    let attr = link.as_raw_fd() as u32;
+    // SAFETY: the part of `union bpf_attr` for this command is one u32, which the kernel only reads.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_LINK_DETACH, &raw const attr, size_of::<u32>()) };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
     }
 }
 

@@ -253,7 +253,7 @@ impl VifConfig {
         RawVif {
             scope: self.scope,
             mac: self.mac.unwrap_or_default(),
-            pad: 0,
+            moving: 0,
         }
     }
 
