@@ -91,8 +91,10 @@ struct flow_value {
 	__u32 zero_windows[2]; /* said by the sender of this direction: it takes no more */
 	__u32 setup_us;	       /* from SYN to SYN-ACK; 0 before that */
 	__u32 plain;	       /* 1: it goes where it is addressed; 0: that was not asked yet, or it has a backend */
+	__u32 peer_class;      /* of the other end, and 1; 0: not asked yet */
+	__u32 pad;
 };
-_Static_assert(sizeof(struct flow_value) == 136, "flow_value");
+_Static_assert(sizeof(struct flow_value) == 144, "flow_value");
 
 struct vif_config {
 	__u32 scope;
@@ -258,6 +260,40 @@ struct counters {
 };
 _Static_assert(sizeof(struct counters) == 112, "counters");
 
+/* Whose connections are counted together. */
+struct histogram_key {
+	__u32 scope;
+	__u32 peer_class; /* as the rules had it when the flow was first measured */
+	__u32 rule;
+	__u32 generation; /* of the rule */
+	__u32 origin;
+};
+_Static_assert(sizeof(struct histogram_key) == 20, "histogram_key");
+
+/* Interval 0 is for 0, interval N for what has N bits, the last one for all above too. */
+#define TIME_INTERVALS 24
+#define AMOUNT_INTERVALS 16
+
+struct time_histogram {
+	__u64 sum; /* microseconds */
+	__u32 count[TIME_INTERVALS];
+};
+_Static_assert(sizeof(struct time_histogram) == 104, "time_histogram");
+
+struct amount_histogram {
+	__u64 sum;
+	__u32 count[AMOUNT_INTERVALS];
+};
+_Static_assert(sizeof(struct amount_histogram) == 72, "amount_histogram");
+
+struct histograms {
+	struct time_histogram setup;		     /* one value a connection */
+	struct time_histogram rtt[2];		     /* one a round trip that was timed, by direction of the data */
+	struct amount_histogram retransmissions[2];  /* one a connection that ended, as below */
+	struct amount_histogram zero_windows[2];
+};
+_Static_assert(sizeof(struct histograms) == 600, "histograms");
+
 /*
  * Cells of the `control` array. The slot is a cell of its own: its flip is the instant a rule set takes force. Of services
  * there is a count of exchanges, whose lowest bit is the slot.
@@ -286,6 +322,6 @@ struct event {
 	struct flow_value value;
 	struct endpoint backend; /* all zero: none */
 };
-_Static_assert(sizeof(struct event) == 216, "event");
+_Static_assert(sizeof(struct event) == 224, "event");
 
 #endif

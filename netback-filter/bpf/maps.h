@@ -2,7 +2,7 @@
 /*
  * The maps, each with one writer:
  *   userspace writes   vifs, scopes, sources, control, peers, rules, verdicts, services, spreads, backends, dead, choices
- *   these programs     flows, fragments, refusals, events, redirects, returns
+ *   these programs     flows, fragments, refusals, events, redirects, returns, histograms (in histogram.h)
  * and `counters` gets its entries from userspace and its numbers from here.
  *
  * Verdicts of userspace and flows decided by the tables are two maps so that neither side can overwrite the

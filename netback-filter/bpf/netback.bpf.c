@@ -14,6 +14,7 @@
 
 #include "answer.h"
 #include "flow.h"
+#include "histogram.h"
 #include "lock.h"
 #include "service.h"
 #include "translate.h"
@@ -198,7 +199,7 @@ INLINE int filter_flow(struct __sk_buff *skb, const struct context *c, struct pa
 	struct rule_set set = active_rule_set();
 	struct verdict verdict = { .origin = p->direction };
 	struct flow_value *flow;
-	int begins, is_new = 0, where = ROUTE_BACKEND;
+	int begins, is_new = 0, where = ROUTE_BACKEND, news;
 	__u32 segments;
 	__u8 how;
 
@@ -257,8 +258,12 @@ INLINE int filter_flow(struct __sk_buff *skb, const struct context *c, struct pa
 	segments = skb->gso_segs;
 	if (!segments)
 		segments = 1;
-	if (flow && account(flow, p, skb->len, segments, c->now))
-		tell(c, p, flow, EVENT_FLOW_END);
+	news = flow ? account(flow, p, skb->len, segments, c->now) : 0;
+	if (flow && news) {
+		measure(p, flow, set.slot, news);
+		if (news & NEWS_END)
+			tell(c, p, flow, EVENT_FLOW_END);
+	}
 	if (verdict.action == ALLOW) {
 		if (p->more_fragments)
 			remember_fragment(p, c->now);

@@ -79,6 +79,7 @@ struct packet {
 	__be32 seq;
 	__be32 ack;
 	__u32 payload; /* bytes of TCP payload */
+	__u32 sample_us; /* of the round trip that it ended */
 	__u8 macs[2 * ETH_ALEN];
 	__u8 translated; /* `key` has the flow as the guest has it; on the wire `backend` is its other end */
 	struct endpoint backend;

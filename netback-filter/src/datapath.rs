@@ -14,6 +14,7 @@ use crate::attach::{Attach, Hooks, Place};
 use crate::error::Error;
 use crate::events::Events;
 use crate::flows::{FlowTables, FlowWriter, Flows};
+use crate::histograms::{ConnectionHistograms, HistogramMap};
 use crate::layout::{
     CONTROL_LAYOUT, LAYOUT_VERSION, RawAddress, RawCounterKey, RawCounters, RawScope, RawSource, RawVif,
     raw_address,
@@ -45,6 +46,8 @@ pub struct Config {
     pub peer_capacity: u32,
     /// Rules of two rule sets.
     pub rule_capacity: u32,
+    /// Histograms, one for each guest, class of peers, rule and direction that meet; about 600 bytes each, for each CPU.
+    pub histogram_capacity: u32,
     /// Bytes of the ring of events: a power of two, and at least one page.
     pub event_bytes: u32,
     /// Of our filters among others on the vif, where those are clsact's; lower ones run first. Not 0.
@@ -62,6 +65,7 @@ impl Default for Config {
             redirect_capacity: 64 * 1024,
             peer_capacity: 64 * 1024,
             rule_capacity: 256 * 1024,
+            histogram_capacity: 1024,
             event_bytes: 1024 * 1024,
             priority: 1,
             attach: Attach::Auto,
@@ -132,6 +136,7 @@ pub struct Datapath {
     scopes: HashMap<MapData, u32, RawScope>,
     sources: HashMap<MapData, RawSource, u8>,
     counters: PerCpuHashMap<MapData, RawCounterKey, RawCounters>,
+    histograms: HistogramMap,
     rules: RuleTables,
     services: ServiceMaps,
     flows: FlowTables,
@@ -166,6 +171,7 @@ impl Datapath {
             scopes: pins.map("scopes")?,
             sources: pins.map("sources")?,
             counters: pins.map("counters")?,
+            histograms: HistogramMap::open(&pins)?,
             rules: RuleTables::open(&pins)?,
             services: ServiceMaps::open(&pins)?,
             flows: FlowTables {
@@ -413,6 +419,7 @@ impl Datapath {
             };
             removed("counters", self.counters.remove(&key))?;
         }
+        self.histograms.forget(scope)?;
         let writer = self.flow_writer();
         for flow in self.flows(Some(scope)) {
             let key = flow?.key;
@@ -493,6 +500,15 @@ impl Datapath {
         }
         list.sort_by_key(|s| (s.scope, s.direction));
         Ok(list)
+    }
+
+    /// What was measured of TCP connections since the datapath is there, or since the history was pushed out by another.
+    /// Reading it hinders no packet.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn histograms(&self) -> Result<Vec<ConnectionHistograms>, Error> {
+        self.histograms.read()
     }
 
     fn capacity(&self, map: &str) -> u32 {

@@ -88,6 +88,8 @@ pub(crate) struct RawFlowValue {
     pub zero_windows: [u32; 2],
     pub setup_us: u32,
     pub plain: u32,
+    pub peer_class: u32,
+    pub pad: u32,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -247,6 +249,36 @@ pub(crate) struct RawEvent {
     pub backend: RawEndpoint,
 }
 
+pub(crate) const TIME_INTERVALS: usize = 24;
+pub(crate) const AMOUNT_INTERVALS: usize = 16;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub(crate) struct RawHistogramKey {
+    pub scope: u32,
+    pub peer_class: u32,
+    pub rule: u32,
+    pub generation: u32,
+    pub origin: u32,
+}
+
+/// `struct time_histogram` and `struct amount_histogram`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(crate) struct RawHistogram<const INTERVALS: usize> {
+    pub sum: u64,
+    pub count: [u32; INTERVALS],
+}
+
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(crate) struct RawHistograms {
+    pub setup: RawHistogram<TIME_INTERVALS>,
+    pub rtt: [RawHistogram<TIME_INTERVALS>; 2],
+    pub retransmissions: [RawHistogram<AMOUNT_INTERVALS>; 2],
+    pub zero_windows: [RawHistogram<AMOUNT_INTERVALS>; 2],
+}
+
 macro_rules! mirrors {
     ($($type:ty => $size:literal),* $(,)?) => {
         $(
@@ -260,7 +292,7 @@ macro_rules! mirrors {
 
 mirrors! {
     RawFlowKey => 44,
-    RawFlowValue => 136,
+    RawFlowValue => 144,
     RawVif => 12,
     RawScope => 16,
     RawPeer => 20,
@@ -275,7 +307,9 @@ mirrors! {
     RawEndpoint => 24,
     RawChoice => 32,
     RawDead => 20,
-    RawEvent => 216,
+    RawEvent => 224,
+    RawHistogramKey => 20,
+    RawHistograms => 600,
 }
 
 /// Reads a value off the front of `bytes`; `None` when they are too few.
@@ -311,7 +345,7 @@ mod tests {
 
     #[test]
     fn short_bytes_are_no_event() {
-        assert!(read::<RawEvent>(&[0; 215]).is_none());
-        assert!(read::<RawEvent>(&[0; 216]).is_some());
+        assert!(read::<RawEvent>(&[0; 223]).is_none());
+        assert!(read::<RawEvent>(&[0; 224]).is_some());
     }
 }

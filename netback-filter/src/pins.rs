@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::layout::{CONTROL_LAYOUT, LAYOUT_VERSION};
 
 /// Every map of the object, all of them pinned.
-pub(crate) const MAPS: [&str; 19] = [
+pub(crate) const MAPS: [&str; 20] = [
     "vifs",
     "scopes",
     "sources",
@@ -32,6 +32,7 @@ pub(crate) const MAPS: [&str; 19] = [
     "redirects",
     "returns",
     "counters",
+    "histograms",
     "events",
 ];
 

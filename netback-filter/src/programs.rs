@@ -31,6 +31,7 @@ impl Programs {
             ("returns", config.redirect_capacity),
             ("peers", config.peer_capacity),
             ("rules", config.rule_capacity),
+            ("histograms", config.histogram_capacity),
             ("events", config.event_bytes),
         ];
         let mut loader = EbpfLoader::new();

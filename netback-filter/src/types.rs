@@ -179,6 +179,8 @@ impl Verdict {
         value.rule = self.rule;
         value.generation = self.generation;
         value.decided_by = decided_by.raw();
+        // Classes are those of one generation.
+        value.peer_class = 0;
     }
 
     pub(crate) fn from_raw(raw: &RawFlowValue) -> Self {
