@@ -110,31 +110,27 @@ INLINE __u32 micros_since(__u64 then, __u64 now)
 #define NEWS_ROUND_TRIP 0x4 /* it ended a round trip, of `sample_us` of the packet */
 
 /* A SYN that comes again is measured from its last coming. */
-INLINE int time_handshake(struct flow_value *flow, const struct packet *p, __u8 direction, __u64 now)
+INLINE void time_handshake(struct flow_value *flow, struct packet *p, __u8 direction, __u64 now)
 {
 	if (pure_syn(p)) {
 		if (flow->seen[direction] & SEEN_SYN)
 			flow->retransmissions[direction]++;
 		flow->syn_ns = now;
-		return 0;
-	}
-	if ((p->tcp_flags & TCP_SYN) && flow->syn_ns && !flow->setup_us) {
+	} else if ((p->tcp_flags & TCP_SYN) && flow->syn_ns && !flow->setup_us) {
 		flow->setup_us = micros_since(flow->syn_ns, now);
-		return NEWS_SETUP;
+		p->news |= NEWS_SETUP;
 	}
-	return 0;
 }
 
 /*
  * One piece of data at a time is timed until its ACK, and none that was sent twice: its ACK may be the first's (Karn). The
  * mean is that of RFC 6298. Both directions may be counted at once, by two CPUs: a sample is then lost, or one is late.
  */
-INLINE int time_data(struct flow_value *flow, struct packet *p, __u8 direction, __u64 now)
+INLINE void time_data(struct flow_value *flow, struct packet *p, __u8 direction, __u64 now)
 {
 	__u8 other = !direction;
 	__u32 end = ntohl(p->seq) + p->payload;
 	__u64 since = flow->sample_ns[other];
-	int news = 0;
 
 	if (p->payload) {
 		if ((flow->seen[direction] & SEEN_DATA) && (__s32)(end - flow->next_seq[direction]) <= 0) {
@@ -155,19 +151,17 @@ INLINE int time_data(struct flow_value *flow, struct packet *p, __u8 direction, 
 		flow->rtt_us[other] = mean ? (__u32)((mean * 7ull + took + 7) / 8) : took;
 		flow->sample_ns[other] = 0;
 		p->sample_us = took;
-		news = NEWS_ROUND_TRIP;
+		p->news |= NEWS_ROUND_TRIP;
 	}
 	if (p->window_shut)
 		flow->zero_windows[direction]++;
-	return news;
 }
 
-/* Counts the packet. Returns its news. */
-INLINE int account(struct flow_value *flow, struct packet *p, __u32 bytes, __u32 segments, __u64 now)
+/* Counts the packet, and notes its news. In the packet, of which the verifier knows nothing: see `scratch`. */
+INLINE void account(struct flow_value *flow, struct packet *p, __u32 bytes, __u32 segments, __u64 now)
 {
 	__u8 flags = p->tcp_flags;
 	__u8 direction = p->direction & 1;
-	int news;
 
 	__sync_fetch_and_add(&flow->packets[direction], segments);
 	__sync_fetch_and_add(&flow->bytes[direction], bytes);
@@ -175,14 +169,15 @@ INLINE int account(struct flow_value *flow, struct packet *p, __u32 bytes, __u32
 		flow->first_ns = now;
 	flow->last_ns = now;
 	if (p->key.proto != IPPROTO_TCP)
-		return 0;
-	news = time_handshake(flow, p, direction, now) | time_data(flow, p, direction, now);
+		return;
+	time_handshake(flow, p, direction, now);
+	time_data(flow, p, direction, now);
 	flow->seen[direction] |= (flags & TCP_SYN ? SEEN_SYN : 0) | (flags & TCP_ACK ? SEEN_ACK : 0) |
 				 (flags & TCP_FIN ? SEEN_FIN : 0) | (flags & TCP_RST ? SEEN_RST : 0);
 	if (flow->ended || !tcp_closed(flow))
-		return news;
+		return;
 	flow->ended = 1;
-	return news | NEWS_END;
+	p->news |= NEWS_END;
 }
 
 #endif

@@ -270,29 +270,23 @@ struct histogram_key {
 };
 _Static_assert(sizeof(struct histogram_key) == 20, "histogram_key");
 
-/* Interval 0 is for 0, interval N for what has N bits, the last one for all above too. */
-#define TIME_INTERVALS 24
-#define AMOUNT_INTERVALS 16
+/* Interval 0 is for 0, interval N for what has N bits, the last one for all above too. A power of two. */
+#define INTERVALS 32
 
-struct time_histogram {
-	__u64 sum; /* microseconds */
-	__u32 count[TIME_INTERVALS];
-};
-_Static_assert(sizeof(struct time_histogram) == 104, "time_histogram");
-
-struct amount_histogram {
+struct histogram {
 	__u64 sum;
-	__u32 count[AMOUNT_INTERVALS];
+	__u32 count[INTERVALS];
 };
-_Static_assert(sizeof(struct amount_histogram) == 72, "amount_histogram");
+_Static_assert(sizeof(struct histogram) == 136, "histogram");
 
+/* Of TCP connections. Times are in microseconds. */
 struct histograms {
-	struct time_histogram setup;		     /* one value a connection */
-	struct time_histogram rtt[2];		     /* one a round trip that was timed, by direction of the data */
-	struct amount_histogram retransmissions[2];  /* one a connection that ended, as below */
-	struct amount_histogram zero_windows[2];
+	struct histogram setup;		     /* one value a connection */
+	struct histogram rtt[2];	     /* one a round trip that was timed, by direction of the data */
+	struct histogram retransmissions[2]; /* one a connection that ended, as below */
+	struct histogram zero_windows[2];
 };
-_Static_assert(sizeof(struct histograms) == 600, "histograms");
+_Static_assert(sizeof(struct histograms) == 952, "histograms");
 
 /*
  * Cells of the `control` array. The slot is a cell of its own: its flip is the instant a rule set takes force. Of services

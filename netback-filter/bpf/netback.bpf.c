@@ -24,6 +24,7 @@
 #define NOTE_MARK 0x786d4e54
 
 struct context {
+	struct __sk_buff *skb;
 	const struct vif_config *vif;
 	const struct scope_config *scope;
 	struct counters *counters;
@@ -146,6 +147,7 @@ OUTLINE int first_fragment_passed(struct packet *p)
 INLINE int tell(const struct context *c, const struct packet *p, const struct flow_value *value, __u8 kind)
 {
 	struct report what = {
+		.skb = c->skb,
 		.ns = c->now,
 		.kind = kind,
 		.direction = p->direction,
@@ -199,7 +201,7 @@ INLINE int filter_flow(struct __sk_buff *skb, const struct context *c, struct pa
 	struct rule_set set = active_rule_set();
 	struct verdict verdict = { .origin = p->direction };
 	struct flow_value *flow;
-	int begins, is_new = 0, where = ROUTE_BACKEND, news;
+	int begins, is_new = 0, where = ROUTE_BACKEND;
 	__u32 segments;
 	__u8 how;
 
@@ -258,10 +260,11 @@ INLINE int filter_flow(struct __sk_buff *skb, const struct context *c, struct pa
 	segments = skb->gso_segs;
 	if (!segments)
 		segments = 1;
-	news = flow ? account(flow, p, skb->len, segments, c->now) : 0;
-	if (flow && news) {
-		measure(p, flow, set.slot, news);
-		if (news & NEWS_END)
+	if (flow) {
+		account(flow, p, skb->len, segments, c->now);
+		if (p->news)
+			measure(p, flow, set.slot);
+		if (p->news & NEWS_END)
 			tell(c, p, flow, EVENT_FLOW_END);
 	}
 	if (verdict.action == ALLOW) {
@@ -347,6 +350,7 @@ INLINE int filter(struct __sk_buff *skb, const __u8 direction)
 	struct context c;
 	struct packet *p;
 
+	c.skb = skb;
 	c.vif = bpf_map_lookup_elem(&vifs, &ifindex);
 	if (!c.vif) /* detached a moment ago */
 		return TC_ACT_UNSPEC;

@@ -73,6 +73,7 @@ struct packet {
 	__u8 icmp_type;	   /* of ICMP and ICMPv6; else 0 */
 	__u8 dhcp;
 	__u8 window_shut; /* TCP: the sender takes no more */
+	__u8 news;	  /* NEWS_...: what it tells of its flow, once it is accounted for */
 	__u32 l3_end; /* offset behind the IP packet; Ethernet padding may follow */
 	__u32 l4;     /* offset of the L4 header */
 	__u32 fragment_id;

@@ -6,13 +6,13 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use aya::Pod;
-use aya::maps::{HashMap, MapData, PerCpuHashMap, PerCpuValues};
+use aya::maps::{HashMap, MapData, MapType, PerCpuHashMap, PerCpuValues};
 use log::{info, warn};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 
 use crate::attach::{Attach, Hooks, Place};
 use crate::error::Error;
-use crate::events::Events;
+use crate::events::{EventChannel, Events};
 use crate::flows::{FlowTables, FlowWriter, Flows};
 use crate::histograms::{ConnectionHistograms, HistogramMap};
 use crate::layout::{
@@ -46,10 +46,12 @@ pub struct Config {
     pub peer_capacity: u32,
     /// Rules of two rule sets.
     pub rule_capacity: u32,
-    /// Histograms, one for each guest, class of peers, rule and direction that meet; about 600 bytes each, for each CPU.
+    /// Histograms, one for each guest, class of peers, rule and direction that meet; about 1000 bytes each, for each CPU.
     pub histogram_capacity: u32,
-    /// Bytes of the ring of events: a power of two, and at least one page.
+    /// Bytes of the ring of events, or of all CPUs' buffers of them: a power of two, and at least one page.
     pub event_bytes: u32,
+    /// What carries events from the kernel.
+    pub events: EventChannel,
     /// Of our filters among others on the vif, where those are clsact's; lower ones run first. Not 0.
     pub priority: u16,
     /// The hooks that programs are put on. Vifs that are on others move, without a gap.
@@ -65,8 +67,9 @@ impl Default for Config {
             redirect_capacity: 64 * 1024,
             peer_capacity: 64 * 1024,
             rule_capacity: 256 * 1024,
-            histogram_capacity: 1024,
+            histogram_capacity: 512,
             event_bytes: 1024 * 1024,
+            events: EventChannel::Auto,
             priority: 1,
             attach: Attach::Auto,
         }
@@ -130,6 +133,7 @@ pub struct Datapath {
     pins: Pins,
     priority: u16,
     attach: Attach,
+    event_bytes: u32,
     opened: Opened,
     programs: Programs,
     vifs: HashMap<MapData, u32, RawVif>,
@@ -148,7 +152,7 @@ impl Datapath {
     /// take them is warned of and left as it is.
     ///
     /// # Errors
-    /// Without root, BPF file system, or a kernel of 5.8 or newer, and for sizes that cannot be.
+    /// Without root, BPF file system, or a kernel of 5.2 or newer, and for sizes that cannot be.
     pub fn open(config: Config) -> Result<Self, Error> {
         config.check()?;
         // Before 5.11 maps count as locked memory. Later kernels need no such limit, so a refusal is none here.
@@ -165,6 +169,7 @@ impl Datapath {
         let mut datapath = Self {
             priority: config.priority,
             attach: config.attach,
+            event_bytes: config.event_bytes,
             opened,
             programs,
             vifs: pins.map("vifs")?,
@@ -473,12 +478,15 @@ impl Datapath {
         Flows::new(&self.flows, scope)
     }
 
-    /// The events. They go to one reader: of several, each gets some.
+    /// The events. They go to one reader: of several, each gets some, or only the last.
     ///
     /// # Errors
-    /// When the ring cannot be mapped.
+    /// When the ring or the buffers cannot be mapped.
     pub fn events(&self) -> Result<Events, Error> {
-        Ok(Events::new(self.pins.map("events")?))
+        match self.pins.map_type("events") {
+            Some(MapType::PerfEventArray) => Events::of_cpus(self.pins.map("events")?, self.event_bytes),
+            _ => Ok(Events::of_ring(self.pins.map("events")?)),
+        }
     }
 
     /// The counters of every scope, by scope and direction.

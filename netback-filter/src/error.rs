@@ -33,7 +33,7 @@ pub enum Error {
     },
     /// The kernel takes the maps or the programs not.
     #[error(
-        "the kernel does not load the datapath: {}: it needs root, Linux 5.8 or newer with CONFIG_BPF_SYSCALL, and \
+        "the kernel does not load the datapath: {}: it needs root, Linux 5.2 or newer with CONFIG_BPF_SYSCALL, and \
          memory for the maps",
         chain(source.as_ref())
     )]

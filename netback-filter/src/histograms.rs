@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use aya::maps::{MapData, PerCpuHashMap};
 
 use crate::error::Error;
-use crate::layout::{RawHistogram, RawHistogramKey, RawHistograms};
+use crate::layout::{INTERVALS, RawHistogram, RawHistogramKey, RawHistograms};
 use crate::pins::Pins;
 use crate::publish::{failed, removed};
 use crate::types::Direction;
@@ -24,14 +24,14 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    fn new(intervals: usize) -> Self {
+    fn new() -> Self {
         Self {
-            counts: vec![0; intervals],
+            counts: vec![0; INTERVALS],
             sum: 0,
         }
     }
 
-    fn add<const INTERVALS: usize>(&mut self, cpu: &RawHistogram<INTERVALS>) {
+    fn add(&mut self, cpu: &RawHistogram) {
         self.sum += cpu.sum;
         for (count, cpu) in self.counts.iter_mut().zip(cpu.count) {
             *count += u64::from(cpu);
@@ -91,18 +91,17 @@ pub struct ConnectionHistograms {
 
 impl ConnectionHistograms {
     fn new(key: &RawHistogramKey, cpus: &[RawHistograms]) -> Self {
-        let times = || Histogram::new(crate::layout::TIME_INTERVALS);
-        let amounts = || Histogram::new(crate::layout::AMOUNT_INTERVALS);
+        let pair = || [Histogram::new(), Histogram::new()];
         let mut all = Self {
             scope: key.scope,
             peer_class: key.peer_class,
             rule: key.rule,
             generation: key.generation,
             origin: Direction::from_raw(key.origin as u8),
-            setup_us: times(),
-            rtt_us: [times(), times()],
-            retransmissions: [amounts(), amounts()],
-            zero_windows: [amounts(), amounts()],
+            setup_us: Histogram::new(),
+            rtt_us: pair(),
+            retransmissions: pair(),
+            zero_windows: pair(),
         };
         for cpu in cpus {
             all.setup_us.add(&cpu.setup);

@@ -249,8 +249,7 @@ pub(crate) struct RawEvent {
     pub backend: RawEndpoint,
 }
 
-pub(crate) const TIME_INTERVALS: usize = 24;
-pub(crate) const AMOUNT_INTERVALS: usize = 16;
+pub(crate) const INTERVALS: usize = 32;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
@@ -262,10 +261,9 @@ pub(crate) struct RawHistogramKey {
     pub origin: u32,
 }
 
-/// `struct time_histogram` and `struct amount_histogram`.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-pub(crate) struct RawHistogram<const INTERVALS: usize> {
+pub(crate) struct RawHistogram {
     pub sum: u64,
     pub count: [u32; INTERVALS],
 }
@@ -273,10 +271,10 @@ pub(crate) struct RawHistogram<const INTERVALS: usize> {
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub(crate) struct RawHistograms {
-    pub setup: RawHistogram<TIME_INTERVALS>,
-    pub rtt: [RawHistogram<TIME_INTERVALS>; 2],
-    pub retransmissions: [RawHistogram<AMOUNT_INTERVALS>; 2],
-    pub zero_windows: [RawHistogram<AMOUNT_INTERVALS>; 2],
+    pub setup: RawHistogram,
+    pub rtt: [RawHistogram; 2],
+    pub retransmissions: [RawHistogram; 2],
+    pub zero_windows: [RawHistogram; 2],
 }
 
 macro_rules! mirrors {
@@ -309,7 +307,7 @@ mirrors! {
     RawDead => 20,
     RawEvent => 224,
     RawHistogramKey => 20,
-    RawHistograms => 600,
+    RawHistograms => 952,
 }
 
 /// Reads a value off the front of `bytes`; `None` when they are too few.

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use aya::maps::{Array, Map, MapData, MapError, MapInfo};
+use aya::maps::{Array, Map, MapData, MapError, MapInfo, MapType};
 use log::{info, warn};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
@@ -111,6 +111,11 @@ impl Pins {
         MapInfo::from_pin(self.dir.join(name))
             .ok()
             .map(|info| info.max_entries())
+    }
+
+    /// What kind of map a pinned one is, if it is there.
+    pub(crate) fn map_type(&self, name: &str) -> Option<MapType> {
+        MapInfo::from_pin(self.dir.join(name)).ok()?.map_type().ok()
     }
 
     pub(crate) fn map_data(&self, name: &'static str) -> Result<MapData, Error> {

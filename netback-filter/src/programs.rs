@@ -4,15 +4,19 @@
 use std::error::Error as StdError;
 use std::os::fd::{AsFd, OwnedFd};
 
+use aya::maps::MapType;
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
+use aya::sys::is_map_supported;
 use aya::{Ebpf, EbpfLoader};
 
 use crate::datapath::Config;
 use crate::error::Error;
+use crate::events::EventChannel;
 use crate::netlink::Hook;
 use crate::pins::{MAPS, Pins};
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netback.bpf.o"));
+static WITH_RING: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netback.bpf.o"));
+static WITH_PERF: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netback-perf.bpf.o"));
 
 /// The loaded programs.
 pub(crate) struct Programs {
@@ -32,16 +36,22 @@ impl Programs {
             ("peers", config.peer_capacity),
             ("rules", config.rule_capacity),
             ("histograms", config.histogram_capacity),
-            ("events", config.event_bytes),
         ];
         let mut loader = EbpfLoader::new();
         for (name, entries) in sizes {
             loader.map_max_entries(name, entries);
         }
+        let object = match channel(config.events, pins)? {
+            EventChannel::PerfArray => WITH_PERF,
+            EventChannel::Auto | EventChannel::Ring => {
+                loader.map_max_entries("events", config.event_bytes);
+                WITH_RING
+            }
+        };
         for name in MAPS {
             loader.map_pin_path(name, pins.dir().join(name));
         }
-        let mut object = loader.load(OBJECT).map_err(failed)?;
+        let mut object = loader.load(object).map_err(failed)?;
         Ok(Self {
             from_guest: descriptor(&mut object, "from_guest")?,
             to_guest: descriptor(&mut object, "to_guest")?,
@@ -64,6 +74,23 @@ impl Programs {
         };
         program(&mut self.object, name)
     }
+}
+
+/// What carries events: of maps that are there already, what they were made for.
+fn channel(wanted: EventChannel, pins: &Pins) -> Result<EventChannel, Error> {
+    let ring = match pins.map_type("events") {
+        Some(kind) => kind == MapType::RingBuf,
+        None => match wanted {
+            EventChannel::Ring => true,
+            EventChannel::PerfArray => false,
+            EventChannel::Auto => is_map_supported(MapType::RingBuf).map_err(failed)?,
+        },
+    };
+    Ok(if ring {
+        EventChannel::Ring
+    } else {
+        EventChannel::PerfArray
+    })
 }
 
 fn failed(error: impl Into<Box<dyn StdError + Send + Sync>>) -> Error {
