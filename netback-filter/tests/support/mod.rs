@@ -90,7 +90,8 @@ impl World {
         world.inside("dom0", || test(&world));
     }
 
-    fn new(path: Path) -> World {
+    /// As [`World::run_on`], for who needs several at once.
+    pub fn new(path: Path) -> World {
         let name = format!(
             "nbf{}x{}",
             std::process::id(),
