@@ -6,21 +6,29 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, exit};
 
 const SOURCE: &str = "bpf/netback.bpf.c";
+/// The objects and what each is compiled with.
+const OBJECTS: [(&str, &[&str]); 2] = [
+    ("netback.bpf.o", &[]),
+    // For kernels without a BPF ring buffer.
+    ("netback-perf.bpf.o", &["-DPERF_EVENTS"]),
+];
 
 fn main() {
     println!("cargo::rerun-if-changed=bpf");
     println!("cargo::rerun-if-env-changed=CLANG");
-    if let Err(message) = compile() {
-        println!("cargo::error={}", message.replace('\n', " | "));
-        exit(1);
+    for (object, defines) in OBJECTS {
+        if let Err(message) = compile(object, defines) {
+            println!("cargo::error={}", message.replace('\n', " | "));
+            exit(1);
+        }
     }
 }
 
-fn compile() -> Result<(), String> {
-    let out = PathBuf::from(env::var("OUT_DIR").map_err(|e| format!("OUT_DIR: {e}"))?).join("netback.bpf.o");
+fn compile(object: &str, defines: &[&str]) -> Result<(), String> {
+    let out = PathBuf::from(env::var("OUT_DIR").map_err(|e| format!("OUT_DIR: {e}"))?).join(object);
     let clang = env::var("CLANG").unwrap_or_else(|_| "clang".into());
     let mut command = Command::new(&clang);
-    // v2: the oldest instruction set with the full range of jumps; every kernel with a BPF ring buffer has it.
+    // v2: the oldest instruction set with the full range of jumps; Linux 4.19 has it.
     command.args([
         "-O2",
         "-g",
@@ -38,6 +46,7 @@ fn compile() -> Result<(), String> {
         command.arg(format!("-I{multiarch}"));
     }
     let result = command
+        .args(defines)
         .args(["-c", SOURCE, "-o"])
         .arg(&out)
         .output()

@@ -88,6 +88,7 @@ OUTLINE struct flow_value *write_flow(const struct flow_key *key, const struct v
 	value.origin = verdict->origin;
 	value.decided_by = verdict->decided_by;
 	value.told = 0;
+	value.peer_class = 0; /* classes are those of one generation */
 	if (bpf_map_update_elem(&flows, key, &value, BPF_ANY))
 		return 0;
 	return bpf_map_lookup_elem(&flows, key);
@@ -103,8 +104,13 @@ INLINE __u32 micros_since(__u64 then, __u64 now)
 	return micros ? micros : 1;
 }
 
+/* What a packet tells of its flow, beside that there is one more. */
+#define NEWS_END 0x1	    /* it ended the flow */
+#define NEWS_SETUP 0x2	    /* it ended the handshake, that `setup_us` tells of */
+#define NEWS_ROUND_TRIP 0x4 /* it ended a round trip, of `sample_us` of the packet */
+
 /* A SYN that comes again is measured from its last coming. */
-INLINE void time_handshake(struct flow_value *flow, const struct packet *p, __u8 direction, __u64 now)
+INLINE void time_handshake(struct flow_value *flow, struct packet *p, __u8 direction, __u64 now)
 {
 	if (pure_syn(p)) {
 		if (flow->seen[direction] & SEEN_SYN)
@@ -112,6 +118,7 @@ INLINE void time_handshake(struct flow_value *flow, const struct packet *p, __u8
 		flow->syn_ns = now;
 	} else if ((p->tcp_flags & TCP_SYN) && flow->syn_ns && !flow->setup_us) {
 		flow->setup_us = micros_since(flow->syn_ns, now);
+		p->news |= NEWS_SETUP;
 	}
 }
 
@@ -119,7 +126,7 @@ INLINE void time_handshake(struct flow_value *flow, const struct packet *p, __u8
  * One piece of data at a time is timed until its ACK, and none that was sent twice: its ACK may be the first's (Karn). The
  * mean is that of RFC 6298. Both directions may be counted at once, by two CPUs: a sample is then lost, or one is late.
  */
-INLINE void time_data(struct flow_value *flow, const struct packet *p, __u8 direction, __u64 now)
+INLINE void time_data(struct flow_value *flow, struct packet *p, __u8 direction, __u64 now)
 {
 	__u8 other = !direction;
 	__u32 end = ntohl(p->seq) + p->payload;
@@ -143,13 +150,15 @@ INLINE void time_data(struct flow_value *flow, const struct packet *p, __u8 dire
 
 		flow->rtt_us[other] = mean ? (__u32)((mean * 7ull + took + 7) / 8) : took;
 		flow->sample_ns[other] = 0;
+		p->sample_us = took;
+		p->news |= NEWS_ROUND_TRIP;
 	}
 	if (p->window_shut)
 		flow->zero_windows[direction]++;
 }
 
-/* Counts the packet. Returns whether it ended the flow. */
-INLINE int account(struct flow_value *flow, const struct packet *p, __u32 bytes, __u32 segments, __u64 now)
+/* Counts the packet, and notes its news. In the packet, of which the verifier knows nothing: see `scratch`. */
+INLINE void account(struct flow_value *flow, struct packet *p, __u32 bytes, __u32 segments, __u64 now)
 {
 	__u8 flags = p->tcp_flags;
 	__u8 direction = p->direction & 1;
@@ -160,15 +169,15 @@ INLINE int account(struct flow_value *flow, const struct packet *p, __u32 bytes,
 		flow->first_ns = now;
 	flow->last_ns = now;
 	if (p->key.proto != IPPROTO_TCP)
-		return 0;
+		return;
 	time_handshake(flow, p, direction, now);
 	time_data(flow, p, direction, now);
 	flow->seen[direction] |= (flags & TCP_SYN ? SEEN_SYN : 0) | (flags & TCP_ACK ? SEEN_ACK : 0) |
 				 (flags & TCP_FIN ? SEEN_FIN : 0) | (flags & TCP_RST ? SEEN_RST : 0);
 	if (flow->ended || !tcp_closed(flow))
-		return 0;
+		return;
 	flow->ended = 1;
-	return 1;
+	p->news |= NEWS_END;
 }
 
 #endif

@@ -11,7 +11,7 @@
 
 #include <linux/types.h>
 
-#define LAYOUT_VERSION 5
+#define LAYOUT_VERSION 6
 
 enum direction {
 	FROM_GUEST = 0,
@@ -91,13 +91,15 @@ struct flow_value {
 	__u32 zero_windows[2]; /* said by the sender of this direction: it takes no more */
 	__u32 setup_us;	       /* from SYN to SYN-ACK; 0 before that */
 	__u32 plain;	       /* 1: it goes where it is addressed; 0: that was not asked yet, or it has a backend */
+	__u32 peer_class;      /* of the other end, and 1; 0: not asked yet */
+	__u32 pad;
 };
-_Static_assert(sizeof(struct flow_value) == 136, "flow_value");
+_Static_assert(sizeof(struct flow_value) == 144, "flow_value");
 
 struct vif_config {
 	__u32 scope;
 	__u8 mac[6]; /* the guest's; all zero when not known */
-	__u16 pad;
+	__u16 moving; /* 1: these programs may be on hooks of both kinds, so that a packet meets them twice */
 };
 _Static_assert(sizeof(struct vif_config) == 12, "vif_config");
 
@@ -258,6 +260,34 @@ struct counters {
 };
 _Static_assert(sizeof(struct counters) == 112, "counters");
 
+/* Whose connections are counted together. */
+struct histogram_key {
+	__u32 scope;
+	__u32 peer_class; /* as the rules had it when the flow was first measured */
+	__u32 rule;
+	__u32 generation; /* of the rule */
+	__u32 origin;
+};
+_Static_assert(sizeof(struct histogram_key) == 20, "histogram_key");
+
+/* Interval 0 is for 0, interval N for what has N bits, the last one for all above too. A power of two. */
+#define INTERVALS 32
+
+struct histogram {
+	__u64 sum;
+	__u32 count[INTERVALS];
+};
+_Static_assert(sizeof(struct histogram) == 136, "histogram");
+
+/* Of TCP connections. Times are in microseconds. */
+struct histograms {
+	struct histogram setup;		     /* one value a connection */
+	struct histogram rtt[2];	     /* one a round trip that was timed, by direction of the data */
+	struct histogram retransmissions[2]; /* one a connection that ended, as below */
+	struct histogram zero_windows[2];
+};
+_Static_assert(sizeof(struct histograms) == 952, "histograms");
+
 /*
  * Cells of the `control` array. The slot is a cell of its own: its flip is the instant a rule set takes force. Of services
  * there is a count of exchanges, whose lowest bit is the slot.
@@ -286,6 +316,6 @@ struct event {
 	struct flow_value value;
 	struct endpoint backend; /* all zero: none */
 };
-_Static_assert(sizeof(struct event) == 216, "event");
+_Static_assert(sizeof(struct event) == 224, "event");
 
 #endif

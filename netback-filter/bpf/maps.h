@@ -2,7 +2,7 @@
 /*
  * The maps, each with one writer:
  *   userspace writes   vifs, scopes, sources, control, peers, rules, verdicts, services, spreads, backends, dead, choices
- *   these programs     flows, fragments, refusals, events, redirects, returns
+ *   these programs     flows, fragments, refusals, events, redirects, returns, histograms (in histogram.h)
  * and `counters` gets its entries from userspace and its numbers from here.
  *
  * Verdicts of userspace and flows decided by the tables are two maps so that neither side can overwrite the
@@ -19,7 +19,7 @@
 #include "helpers.h"
 #include "layout.h"
 
-/* Sizes of verdicts, flows, redirects, returns, peers, rules, vifs (and with it scopes, counters) and events are set by the loader. */
+/* Sizes of verdicts, flows, redirects, returns, peers, rules, histograms and events are set by the loader. */
 
 struct {
 	MAP_INT(type, BPF_MAP_TYPE_HASH);
@@ -157,9 +157,18 @@ struct {
 	MAP_INT(max_entries, 8192);
 } counters SEC(".maps");
 
+#ifdef PERF_EVENTS
+/* One buffer a CPU, while somebody reads. */
+struct {
+	MAP_INT(type, BPF_MAP_TYPE_PERF_EVENT_ARRAY);
+	MAP_TYPE(key, __u32);
+	MAP_TYPE(value, __u32);
+} events SEC(".maps");
+#else
 struct {
 	MAP_INT(type, BPF_MAP_TYPE_RINGBUF);
 	MAP_INT(max_entries, 1 << 20);
 } events SEC(".maps");
+#endif
 
 #endif

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-3.0-only */
 /*
- * Two programs for the clsact hooks of a vif. Ingress of the vif is what the guest sends, egress what it gets.
+ * Two programs for the hooks of a vif, TCX or clsact. Ingress of the vif is what the guest sends, egress what it gets.
  *
  * A packet is decided by the first of: it bears addresses that are not its guest's, where those are locked; its
  * headers are malformed; it is one that always passes; userspace's
@@ -14,12 +14,17 @@
 
 #include "answer.h"
 #include "flow.h"
+#include "histogram.h"
 #include "lock.h"
 #include "service.h"
 #include "translate.h"
 #include "virtual.h"
 
+/* In a packet's control block, while its vif moves from one kind of hook to the other. */
+#define NOTE_MARK 0x786d4e54
+
 struct context {
+	struct __sk_buff *skb;
 	const struct vif_config *vif;
 	const struct scope_config *scope;
 	struct counters *counters;
@@ -142,6 +147,7 @@ OUTLINE int first_fragment_passed(struct packet *p)
 INLINE int tell(const struct context *c, const struct packet *p, const struct flow_value *value, __u8 kind)
 {
 	struct report what = {
+		.skb = c->skb,
 		.ns = c->now,
 		.kind = kind,
 		.direction = p->direction,
@@ -254,8 +260,13 @@ INLINE int filter_flow(struct __sk_buff *skb, const struct context *c, struct pa
 	segments = skb->gso_segs;
 	if (!segments)
 		segments = 1;
-	if (flow && account(flow, p, skb->len, segments, c->now))
-		tell(c, p, flow, EVENT_FLOW_END);
+	if (flow) {
+		account(flow, p, skb->len, segments, c->now);
+		if (p->news)
+			measure(p, flow, set.slot);
+		if (p->news & NEWS_END)
+			tell(c, p, flow, EVENT_FLOW_END);
+	}
 	if (verdict.action == ALLOW) {
 		if (p->more_fragments)
 			remember_fragment(p, c->now);
@@ -314,6 +325,23 @@ OUTLINE int relate_error(struct __sk_buff *skb, struct packet *p, __u64 now, int
 	return 1;
 }
 
+/*
+ * Whether the program on the vif's other kind of hook has had this packet. Between the two hooks nobody touches the packet's
+ * control block; elsewhere it is overwritten, and the note is of this vif and direction alone.
+ */
+INLINE int was_had(struct __sk_buff *skb, const __u8 direction)
+{
+	const __u32 note = skb->ifindex << 1 | direction;
+
+	if (skb->cb[3] == NOTE_MARK && skb->cb[4] == note) {
+		skb->cb[3] = 0;
+		return 1;
+	}
+	skb->cb[3] = NOTE_MARK;
+	skb->cb[4] = note;
+	return 0;
+}
+
 INLINE int filter(struct __sk_buff *skb, const __u8 direction)
 {
 	__u32 ifindex = skb->ifindex;
@@ -322,8 +350,11 @@ INLINE int filter(struct __sk_buff *skb, const __u8 direction)
 	struct context c;
 	struct packet *p;
 
+	c.skb = skb;
 	c.vif = bpf_map_lookup_elem(&vifs, &ifindex);
 	if (!c.vif) /* detached a moment ago */
+		return TC_ACT_UNSPEC;
+	if (unlikely(c.vif->moving) && was_had(skb, direction))
 		return TC_ACT_UNSPEC;
 	if (skb->mark == ANSWER_MARK) {
 		skb->mark = 0;

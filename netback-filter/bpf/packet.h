@@ -73,12 +73,14 @@ struct packet {
 	__u8 icmp_type;	   /* of ICMP and ICMPv6; else 0 */
 	__u8 dhcp;
 	__u8 window_shut; /* TCP: the sender takes no more */
+	__u8 news;	  /* NEWS_...: what it tells of its flow, once it is accounted for */
 	__u32 l3_end; /* offset behind the IP packet; Ethernet padding may follow */
 	__u32 l4;     /* offset of the L4 header */
 	__u32 fragment_id;
 	__be32 seq;
 	__be32 ack;
 	__u32 payload; /* bytes of TCP payload */
+	__u32 sample_us; /* of the round trip that it ended */
 	__u8 macs[2 * ETH_ALEN];
 	__u8 translated; /* `key` has the flow as the guest has it; on the wire `backend` is its other end */
 	struct endpoint backend;

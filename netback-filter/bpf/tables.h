@@ -67,27 +67,33 @@ INLINE struct rule_value *find_rule(struct rule_key *rule, __u32 class, __u8 pro
 	return 0;
 }
 
+/* The class of the flow's other end. */
+INLINE __u32 class_of(const struct flow_key *key, __u32 slot)
+{
+	struct peer_key peer = {
+		.prefix_bits = 32 + 128,
+		.slot = slot,
+		.address = key->remote,
+	};
+	__u32 *class = bpf_map_lookup_elem(&peers, &peer);
+
+	return class ? *class : CLASS_WORLD;
+}
+
 /* Decides a flow opened in direction `origin`. */
 OUTLINE int decide_by_tables(const struct flow_key *key, const struct scope_config *scope, const struct rule_set *set,
 			     struct verdict *verdict)
 {
 	__u8 origin = verdict->origin & 1;
 	__be16 port = origin == FROM_GUEST ? key->remote_port : key->local_port;
-	struct peer_key peer = {
-		.prefix_bits = 32 + 128,
-		.slot = set->slot,
-		.address = key->remote,
-	};
 	struct rule_key rule = {
 		.scope = key->scope,
 		.direction = origin,
 		.slot = set->slot,
 	};
 	struct rule_value *found;
-	__u32 *class;
 
-	class = bpf_map_lookup_elem(&peers, &peer);
-	found = find_rule(&rule, class ? *class : CLASS_WORLD, key->proto, port);
+	found = find_rule(&rule, class_of(key, set->slot), key->proto, port);
 	verdict->generation = set->generation;
 	if (found) {
 		verdict->rule = found->rule;

@@ -10,6 +10,8 @@
 #ifndef XMESH_TRANSLATE_H
 #define XMESH_TRANSLATE_H
 
+#include <linux/if_packet.h>
+
 #include "answer.h"
 
 #define UDP_CHECK_OFFSET 6
@@ -22,7 +24,10 @@ INLINE long store_mac(struct __sk_buff *skb, struct packet *p)
 	if (p->direction != FROM_GUEST || !is_mac(p->backend.mac))
 		return 0;
 	__builtin_memcpy(p->macs, p->backend.mac, ETH_ALEN);
-	return bpf_skb_store_bytes(skb, 0, p->macs, ETH_ALEN, 0);
+	if (bpf_skb_store_bytes(skb, 0, p->macs, ETH_ALEN, 0))
+		return -1;
+	/* It came for the MAC address of services, so for another host: where dom0 routes, it is now for dom0. */
+	return bpf_skb_change_type(skb, PACKET_HOST);
 }
 
 /* Offset of source or destination in the IP header. */

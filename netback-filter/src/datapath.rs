@@ -5,29 +5,30 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use aya::maps::{HashMap, MapData, PerCpuHashMap, PerCpuValues};
-use aya::programs::SchedClassifier;
-use aya::{Ebpf, EbpfLoader, Pod};
+use aya::Pod;
+use aya::maps::{HashMap, MapData, MapType, PerCpuHashMap, PerCpuValues};
 use log::{info, warn};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 
+use crate::attach::{Attach, Hooks, Place};
 use crate::error::Error;
-use crate::events::Events;
+use crate::events::{EventChannel, Events};
 use crate::flows::{FlowTables, FlowWriter, Flows};
+use crate::histograms::{ConnectionHistograms, HistogramMap};
 use crate::layout::{
     CONTROL_LAYOUT, LAYOUT_VERSION, RawAddress, RawCounterKey, RawCounters, RawScope, RawSource, RawVif,
     raw_address,
 };
-use crate::link::{self, Link, Programs};
-use crate::pins::{Found, MAPS, Pins};
+use crate::link;
+use crate::pins::{Found, Pins};
+use crate::programs::Programs;
 use crate::publish::{RuleTables, failed, full_or_failed, keys, removed};
 use crate::rules::RuleSet;
 use crate::serve::ServiceMaps;
 use crate::services::Service;
 use crate::sys::{self, Table};
+use crate::tcx;
 use crate::types::{Counters, Direction, ScopeConfig, ScopeStats, VifConfig};
-
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netback.bpf.o"));
 
 /// Where the datapath keeps its maps, and how large they are. Sizes hold when the maps are made; maps that are taken
 /// over keep theirs.
@@ -45,10 +46,16 @@ pub struct Config {
     pub peer_capacity: u32,
     /// Rules of two rule sets.
     pub rule_capacity: u32,
-    /// Bytes of the ring of events: a power of two, and at least one page.
+    /// Histograms, one for each guest, class of peers, rule and direction that meet; about 1000 bytes each, for each CPU.
+    pub histogram_capacity: u32,
+    /// Bytes of the ring of events, or of all CPUs' buffers of them: a power of two, and at least one page.
     pub event_bytes: u32,
-    /// Of our filters among others on the vif; lower ones run first. Not 0.
+    /// What carries events from the kernel.
+    pub events: EventChannel,
+    /// Of our filters among others on the vif, where those are clsact's; lower ones run first. Not 0.
     pub priority: u16,
+    /// The hooks that programs are put on. Vifs that are on others move, without a gap.
+    pub attach: Attach,
 }
 
 impl Default for Config {
@@ -60,8 +67,11 @@ impl Default for Config {
             redirect_capacity: 64 * 1024,
             peer_capacity: 64 * 1024,
             rule_capacity: 256 * 1024,
+            histogram_capacity: 512,
             event_bytes: 1024 * 1024,
+            events: EventChannel::Auto,
             priority: 1,
+            attach: Attach::Auto,
         }
     }
 }
@@ -104,6 +114,15 @@ pub struct AttachedVif {
     pub name: String,
     /// How it was attached.
     pub config: VifConfig,
+    /// Where the programs are.
+    pub hooks: Hooks,
+}
+
+/// A vif that should have our filters.
+struct ConfiguredVif {
+    ifindex: u32,
+    name: String,
+    raw: RawVif,
 }
 
 /// The datapath of this host. Dropping it changes nothing in the kernel: what was set stays in force, and
@@ -113,12 +132,15 @@ pub struct AttachedVif {
 pub struct Datapath {
     pins: Pins,
     priority: u16,
+    attach: Attach,
+    event_bytes: u32,
     opened: Opened,
     programs: Programs,
     vifs: HashMap<MapData, u32, RawVif>,
     scopes: HashMap<MapData, u32, RawScope>,
     sources: HashMap<MapData, RawSource, u8>,
     counters: PerCpuHashMap<MapData, RawCounterKey, RawCounters>,
+    histograms: HistogramMap,
     rules: RuleTables,
     services: ServiceMaps,
     flows: FlowTables,
@@ -130,7 +152,7 @@ impl Datapath {
     /// take them is warned of and left as it is.
     ///
     /// # Errors
-    /// Without root, BPF file system, or a kernel of 5.8 or newer, and for sizes that cannot be.
+    /// Without root, BPF file system, or a kernel of 5.2 or newer, and for sizes that cannot be.
     pub fn open(config: Config) -> Result<Self, Error> {
         config.check()?;
         // Before 5.11 maps count as locked memory. Later kernels need no such limit, so a refusal is none here.
@@ -143,15 +165,18 @@ impl Datapath {
             Found::Current => Opened::Adopted,
             Found::Foreign => Opened::Replaced,
         };
-        let programs = load(&config, &pins)?;
+        let programs = Programs::load(&config, &pins)?;
         let mut datapath = Self {
             priority: config.priority,
+            attach: config.attach,
+            event_bytes: config.event_bytes,
             opened,
             programs,
             vifs: pins.map("vifs")?,
             scopes: pins.map("scopes")?,
             sources: pins.map("sources")?,
             counters: pins.map("counters")?,
+            histograms: HistogramMap::open(&pins)?,
             rules: RuleTables::open(&pins)?,
             services: ServiceMaps::open(&pins)?,
             flows: FlowTables {
@@ -172,8 +197,7 @@ impl Datapath {
         datapath.prune()?;
         for vif in datapath.configured()? {
             // One vif's trouble must not keep the others without a daemon; attached() leaves it out.
-            if let Err(error) = Link::new(vif.ifindex, &vif.name).attach(&datapath.programs, config.priority)
-            {
+            if let Err(error) = datapath.put(vif.ifindex, &vif.name, vif.raw) {
                 warn!("{error}");
             }
         }
@@ -204,7 +228,7 @@ impl Datapath {
         self.vifs
             .insert(ifindex, config.raw(), 0)
             .map_err(|e| full_or_failed("vifs", room, e))?;
-        let attached = Link::new(ifindex, interface).attach(&self.programs, self.priority);
+        let attached = self.put(ifindex, interface, config.raw());
         if attached.is_err() {
             match earlier {
                 Some(raw) => self.vifs.insert(ifindex, raw, 0).map_err(|e| failed("vifs", e))?,
@@ -214,13 +238,26 @@ impl Datapath {
         attached
     }
 
+    fn put(&mut self, ifindex: u32, name: &str, raw: RawVif) -> Result<(), Error> {
+        let vifs = &mut self.vifs;
+        Place::new(self.pins.dir(), ifindex, name).attach(
+            &mut self.programs,
+            self.priority,
+            self.attach,
+            |moving| {
+                vifs.insert(ifindex, RawVif { moving, ..raw }, 0)
+                    .map_err(|e| failed("vifs", e))
+            },
+        )
+    }
+
     /// Takes our filters off a vif. Returns whether there were any.
     ///
     /// # Errors
     /// When there is no such interface, or the kernel refuses.
     pub fn detach(&mut self, interface: &str) -> Result<bool, Error> {
         let ifindex = ifindex(interface)?;
-        let found = Link::new(ifindex, interface).detach()?;
+        let found = Place::new(self.pins.dir(), ifindex, interface).detach()?;
         removed("vifs", self.vifs.remove(&ifindex))?;
         Ok(found)
     }
@@ -232,9 +269,14 @@ impl Datapath {
     pub fn attached(&self) -> Result<Vec<AttachedVif>, Error> {
         let mut list = Vec::new();
         for vif in self.configured()? {
-            match (Link::new(vif.ifindex, &vif.name)).is_attached() {
-                Ok(true) => list.push(vif),
-                Ok(false) => warn!("{}: our filters were removed by somebody else", vif.name),
+            match Place::new(self.pins.dir(), vif.ifindex, &vif.name).hooks() {
+                Ok(Some(hooks)) => list.push(AttachedVif {
+                    ifindex: vif.ifindex,
+                    config: VifConfig::from_raw(&vif.raw),
+                    name: vif.name,
+                    hooks,
+                }),
+                Ok(None) => warn!("{}: our filters were removed by somebody else", vif.name),
                 Err(Error::NoInterface { .. }) => {}
                 Err(error) => return Err(error),
             }
@@ -243,7 +285,7 @@ impl Datapath {
     }
 
     /// The vifs that should be attached and exist, by index.
-    fn configured(&self) -> Result<Vec<AttachedVif>, Error> {
+    fn configured(&self) -> Result<Vec<ConfiguredVif>, Error> {
         let interfaces = link::interfaces()?;
         let mut list = Vec::new();
         for ifindex in keys(&self.vifs, "vifs")? {
@@ -253,10 +295,10 @@ impl Datapath {
             let Ok(raw) = self.vifs.get(&ifindex, 0) else {
                 continue;
             };
-            list.push(AttachedVif {
+            list.push(ConfiguredVif {
                 ifindex,
                 name: name.clone(),
-                config: VifConfig::from_raw(&raw),
+                raw,
             });
         }
         list.sort_by_key(|vif| vif.ifindex);
@@ -276,6 +318,11 @@ impl Datapath {
         for ifindex in &gone {
             removed("vifs", self.vifs.remove(ifindex))?;
         }
+        let is_there = |index| interfaces.iter().any(|(i, _)| *i == index);
+        tcx::prune(self.pins.dir(), is_there).map_err(|source| Error::PinDir {
+            path: self.pins.dir().to_owned(),
+            source,
+        })?;
         Ok(gone.len())
     }
 
@@ -286,7 +333,7 @@ impl Datapath {
     pub fn detach_all(self) -> Result<(), Error> {
         let mut first_error = None;
         for (ifindex, name) in link::interfaces()? {
-            match Link::new(ifindex, &name).detach() {
+            match Place::new(self.pins.dir(), ifindex, &name).detach() {
                 Ok(_) | Err(Error::NoInterface { .. }) => {}
                 Err(error) => {
                     warn!("{error}");
@@ -362,11 +409,7 @@ impl Datapath {
     /// # Errors
     /// When a vif of it is still attached.
     pub fn remove_scope(&mut self, scope: u32) -> Result<(), Error> {
-        if let Some(vif) = self
-            .configured()?
-            .into_iter()
-            .find(|vif| vif.config.scope == scope)
-        {
+        if let Some(vif) = self.configured()?.into_iter().find(|vif| vif.raw.scope == scope) {
             return Err(Error::ScopeInUse {
                 scope,
                 interface: vif.name,
@@ -381,6 +424,7 @@ impl Datapath {
             };
             removed("counters", self.counters.remove(&key))?;
         }
+        self.histograms.forget(scope)?;
         let writer = self.flow_writer();
         for flow in self.flows(Some(scope)) {
             let key = flow?.key;
@@ -434,12 +478,15 @@ impl Datapath {
         Flows::new(&self.flows, scope)
     }
 
-    /// The events. They go to one reader: of several, each gets some.
+    /// The events. They go to one reader: of several, each gets some, or only the last.
     ///
     /// # Errors
-    /// When the ring cannot be mapped.
+    /// When the ring or the buffers cannot be mapped.
     pub fn events(&self) -> Result<Events, Error> {
-        Ok(Events::new(self.pins.map("events")?))
+        match self.pins.map_type("events") {
+            Some(MapType::PerfEventArray) => Events::of_cpus(self.pins.map("events")?, self.event_bytes),
+            _ => Ok(Events::of_ring(self.pins.map("events")?)),
+        }
     }
 
     /// The counters of every scope, by scope and direction.
@@ -463,6 +510,15 @@ impl Datapath {
         Ok(list)
     }
 
+    /// What was measured of TCP connections since the datapath is there, or since the history was pushed out by another.
+    /// Reading it hinders no packet.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn histograms(&self) -> Result<Vec<ConnectionHistograms>, Error> {
+        self.histograms.read()
+    }
+
     fn capacity(&self, map: &str) -> u32 {
         self.pins.capacity(map).unwrap_or(0)
     }
@@ -479,46 +535,4 @@ fn ifindex(interface: &str) -> Result<u32, Error> {
     nix::net::if_::if_nametoindex(interface).map_err(|_| Error::NoInterface {
         interface: interface.to_owned(),
     })
-}
-
-/// Loads both programs over the pinned maps; those that are missing are made and pinned.
-fn load(config: &Config, pins: &Pins) -> Result<Programs, Error> {
-    let sizes = [
-        ("flows", config.flow_capacity),
-        ("verdicts", config.verdict_capacity),
-        ("redirects", config.redirect_capacity),
-        ("returns", config.redirect_capacity),
-        ("peers", config.peer_capacity),
-        ("rules", config.rule_capacity),
-        ("events", config.event_bytes),
-    ];
-    let mut loader = EbpfLoader::new();
-    for (name, entries) in sizes {
-        loader.map_max_entries(name, entries);
-    }
-    for name in MAPS {
-        loader.map_pin_path(name, pins.dir().join(name));
-    }
-    let mut object = loader
-        .load(OBJECT)
-        .map_err(|e| Error::Load { source: e.into() })?;
-    Ok(Programs {
-        from_guest: program(&mut object, "from_guest")?,
-        to_guest: program(&mut object, "to_guest")?,
-    })
-}
-
-fn program(object: &mut Ebpf, name: &str) -> Result<std::os::fd::OwnedFd, Error> {
-    use std::os::fd::AsFd;
-
-    let load = |e: Box<dyn std::error::Error + Send + Sync>| Error::Load { source: e };
-    let program = object
-        .program_mut(name)
-        .ok_or_else(|| load(format!("no program `{name}`").into()))?;
-    let program: &mut SchedClassifier = program
-        .try_into()
-        .map_err(|e: aya::programs::ProgramError| load(e.into()))?;
-    program.load().map_err(|e| load(e.into()))?;
-    let fd = program.fd().map_err(|e| load(e.into()))?;
-    fd.as_fd().try_clone_to_owned().map_err(|e| load(e.into()))
 }

@@ -33,7 +33,7 @@ pub enum Error {
     },
     /// The kernel takes the maps or the programs not.
     #[error(
-        "the kernel does not load the datapath: {}: it needs root, Linux 5.8 or newer with CONFIG_BPF_SYSCALL, and \
+        "the kernel does not load the datapath: {}: it needs root, Linux 5.2 or newer with CONFIG_BPF_SYSCALL, and \
          memory for the maps",
         chain(source.as_ref())
     )]
@@ -74,6 +74,14 @@ pub enum Error {
         what: &'static str,
         /// What the kernel says.
         source: io::Error,
+    },
+    /// TCX is asked for, and the kernel has none.
+    #[error(
+        "{interface}: the kernel has no TCX hooks (Linux 6.6 and newer have): attach by `clsact`, or `auto`"
+    )]
+    NoTcx {
+        /// The interface's name.
+        interface: String,
     },
     /// The list of interfaces or filters cannot be read.
     #[error("cannot read the network interfaces: {source}")]

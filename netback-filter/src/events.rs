@@ -3,10 +3,12 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use aya::maps::{MapData, RingBuf};
+use aya::maps::{MapData, PerfEventArray, RingBuf};
 
+use crate::error::Error;
 use crate::flows::FlowRecord;
 use crate::layout::{self, RawEvent};
+use crate::perf::PerfReader;
 use crate::types::Direction;
 
 /// What happened to a flow.
@@ -53,21 +55,49 @@ impl Event {
     }
 }
 
-/// The events, oldest first. The descriptor becomes readable when there is one: poll it, then iterate until `None`,
-/// which means "none now". When they are read too slowly, events are lost (and counted), never packets.
-pub struct Events {
-    ring: RingBuf<MapData>,
+/// What carries events from the kernel to their reader.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum EventChannel {
+    /// The ring where the kernel has it, else the buffers.
+    #[default]
+    Auto,
+    /// One ring for all CPUs (Linux 5.8): what happened while nobody read is there for the next reader.
+    Ring,
+    /// A buffer a CPU, as long as somebody reads; what happens meanwhile is lost, and counted.
+    PerfArray,
+}
+
+/// The events, oldest first; of buffers, the oldest first of those that are there. The descriptor becomes readable when there
+/// is one: poll it, then iterate until `None`, which means "none now". When they are read too slowly, events are lost (and
+/// counted), never packets.
+pub struct Events(Source);
+
+enum Source {
+    Ring(RingBuf<MapData>),
+    Cpus(PerfReader),
 }
 
 impl Events {
-    pub(crate) fn new(ring: RingBuf<MapData>) -> Self {
-        Self { ring }
+    pub(crate) fn of_ring(ring: RingBuf<MapData>) -> Self {
+        Self(Source::Ring(ring))
+    }
+
+    pub(crate) fn of_cpus(array: PerfEventArray<MapData>, bytes: u32) -> Result<Self, Error> {
+        PerfReader::open(array, bytes)
+            .map(|reader| Self(Source::Cpus(reader)))
+            .map_err(|source| Error::Map {
+                map: "events",
+                source: source.into(),
+            })
     }
 }
 
 impl AsFd for Events {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.ring.as_fd()
+        match &self.0 {
+            Source::Ring(ring) => ring.as_fd(),
+            Source::Cpus(reader) => reader.as_fd(),
+        }
     }
 }
 
@@ -76,8 +106,11 @@ impl Iterator for Events {
 
     fn next(&mut self) -> Option<Event> {
         loop {
-            let item = self.ring.next()?;
-            if let Some(event) = layout::read::<RawEvent>(&item).as_ref().and_then(Event::from_raw) {
+            let raw = match &mut self.0 {
+                Source::Ring(ring) => layout::read::<RawEvent>(&ring.next()?),
+                Source::Cpus(reader) => Some(reader.next()?),
+            };
+            if let Some(event) = raw.as_ref().and_then(Event::from_raw) {
                 return Some(event);
             }
         }

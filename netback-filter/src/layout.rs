@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use aya::Pod;
 
 /// `LAYOUT_VERSION` of the header.
-pub(crate) const LAYOUT_VERSION: u32 = 5;
+pub(crate) const LAYOUT_VERSION: u32 = 6;
 
 pub(crate) const CONTROL_SLOT: u32 = 0;
 pub(crate) const CONTROL_GENERATION: u32 = 1;
@@ -88,6 +88,8 @@ pub(crate) struct RawFlowValue {
     pub zero_windows: [u32; 2],
     pub setup_us: u32,
     pub plain: u32,
+    pub peer_class: u32,
+    pub pad: u32,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -95,7 +97,7 @@ pub(crate) struct RawFlowValue {
 pub(crate) struct RawVif {
     pub scope: u32,
     pub mac: [u8; 6],
-    pub pad: u16,
+    pub moving: u16,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -247,6 +249,34 @@ pub(crate) struct RawEvent {
     pub backend: RawEndpoint,
 }
 
+pub(crate) const INTERVALS: usize = 32;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub(crate) struct RawHistogramKey {
+    pub scope: u32,
+    pub peer_class: u32,
+    pub rule: u32,
+    pub generation: u32,
+    pub origin: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(crate) struct RawHistogram {
+    pub sum: u64,
+    pub count: [u32; INTERVALS],
+}
+
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(crate) struct RawHistograms {
+    pub setup: RawHistogram,
+    pub rtt: [RawHistogram; 2],
+    pub retransmissions: [RawHistogram; 2],
+    pub zero_windows: [RawHistogram; 2],
+}
+
 macro_rules! mirrors {
     ($($type:ty => $size:literal),* $(,)?) => {
         $(
@@ -260,7 +290,7 @@ macro_rules! mirrors {
 
 mirrors! {
     RawFlowKey => 44,
-    RawFlowValue => 136,
+    RawFlowValue => 144,
     RawVif => 12,
     RawScope => 16,
     RawPeer => 20,
@@ -275,7 +305,9 @@ mirrors! {
     RawEndpoint => 24,
     RawChoice => 32,
     RawDead => 20,
-    RawEvent => 216,
+    RawEvent => 224,
+    RawHistogramKey => 20,
+    RawHistograms => 952,
 }
 
 /// Reads a value off the front of `bytes`; `None` when they are too few.
@@ -311,7 +343,7 @@ mod tests {
 
     #[test]
     fn short_bytes_are_no_event() {
-        assert!(read::<RawEvent>(&[0; 215]).is_none());
-        assert!(read::<RawEvent>(&[0; 216]).is_some());
+        assert!(read::<RawEvent>(&[0; 223]).is_none());
+        assert!(read::<RawEvent>(&[0; 224]).is_some());
     }
 }

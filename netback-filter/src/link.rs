@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: GPL-3.0-only
-//! Our pair of filters on an interface.
-//!
-//! clsact filters, not TCX links: they are there on every kernel, belong to the interface instead of to a process or a
-//! pin, and go with it.
+//! Our pair of clsact filters on an interface: they are there on every kernel, belong to the interface instead of to a
+//! process or a pin, and go with it.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 
 use crate::error::Error;
 use crate::netlink::{Filter, Hook, Netlink};
+use crate::programs::Programs;
 
 /// "xm": whatever else sits at the same priority, this handle is ours.
 const HANDLE: u32 = 0x786d;
@@ -16,12 +15,6 @@ const NAMES: [(Hook, &str); 2] = [
     (Hook::Ingress, "xmesh:from_guest"),
     (Hook::Egress, "xmesh:to_guest"),
 ];
-
-/// The loaded programs.
-pub(crate) struct Programs {
-    pub from_guest: OwnedFd,
-    pub to_guest: OwnedFd,
-}
 
 /// An interface in the network namespace of the calling thread.
 pub(crate) struct Link<'a> {
@@ -54,10 +47,7 @@ impl<'a> Link<'a> {
             .add_clsact(self.ifindex)
             .map_err(|e| self.tc("add the clsact qdisc", e))?;
         for (hook, name) in NAMES {
-            let program = match hook {
-                Hook::Ingress => &programs.from_guest,
-                Hook::Egress => &programs.to_guest,
-            };
+            let program = programs.descriptor(hook);
             let filter = Filter {
                 handle: HANDLE,
                 priority,
@@ -103,6 +93,20 @@ impl<'a> Link<'a> {
                 .map_err(|e| self.tc("remove the clsact qdisc", e))?;
         }
         Ok(found)
+    }
+
+    /// Whether any filter of ours is on it.
+    pub(crate) fn has_filters(&self) -> Result<bool, Error> {
+        let mut netlink = Netlink::open().map_err(|source| Error::Netlink { source })?;
+        for (hook, _) in NAMES {
+            if !ours(&mut netlink, self.ifindex, hook)
+                .map_err(|e| self.tc("list the filters", e))?
+                .is_empty()
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Whether both our filters are on it.

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use aya::maps::{Array, Map, MapData, MapError, MapInfo};
+use aya::maps::{Array, Map, MapData, MapError, MapInfo, MapType};
 use log::{info, warn};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::layout::{CONTROL_LAYOUT, LAYOUT_VERSION};
 
 /// Every map of the object, all of them pinned.
-pub(crate) const MAPS: [&str; 19] = [
+pub(crate) const MAPS: [&str; 20] = [
     "vifs",
     "scopes",
     "sources",
@@ -32,6 +32,7 @@ pub(crate) const MAPS: [&str; 19] = [
     "redirects",
     "returns",
     "counters",
+    "histograms",
     "events",
 ];
 
@@ -110,6 +111,11 @@ impl Pins {
         MapInfo::from_pin(self.dir.join(name))
             .ok()
             .map(|info| info.max_entries())
+    }
+
+    /// What kind of map a pinned one is, if it is there.
+    pub(crate) fn map_type(&self, name: &str) -> Option<MapType> {
+        MapInfo::from_pin(self.dir.join(name)).ok()?.map_type().ok()
     }
 
     pub(crate) fn map_data(&self, name: &'static str) -> Result<MapData, Error> {

@@ -2,9 +2,12 @@
 //! bpf(2) on maps through a shared reference, for what the loader library offers only through an exclusive one or not
 //! at all: writes from the trap path, and reading a table in batches while it changes.
 
+use std::ffi::CString;
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use aya::Pod;
@@ -12,10 +15,15 @@ use aya::Pod;
 const BPF_MAP_LOOKUP_ELEM: i32 = 1;
 const BPF_MAP_UPDATE_ELEM: i32 = 2;
 const BPF_MAP_DELETE_ELEM: i32 = 3;
+const BPF_MAP_GET_NEXT_KEY: i32 = 4;
+const BPF_OBJ_GET: i32 = 7;
 const BPF_MAP_LOOKUP_BATCH: i32 = 24;
+const BPF_LINK_DETACH: i32 = 34;
 
 /// Entries asked for at once. More than any bucket holds: a hash map hands out whole buckets.
 const BATCH: usize = 512;
+/// Entries of a table that is read one by one: more than one holds that is not changed meanwhile.
+const WALK: usize = 4 << 20;
 
 /// The part of `union bpf_attr` for single elements.
 #[repr(C)]
@@ -142,11 +150,16 @@ impl<K: Pod, V: Pod> Table<K, V> {
         };
         if result < 0 {
             let error = io::Error::last_os_error();
-            // The last batch comes with this; its count holds.
-            if error.raw_os_error() != Some(libc::ENOENT) {
-                return Err(error);
+            match error.raw_os_error() {
+                // The last batch comes with this; its count holds.
+                Some(libc::ENOENT) => position.done = true,
+                // Before Linux 5.6 there are no batches.
+                Some(libc::EINVAL) if position.token.is_none() => {
+                    position.done = true;
+                    return self.walk(into);
+                }
+                _ => return Err(error),
             }
-            position.done = true;
         }
         position.token = Some(next);
         let count = (attr.count as usize).min(BATCH);
@@ -156,6 +169,48 @@ impl<K: Pod, V: Pod> Table<K, V> {
             values.set_len(count);
         }
         into.extend(keys.into_iter().zip(values));
+        Ok(())
+    }
+}
+
+impl<K: Pod, V: Pod> Table<K, V> {
+    /// Reads all, entry by entry. Where an entry goes meanwhile the kernel begins anew, so that some may come twice; there
+    /// is an end to that.
+    fn walk(&self, into: &mut Vec<(K, V)>) -> io::Result<()> {
+        let mut key: Option<K> = None;
+        for _ in 0..WALK {
+            let mut next = std::mem::MaybeUninit::<K>::zeroed();
+            let mut attr = ElementAttr {
+                map_fd: self.fd.as_raw_fd() as u32,
+                pad: 0,
+                key: key.as_ref().map_or(0, |key| std::ptr::from_ref(key) as u64),
+                value: next.as_mut_ptr() as u64,
+                flags: 0,
+            };
+            // SAFETY: `attr` lives through the call and has the size given; `new` compared the size of the map's keys with
+            // K, of which the kernel reads one, or none where the pointer is null, and writes one.
+            let result = unsafe {
+                libc::syscall(
+                    libc::SYS_bpf,
+                    BPF_MAP_GET_NEXT_KEY,
+                    &raw mut attr,
+                    size_of::<ElementAttr>(),
+                )
+            };
+            if result < 0 {
+                let error = io::Error::last_os_error();
+                return match error.raw_os_error() {
+                    Some(libc::ENOENT) => Ok(()),
+                    _ => Err(error),
+                };
+            }
+            // SAFETY: zeroed, then written by the kernel; any bytes are a K (Pod).
+            let found = unsafe { next.assume_init() };
+            if let Some(value) = self.get(&found)? {
+                into.push((found, value));
+            }
+            key = Some(found);
+        }
         Ok(())
     }
 }
@@ -176,6 +231,28 @@ fn absent<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
+/// Takes the link of a pin off at once: one whose pin is removed ends only some time later. The pin is then of nothing.
+pub(crate) fn detach_pinned_link(pin: &Path) -> io::Result<()> {
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let get = [path.as_ptr() as u64, 0];
+    // SAFETY: the part of `union bpf_attr` for this command is a pointer to a path and two u32; it and the path, which
+    // ends with 0, live through the call, and the kernel only reads them.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, &raw const get, size_of_val(&get)) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just opened it for us.
+    let link = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+    let attr = link.as_raw_fd() as u32;
+    // SAFETY: the part of `union bpf_attr` for this command is one u32, which the kernel only reads.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_LINK_DETACH, &raw const attr, size_of::<u32>()) };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
 /// Waits until every packet that was being decided at the time of the call is done (an RCU grace period).
 pub(crate) fn wait_for_packets() {
     const MEMBARRIER_CMD_GLOBAL: i32 = 1;
@@ -193,4 +270,50 @@ pub(crate) fn monotonic_ns() -> u64 {
         .map(|now| now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
         // The clock cannot fail on Linux; 0 would only let a grace time end early.
         .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    const BPF_MAP_CREATE: i32 = 0;
+    const BPF_MAP_TYPE_HASH: u32 = 1;
+
+    fn table(entries: u32) -> Table<u32, u64> {
+        let attr = [BPF_MAP_TYPE_HASH, 4, 8, entries, 0];
+        // SAFETY: the part of `union bpf_attr` for this command begins with five u32, which the kernel only reads.
+        let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_MAP_CREATE, &raw const attr, size_of_val(&attr)) };
+        assert!(fd >= 0, "{}: these tests need root", io::Error::last_os_error());
+        Table {
+            // SAFETY: the kernel has just opened it for us.
+            fd: Arc::new(unsafe { OwnedFd::from_raw_fd(fd as i32) }),
+            types: PhantomData,
+        }
+    }
+
+    #[test]
+    fn entry_by_entry_is_what_batches_give() {
+        let table = table(2000);
+        let entries: BTreeSet<(u32, u64)> = (0..1500).map(|i| (i, u64::from(i) * 3)).collect();
+        for (key, value) in &entries {
+            table.set(key, value).unwrap();
+        }
+        let (mut walked, mut batched) = (Vec::new(), Vec::new());
+        table.walk(&mut walked).unwrap();
+        let mut position = Position::default();
+        while !position.done {
+            table.batch(&mut position, &mut batched).unwrap();
+        }
+        assert_eq!((walked.len(), batched.len()), (entries.len(), entries.len()));
+        assert_eq!(walked.into_iter().collect::<BTreeSet<_>>(), entries);
+        assert_eq!(batched.into_iter().collect::<BTreeSet<_>>(), entries);
+    }
+
+    #[test]
+    fn an_empty_table_is_walked_at_once() {
+        let mut walked = Vec::new();
+        table(10).walk(&mut walked).unwrap();
+        assert!(walked.is_empty());
+    }
 }

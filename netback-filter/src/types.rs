@@ -179,6 +179,8 @@ impl Verdict {
         value.rule = self.rule;
         value.generation = self.generation;
         value.decided_by = decided_by.raw();
+        // Classes are those of one generation.
+        value.peer_class = 0;
     }
 
     pub(crate) fn from_raw(raw: &RawFlowValue) -> Self {
@@ -253,7 +255,7 @@ impl VifConfig {
         RawVif {
             scope: self.scope,
             mac: self.mac.unwrap_or_default(),
-            pad: 0,
+            moving: 0,
         }
     }
 

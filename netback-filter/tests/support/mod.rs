@@ -13,6 +13,7 @@
 // Every test program builds this module for itself and uses a part of it.
 #![allow(dead_code)]
 
+pub mod capture;
 pub mod frame;
 pub mod run;
 pub mod site;
@@ -28,9 +29,10 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use aya::programs::{SchedClassifier, TcAttachType};
 use netback_filter::{
-    Action, AdoptEstablished, Config, Counters, Datapath, Direction, FlowKey, PeerMatch, Protocol, Refuse,
-    Rule, RuleSet, ScopeConfig, Verdict, VifConfig,
+    Action, AdoptEstablished, Attach, Config, Counters, Datapath, Direction, FlowKey, PeerMatch, Protocol,
+    Refuse, Rule, RuleSet, ScopeConfig, Verdict, VifConfig,
 };
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{
@@ -50,6 +52,18 @@ pub const SCOPE: u32 = 7;
 pub const RESET: Action = Action::Deny(Refuse::Reset);
 pub const DROP: Action = Action::Deny(Refuse::Drop);
 
+/// Of the vifs of a dom0 that routes.
+pub const VIF_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0xfe];
+
+fn mac_of(number: u8) -> [u8; 6] {
+    if number == 1 { GUEST_MAC } else { PEER_MAC }
+}
+
+/// As commands take it.
+pub fn text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
 static WORLDS: AtomicU32 = AtomicU32::new(0);
 
 pub struct World {
@@ -57,14 +71,27 @@ pub struct World {
     bpffs: tempfile::TempDir,
 }
 
+/// How dom0 connects its vifs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Path {
+    Bridge,
+    /// No bridge: dom0 routes between the vifs, and is the next hop of both ends.
+    Routed,
+}
+
 impl World {
     /// Builds a world and runs `test` in the namespace that stands for dom0.
     pub fn run(test: impl FnOnce(&World) + Send) {
-        let world = World::new();
+        World::run_on(Path::Bridge, test);
+    }
+
+    pub fn run_on(path: Path, test: impl FnOnce(&World) + Send) {
+        let world = World::new(path);
         world.inside("dom0", || test(&world));
     }
 
-    fn new() -> World {
+    /// As [`World::run_on`], for who needs several at once.
+    pub fn new(path: Path) -> World {
         let name = format!(
             "nbf{}x{}",
             std::process::id(),
@@ -76,24 +103,48 @@ impl World {
         for part in ["dom0", "guest", "peer"] {
             run(&["ip", "netns", "add", &world.ns(part)]);
         }
-        world.ip("dom0", "link add br0 type bridge mcast_snooping 0");
-        world.ip("dom0", "link set br0 up");
+        match path {
+            Path::Bridge => {
+                world.ip("dom0", "link add br0 type bridge mcast_snooping 0");
+                world.ip("dom0", "link set br0 up");
+            }
+            // These files are those of the namespace of who opens them.
+            Path::Routed => world.inside("dom0", || {
+                for knob in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+                    std::fs::write(format!("/proc/sys/net/{knob}"), "1").unwrap();
+                }
+            }),
+        }
         for (number, part, mac) in [(1, "guest", GUEST_MAC), (2, "peer", PEER_MAC)] {
-            let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+            let mac = text(mac);
             let ns = world.ns(part);
             world.ip(
                 "dom0",
                 &format!("link add vif{number}.0 type veth peer name eth0 address {mac} netns {ns}"),
             );
-            world.ip("dom0", &format!("link set vif{number}.0 master br0 up"));
+            match path {
+                Path::Bridge => world.ip("dom0", &format!("link set vif{number}.0 master br0 up")),
+                Path::Routed => world.ip(
+                    "dom0",
+                    &format!("link set vif{number}.0 address {} up", text(VIF_MAC)),
+                ),
+            };
             world.ip(part, &format!("addr add 10.77.0.{number}/24 dev eth0"));
             world.ip(part, &format!("addr add fd77::{number}/64 dev eth0 nodad"));
             world.ip(part, "link set lo up");
             world.ip(part, "link set eth0 up");
+            if path == Path::Routed {
+                for address in [format!("10.77.0.{number}"), format!("fd77::{number}")] {
+                    world.route_to(number, &address, mac_of(number));
+                }
+            }
         }
         // The first packets of a test are its own: neighbours are known.
-        for (from, number, mac) in [("guest", 2, PEER_MAC), ("peer", 1, GUEST_MAC)] {
-            let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+        for (from, number) in [("guest", 2), ("peer", 1)] {
+            let mac = text(match path {
+                Path::Bridge => mac_of(number),
+                Path::Routed => VIF_MAC,
+            });
             for address in [format!("10.77.0.{number}"), format!("fd77::{number}")] {
                 world.ip(
                     from,
@@ -102,6 +153,16 @@ impl World {
             }
         }
         world
+    }
+
+    /// What dom0 has to know of an address behind a vif when it routes.
+    pub fn route_to(&self, number: u8, address: &str, mac: [u8; 6]) {
+        let mac = text(mac);
+        self.ip("dom0", &format!("route add {address} dev vif{number}.0"));
+        self.ip(
+            "dom0",
+            &format!("neigh replace {address} lladdr {mac} dev vif{number}.0 nud permanent"),
+        );
     }
 
     fn ns(&self, part: &str) -> String {
@@ -164,6 +225,8 @@ impl World {
             verdict_capacity: 4096,
             peer_capacity: 1024,
             rule_capacity: 4096,
+            // What is there on every kernel; who tests the others says so.
+            attach: Attach::Clsact,
             ..Config::default()
         }
     }
@@ -243,6 +306,15 @@ fn run(words: &[&str]) -> String {
         String::from_utf8_lossy(&output.stderr)
     );
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Whether this kernel has TCX hooks; says so when it has not, for a test that leaves something out.
+pub fn has_tcx() -> bool {
+    let has = SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_ok();
+    if !has {
+        println!("not tried: this kernel has no TCX hooks");
+    }
+    has
 }
 
 /// Tells a loop on another thread to end when it is dropped: also when the test fails meanwhile.

@@ -93,3 +93,16 @@ impl Program {
         })
     }
 }
+
+/// Instructions of the program of this name that was loaded last, and how many the verifier followed.
+pub fn program_sizes(name: &str) -> (u32, u32) {
+    let ours = aya::programs::loaded_programs()
+        .filter_map(Result::ok)
+        .filter(|p| p.name_as_str() == Some(name))
+        .max_by_key(|p| p.id());
+    let program = ours.expect("a loaded program");
+    (
+        program.size_translated().unwrap_or(0) / 8,
+        program.verified_instruction_count().unwrap_or(0),
+    )
+}

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! What is held against what.
+
+use std::fmt::Write as _;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use netback_filter::{
+    Action, Attach, Backend, Config, Datapath, Direction, Peer, PeerMatch, Protocol, Rule, RuleSet, VifConfig,
+};
+
+use super::support::site::{VIP4, backend, backend_address, end, service};
+use super::support::{
+    GUEST_MAC, PEER_MAC, PEER4, Path, SCOPE, VIF, VIF_MAC, World, has_tcx, no_adoption, rule, text,
+};
+
+/// Where the peer serves.
+const PORT: u16 = 7000;
+/// Ports of each peer that a rule is about.
+const PORTS: u32 = 10;
+/// Of the service, and its backends' number.
+const SERVICE_PORT: u16 = super::support::site::PORT;
+const BACKEND: u8 = 1;
+
+/// A host with something between guest and peer.
+pub struct Contender {
+    pub name: String,
+    pub world: World,
+    /// Where the guest connects to.
+    pub to: SocketAddr,
+    /// Where the peer listens.
+    pub serves: SocketAddr,
+    /// Keeps what is in force.
+    _datapath: Option<Datapath>,
+}
+
+impl Contender {
+    fn new(name: impl Into<String>, path: Path) -> Self {
+        let world = World::new(path);
+        let end = (PEER4, PORT).into();
+        Self {
+            name: name.into(),
+            world,
+            to: end,
+            serves: end,
+            _datapath: None,
+        }
+    }
+
+    /// Puts a chain of nftables in place.
+    fn nft(self, ruleset: &str) -> Self {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), ruleset).unwrap();
+        self.world
+            .exec("dom0", &format!("nft -f {}", file.path().display()));
+        self
+    }
+
+    fn datapath(mut self, attach: Attach, rules: u32, services: &[netback_filter::Service]) -> Self {
+        let config = Config {
+            attach,
+            rule_capacity: 4 * rules.max(1024),
+            peer_capacity: 4 * (rules / PORTS).max(1024),
+            ..self.world.config()
+        };
+        let datapath = self.world.inside("dom0", || {
+            let mut datapath = Datapath::open(config).unwrap();
+            datapath.set_scope(SCOPE, no_adoption()).unwrap();
+            datapath.publish(&rule_set(rules), 1).unwrap();
+            datapath.publish_services(services).unwrap();
+            let vif = VifConfig {
+                scope: SCOPE,
+                mac: Some(GUEST_MAC),
+            };
+            datapath.attach(VIF, vif).unwrap();
+            datapath
+        });
+        self._datapath = Some(datapath);
+        self
+    }
+
+    /// The guest goes to a service, the peer has its backend's address.
+    fn balanced(mut self, next_hop: [u8; 6]) -> Self {
+        let address = backend_address(VIP4, BACKEND);
+        self.world.ip("peer", &format!("addr add {address}/24 dev eth0"));
+        self.world.route_to(2, &address.to_string(), PEER_MAC);
+        for known in [address, VIP4] {
+            self.world.ip(
+                "guest",
+                &format!(
+                    "neigh replace {known} lladdr {} dev eth0 nud permanent",
+                    text(next_hop)
+                ),
+            );
+        }
+        self.serves = end(&backend(VIP4, BACKEND));
+        self.to = (VIP4, SERVICE_PORT).into();
+        self
+    }
+}
+
+/// One peer of many is the real one: the last, with one rule in so many about it.
+fn peer_address(index: u32, peers: u32) -> Ipv4Addr {
+    match PEER4 {
+        std::net::IpAddr::V4(v4) if index + 1 == peers => v4,
+        _ => Ipv4Addr::from(0x0b00_0000 + index),
+    }
+}
+
+pub fn rule_set(rules: u32) -> RuleSet {
+    let peers = rules / PORTS;
+    let to_service = rule(
+        u32::MAX,
+        Direction::FromGuest,
+        Protocol::TCP,
+        Some(SERVICE_PORT),
+        Action::Allow,
+    );
+    let of_peers = (0..rules).map(|i| Rule {
+        peer: PeerMatch::Class(1 + i / PORTS),
+        ..rule(
+            1 + i,
+            Direction::FromGuest,
+            Protocol::TCP,
+            Some(PORT + (i % PORTS) as u16),
+            Action::Allow,
+        )
+    });
+    RuleSet {
+        peers: (0..peers)
+            .map(|i| Peer {
+                address: peer_address(i, peers).into(),
+                prefix_bits: 32,
+                class: 1 + i,
+            })
+            .collect(),
+        rules: of_peers.chain([to_service]).collect(),
+    }
+}
+
+/// The same as maps of verdicts, one for each way, without state.
+fn nft_maps(rules: u32) -> String {
+    let peers = rules / PORTS;
+    let mut elements = String::new();
+    for i in 0..rules {
+        let (address, port) = (peer_address(i / PORTS, peers), u32::from(PORT) + i % PORTS);
+        write!(elements, "{address} . {port} : accept,").unwrap();
+    }
+    format!(
+        "table bridge bench {{\n\
+         map out {{ type ipv4_addr . inet_service : verdict; elements = {{ {elements} }} }}\n\
+         map back {{ type ipv4_addr . inet_service : verdict; elements = {{ {elements} }} }}\n\
+         chain forward {{ type filter hook forward priority 0; policy drop;\n\
+         ether type arp accept\n\
+         iifname \"{VIF}\" ip daddr . tcp dport vmap @out\n\
+         oifname \"{VIF}\" ip saddr . tcp sport vmap @back\n }}\n}}\n"
+    )
+}
+
+/// And as rules, one after the other.
+fn nft_rules(rules: u32) -> String {
+    let peers = rules / PORTS;
+    let mut lines = String::new();
+    for i in 0..rules {
+        let (address, port) = (peer_address(i / PORTS, peers), u32::from(PORT) + i % PORTS);
+        writeln!(
+            lines,
+            "iifname \"{VIF}\" ip daddr {address} tcp dport {port} accept"
+        )
+        .unwrap();
+        writeln!(
+            lines,
+            "oifname \"{VIF}\" ip saddr {address} tcp sport {port} accept"
+        )
+        .unwrap();
+    }
+    format!(
+        "table bridge bench {{\nchain forward {{ type filter hook forward priority 0; policy drop;\n\
+         ether type arp accept\n{lines} }}\n}}\n"
+    )
+}
+
+/// On a bridge.
+pub fn filters() -> Vec<Contender> {
+    let bridge = |name: &str| Contender::new(name, Path::Bridge);
+    let mut list = vec![
+        bridge("bare bridge"),
+        bridge("clsact, 1000 rules").datapath(Attach::Clsact, 1000, &[]),
+    ];
+    if has_tcx() {
+        list.push(bridge("TCX, 1000 rules").datapath(Attach::Tcx, 1000, &[]));
+        list.push(bridge("TCX, 100000 rules").datapath(Attach::Tcx, 100_000, &[]));
+    } else {
+        list.push(bridge("clsact, 100000 rules").datapath(Attach::Clsact, 100_000, &[]));
+    }
+    list.push(bridge("nft, verdict map of 1000").nft(&nft_maps(1000)));
+    list.push(bridge("nft, verdict map of 100000").nft(&nft_maps(100_000)));
+    // One of the two ways each line is about, so 500 pairs are 1000 rules.
+    list.push(bridge("nft, 1000 linear rules").nft(&nft_rules(500)));
+    list
+}
+
+/// Where dom0 routes: nftables translates addresses only there.
+pub fn balancers() -> Vec<Contender> {
+    let routed = |name: &str| Contender::new(name, Path::Routed);
+    let served = Backend {
+        mac: Some(VIF_MAC),
+        ..backend(VIP4, BACKEND)
+    };
+    let services = [service(VIP4, Protocol::TCP, vec![served])];
+    let nat = format!(
+        "table ip bench {{\nchain prerouting {{ type nat hook prerouting priority -100;\n\
+         ip daddr {VIP4} tcp dport {SERVICE_PORT} dnat to jhash ip saddr . tcp sport mod 1 map \
+         {{ 0 : {} . {} }}\n }}\n}}\n",
+        served.address, served.port
+    );
+    vec![
+        routed("plain routing"),
+        routed("datapath")
+            .balanced(VIF_MAC)
+            .datapath(Attach::Auto, 1000, &services),
+        routed("nft dnat by hash").balanced(VIF_MAC).nft(&nat),
+    ]
+}
