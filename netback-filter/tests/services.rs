@@ -669,11 +669,11 @@ fn the_choice_can_be_known_before_the_flow() {
                 for _ in 0..40 {
                     let (number, stream) = visit(world, (vip, PORT).into()).unwrap();
                     let client = stream.local_addr().unwrap();
-                    let chosen = Backend::choose(&service.backends, client, affinity).unwrap();
-                    assert_eq!(*chosen, service.backends[usize::from(number)], "{client}");
+                    let chosen = Backend::choose(service.backends.clone(), client, affinity).unwrap();
+                    assert_eq!(chosen, service.backends[usize::from(number)], "{client}");
                     let key = tcp_key(client, (vip, PORT).into());
                     let found = datapath.flow_writer().backend(&key).unwrap();
-                    assert_eq!(found, Some(end(chosen)));
+                    assert_eq!(found, Some(end(&chosen)));
                 }
             }
         }
