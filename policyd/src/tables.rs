@@ -512,6 +512,42 @@ mod tests {
         }
     }
 
+    /// A route is denied to whom one of its serving backends is; other ports of its address are what they were.
+    #[test]
+    fn a_route_is_allowed_as_its_backends_are() {
+        let text = "policy: a\ndefault: { db1: deny }\nroutes:\n  r:\n    address: 10.0.0.100\n    port: 80\n    backends: [{ to: { vm: db1 }, port: 8080, weight: W }, { to: 192.0.2.1, port: 8081 }]\nrules:\n  - { name: r, from: { vm: web1 }, to: { vm: db1 }, ports: P, action: allow }\n";
+        struct Nothing;
+        impl crate::routes::Condition for Nothing {
+            fn checked(&self, _: Protocol, _: SocketAddr) -> Option<bool> {
+                None
+            }
+            fn is_shunned(&self, _: Protocol, _: SocketAddr) -> bool {
+                false
+            }
+            fn gone(&self) -> &[crate::routes::Departed] {
+                &[]
+            }
+        }
+        let actions = |weight: &str, port: &str| {
+            let text = text.replace('W', weight).replace('P', port);
+            let document = Document::parse("test.yaml", &text).expect("a sound document");
+            let rules = Arc::new(Ruleset::compile(&[document], 7).expect("compiles"));
+            let guests = vec![vm("web1", 1, "10.0.0.11"), vm("db1", 2, "10.0.0.12")];
+            let t = compile(&World::new(rules, guests).with_routes(&Nothing)).expect("fits");
+            [80, 81].map(|port| {
+                let action = ask(&t, 1, Direction::FromGuest, "10.0.0.100", Protocol::TCP, port);
+                action == Action::Allow
+            })
+        };
+        assert_eq!(actions("1", "8080"), [true, true]);
+        assert_eq!(
+            actions("1", "80"),
+            [false, true],
+            "rules are asked of the backend's port"
+        );
+        assert_eq!(actions("0", "80"), [true, true], "who has no share is not asked");
+    }
+
     #[test]
     fn an_example_lies_outside_of_the_inner_blocks() {
         let block = |text: &str| text.parse::<Block>().expect("a block");
