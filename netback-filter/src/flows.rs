@@ -121,6 +121,15 @@ impl FlowWriter {
         self.tables.choices.set(&key.raw(), &choice)
     }
 
+    /// Where a flow goes in place of the remote end of its key; `None` for one that goes there, or has not begun. One system call.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn backend(&self, key: &FlowKey) -> io::Result<Option<SocketAddr>> {
+        let redirect = self.tables.redirects.get(&key.raw())?;
+        Ok(redirect.and_then(|backend| backend.end()))
+    }
+
     /// Forgets the flow, and where it was to be redirected to: its next packet is decided by the rules. A connection under way
     /// keeps its backend. Returns whether there was a verdict or an entry of it.
     ///

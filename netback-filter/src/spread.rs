@@ -7,7 +7,9 @@
 //! are as the weights only as lots are: with 4096 cells, a share of 20 % has a standard deviation of 0.6. Lots depend on
 //! nothing but backend and cell, so that two hosts with the same backends make the same table.
 
-use crate::layout::{NO_BACKEND, SPREAD_CELLS};
+use std::net::SocketAddr;
+
+use crate::layout::{NO_BACKEND, SPREAD_CELLS, be16, raw_address};
 
 /// What has a place in the table: a number that stands for the backend wherever it appears, and its weight.
 #[derive(Clone, Copy, Debug)]
@@ -26,18 +28,37 @@ impl Seat {
     }
 }
 
+/// The cell of a client, as `client_cell` of `bpf/service.h` has it.
+pub(crate) fn client_cell(client: SocketAddr, affinity: bool) -> u64 {
+    let address = raw_address(client.ip());
+    let (words, _) = address.as_chunks::<4>();
+    let port = if affinity { 0 } else { be16(client.port()).into() };
+    let words = words.iter().map(|word| u32::from_ne_bytes(*word));
+    let hash = words.chain([port]).fold(0, mix);
+    u64::from(hash) % SPREAD_CELLS as u64
+}
+
+fn mix(hash: u32, word: u32) -> u32 {
+    let mut hash = (hash ^ word).wrapping_mul(0x85eb_ca6b);
+    hash ^= hash >> 13;
+    hash = hash.wrapping_mul(0xc2b2_ae35);
+    hash ^ hash >> 16
+}
+
+/// Of those with a weight the one that a cell names.
+pub(crate) fn draw<T>(seats: impl Iterator<Item = (T, Seat)>, cell: u64) -> Option<T> {
+    seats
+        .filter(|(_, seat)| seat.weight > 0)
+        .map(|(of, seat)| (seat.lot(cell), of))
+        .min_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, of)| of)
+}
+
 /// The cells, each the place of a seat in `seats`, or [`NO_BACKEND`] everywhere when none has any weight.
 pub(crate) fn fill(seats: &[Seat]) -> Vec<u16> {
-    let drawing: Vec<(u16, Seat)> = (0..)
-        .zip(seats.iter().copied())
-        .filter(|(_, seat)| seat.weight > 0)
-        .collect();
+    let places = || (0..).zip(seats.iter().copied());
     (0..SPREAD_CELLS as u64)
-        .map(|cell| {
-            let lots = drawing.iter().map(|(place, seat)| (seat.lot(cell), *place));
-            lots.min_by(|a, b| a.0.total_cmp(&b.0))
-                .map_or(NO_BACKEND, |(_, place)| place)
-        })
+        .map(|cell| draw(places(), cell).unwrap_or(NO_BACKEND))
         .collect()
 }
 

@@ -646,3 +646,36 @@ fn services_that_cannot_be_leave_the_old_ones_in_force() {
         assert_eq!(visit(world, (VIP4, PORT).into()).unwrap().0, 2);
     });
 }
+
+/// Who chooses for a flow before its first packet chooses as the programs would.
+#[test]
+fn the_choice_can_be_known_before_the_flow() {
+    World::run(|world| {
+        let mut datapath = open(world, &[]);
+        for affinity in [false, true] {
+            let mut services = everywhere(&[0, 1, 2, 3]);
+            for service in &mut services {
+                service.affinity = affinity;
+                for (backend, weight) in service.backends.iter_mut().zip([1, 5, 0, 9]) {
+                    backend.weight = weight;
+                }
+            }
+            datapath.publish_services(&services).unwrap();
+            for (_, _, vip) in SITES {
+                if !affinity {
+                    serve(world, vip);
+                }
+                let service = services.iter().find(|s| s.address == vip).unwrap();
+                for _ in 0..40 {
+                    let (number, stream) = visit(world, (vip, PORT).into()).unwrap();
+                    let client = stream.local_addr().unwrap();
+                    let chosen = Backend::choose(service.backends.clone(), client, affinity).unwrap();
+                    assert_eq!(chosen, service.backends[usize::from(number)], "{client}");
+                    let key = tcp_key(client, (vip, PORT).into());
+                    let found = datapath.flow_writer().backend(&key).unwrap();
+                    assert_eq!(found, Some(end(&chosen)));
+                }
+            }
+        }
+    });
+}

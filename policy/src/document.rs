@@ -7,6 +7,8 @@
 mod fields;
 mod node;
 mod read;
+mod read_routes;
+mod routes;
 mod values;
 
 use std::collections::BTreeMap;
@@ -18,6 +20,9 @@ use crate::flow::parse_uuid;
 use crate::pattern::Pattern;
 use crate::port::{PortRange, Protocol, UidRange};
 use crate::problem::{Place, Problems};
+
+pub(crate) use read_routes::single as single_port;
+pub use routes::{Backend, Canary, Check, Health, MAX_ROUTES, Route, Target};
 
 /// The longest text of a document, in bytes.
 pub const MAX_TEXT: usize = 1 << 20;
@@ -39,6 +44,8 @@ pub struct Document {
     pub(crate) locks: BTreeMap<Pattern, Lock>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) services: BTreeMap<String, Selector>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) routes: BTreeMap<String, Route>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) rules: Vec<Rule>,
     #[serde(skip)]
@@ -50,6 +57,7 @@ pub struct Document {
 pub(crate) struct Origin {
     pub(crate) file: String,
     pub(crate) name: Place,
+    pub(crate) routes: BTreeMap<String, Place>,
 }
 
 /// Documents are equal when they say the same; where they were read does not count.
@@ -60,6 +68,7 @@ impl PartialEq for Document {
             && self.defaults == other.defaults
             && self.locks == other.locks
             && self.services == other.services
+            && self.routes == other.routes
             && self.rules == other.rules
     }
 }
@@ -101,6 +110,11 @@ impl Document {
     /// The services, by name.
     pub fn services(&self) -> &BTreeMap<String, Selector> {
         &self.services
+    }
+
+    /// The routes, by name.
+    pub fn routes(&self) -> &BTreeMap<String, Route> {
+        &self.routes
     }
 
     /// The rules, in the order written.

@@ -326,6 +326,7 @@ impl Display for Explanation {
                 format!("by the default of {}, as no rule matches", vm(side))
             }
             (Decider::Nothing, _) => "as no rule matches and no default says otherwise".to_owned(),
+            (Decider::Unserved, _) => "as its route has no backend for it".to_owned(),
         };
         write!(f, "{verdict} {by}; generation {}", self.decision.generation)?;
         for m in &self.also {

@@ -30,6 +30,15 @@
 //!     to: { vm: "web*" }
 //!     ports: [443, 8000-8010]
 //!     action: audit
+//! routes:                        # an address without a host, and who serves it
+//!   cache:
+//!     address: 10.0.0.100        # one, or one of each family; no guest's own
+//!     port: 6379
+//!     backends:                  # a service, a selector or an address
+//!       - { to: redis, version: v1, weight: 80 }
+//!       - { to: { vm: db2 }, version: v2, weight: 20 }
+//!     canary:
+//!       - { from: { vm: web1, uid: 1000 }, to: v2 }
 //! "#)?;
 //! let ruleset = Ruleset::compile(&[document], 1)?;
 //!
@@ -73,9 +82,30 @@
 //!   deny alike. A default of deny is what protects where sight may be lost.
 //! - Two sets that speak of one VM's default, or of its lock: the more specific pattern counts, of equal ones the stricter.
 //!
+//! # Routes
+//!
+//! A guest that opens a flow to a route's address and port is served by one of its backends.
+//!
+//! - **Rules speak of backends.** The flow is judged as the flow from the guest to the backend that it goes to, its address and
+//!   port. Nothing is said of a route's own address.
+//! - `weight` (1 unless said) is the share of the entry: its backends have it together, in equal parts. An entry of weight 0 has
+//!   none, but serves a canary. `drain: true`: flows that are there stay, no new ones come.
+//! - `canary`: the first that matches the client says the version, whatever the weights are; if none of that version serves,
+//!   the flow is refused. One that asks for a process matches where a trap or a lookup tells it before the flow's first
+//!   packet passes.
+//! - `failover`: versions that serve, by weight, only while none of the others does.
+//! - `denied`: the version that a flow goes to which the rules deny to the backend it was to go to, if they allow it to
+//!   that one. It serves nothing else.
+//! - `port` of a backend: unless said, the one port of its service, else the route's.
+//! - A backend that fails takes no new flows and keeps what it has. It fails by dom0's own checks (`check: tcp`, every
+//!   `interval`, with `timeout`, `fall` in a row; back after `rise` good ones), by guests' own connects (`passive`: `fall` in a row were
+//!   reset or not answered; back after ten seconds, each time longer), and when the guest is seen to listen on no such
+//!   port (`listener`), or when another program does than the service says. All but `check` are on.
+//! - Only guests of this host are redirected, and a guest does not serve itself.
+//!
 //! # Limits
 //!
-//! A text of [`document::MAX_TEXT`] bytes, [`document::MAX_RULES`] rules in all, lists of
+//! A text of [`document::MAX_TEXT`] bytes, [`document::MAX_RULES`] rules and [`document::MAX_ROUTES`] routes in all, lists of
 //! [`document::MAX_LIST`] values, patterns of [`pattern::MAX_PATTERN`] bytes.
 #![forbid(unsafe_code)]
 
@@ -89,6 +119,7 @@ mod matching;
 pub mod pattern;
 pub mod port;
 mod problem;
+mod route;
 mod ruleset;
 mod settings;
 
@@ -100,5 +131,6 @@ pub use identity::{Identity, ServiceName};
 pub use matching::Condition;
 pub use port::{PortRange, Protocol};
 pub use problem::{Place, Problem, Problems};
+pub use route::{Role, Route, RouteBackend, RouteTarget, Version};
 pub use ruleset::{Decider, Decision, RuleId, RuleName, Ruleset, Verdict};
 pub use settings::VmSetting;

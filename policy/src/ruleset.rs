@@ -2,18 +2,19 @@
 //! All sets together, compiled for deciding.
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::block::Block;
-use crate::document::{Action, Document, Lock, MAX_RULES, Peer, Refuse, Selector};
+use crate::document::{Action, Document, Lock, MAX_ROUTES, MAX_RULES, Peer, Refuse, Selector};
 use crate::flow::{Flow, Owner, Side, VmId};
 use crate::index::Index;
 use crate::matching::{Subject, Truth, port_in};
 use crate::port::{PortRange, Protocol};
-use crate::problem::{Problem, Problems};
+use crate::problem::{Place, Problem, Problems};
+use crate::route::Route;
 use crate::settings::{Settings, VmSetting};
 
 /// Number of a rule. It names the same rule for as long as the generation lasts, no longer.
@@ -58,6 +59,8 @@ pub enum Decider {
     Default(Side),
     /// No rule matched and neither end has a default that says anything.
     Nothing,
+    /// It is for a route that has no backend for it. Never of [`Ruleset::decide`]: who serves is not known here.
+    Unserved,
 }
 
 /// What happens to a flow, and by what.
@@ -195,6 +198,7 @@ pub(crate) struct Service {
 pub struct Ruleset {
     pub(crate) rules: Box<[CompiledRule]>,
     pub(crate) services: Box<[Service]>,
+    routes: Box<[Arc<Route>]>,
     pub(crate) defaults: Settings<Action>,
     locks: Settings<Lock>,
     index: Index,
@@ -205,7 +209,8 @@ impl Ruleset {
     /// Joins the documents. Their order does not matter: sets are taken by name, rules as written.
     ///
     /// # Errors
-    /// Two sets of one name; more than [`MAX_RULES`] rules in all.
+    /// Two sets of one name, or two routes of one address, port and protocol; more than [`MAX_RULES`] rules or [`MAX_ROUTES`]
+    /// routes in all.
     pub fn compile(documents: &[Document], generation: u64) -> Result<Ruleset, Problems> {
         let mut documents: Vec<&Document> = documents.iter().collect();
         documents.sort_by(|a, b| a.name.cmp(&b.name));
@@ -213,6 +218,7 @@ impl Ruleset {
 
         let mut rules = Vec::new();
         let mut services = Vec::new();
+        let mut routes = Vec::new();
         for document in &documents {
             let set: Arc<str> = document.name.as_str().into();
             let mine: Vec<Service> = document
@@ -233,12 +239,17 @@ impl Ruleset {
                 from: ends(&rule.from, &mine),
                 to: ends(&rule.to, &mine),
             }));
+            routes.extend(document.routes.iter().map(|(name, route)| {
+                let service = |name: &str| selector_of(&mine, name);
+                Arc::new(Route::new(&set, name, route, service, |peers| ends(peers, &mine)))
+            }));
             services.extend(mine);
         }
         Ok(Ruleset {
             index: Index::build(&rules),
             rules: rules.into(),
             services: services.into(),
+            routes: routes.into(),
             defaults: defaults(&documents),
             locks: locks(&documents),
             generation,
@@ -250,6 +261,7 @@ impl Ruleset {
         Ruleset {
             rules: Box::default(),
             services: Box::default(),
+            routes: Box::default(),
             defaults: defaults(&[]),
             locks: locks(&[]),
             index: Index::build(&[]),
@@ -295,7 +307,7 @@ impl Ruleset {
         let destination = Subject::of(flow, Side::Destination);
         let decider = match now.by {
             Decider::Rule(id) => self.rule(id).map(|rule| (severity(rule.action), id)),
-            Decider::Default(_) | Decider::Nothing => None,
+            Decider::Default(_) | Decider::Nothing | Decider::Unserved => None,
         };
         let mut depends = false;
         self.index.candidates(&source, &destination).each(|id| {
@@ -335,6 +347,11 @@ impl Ruleset {
     /// The rules in order, by number.
     pub fn rule_names(&self) -> impl Iterator<Item = RuleName<'_>> {
         (0..).map(RuleId).map_while(|id| self.rule_name(id))
+    }
+
+    /// The routes, by set and name.
+    pub fn routes(&self) -> &[Arc<Route>] {
+        &self.routes
     }
 
     /// Every block of addresses that a rule's end or a service mentions.
@@ -441,10 +458,54 @@ fn check(documents: &[&Document]) -> Result<(), Problems> {
             remedy: "join rules: `from` and `to` take lists".to_owned(),
         });
     }
+    check_routes(documents, &mut problems);
     Problems::or(problems)
 }
 
+/// Two routes cannot have one address, and there is room for so many only.
+fn check_routes(documents: &[&Document], problems: &mut Vec<Problem>) {
+    let mut taken = BTreeMap::new();
+    let mut count = 0;
+    for document in documents {
+        for (name, route) in &document.routes {
+            count += 1;
+            let place = document.origin.routes.get(name).copied().unwrap_or(Place::START);
+            let problem = |what: String, remedy: String| Problem {
+                file: document.origin.file.clone(),
+                line: place.line,
+                column: place.column,
+                what,
+                remedy,
+            };
+            if count == MAX_ROUTES + 1 {
+                problems.push(problem(
+                    format!("more than {MAX_ROUTES} routes in all sets together"),
+                    "join routes: a route may have any number of backends".to_owned(),
+                ));
+            }
+            for address in &route.address {
+                let key = (*address, route.port, route.protocol);
+                if let Some((set, first)) = taken.insert(key, (&document.name, name)) {
+                    let end = std::net::SocketAddr::new(*address, route.port);
+                    problems.push(problem(
+                        format!(
+                            "route `{name}` has the address of another, {end} over {}",
+                            route.protocol
+                        ),
+                        format!("give it another address or port; the other is {set}/{first}"),
+                    ));
+                }
+            }
+        }
+    }
+}
+
 /// `services` are sorted by name, as they come out of a document.
+fn selector_of(services: &[Service], name: &str) -> Option<Arc<Selector>> {
+    let at = services.binary_search_by(|s| (*s.name).cmp(name)).ok()?;
+    services.get(at).map(|service| service.selector.clone())
+}
+
 fn ends(peers: &[Peer], services: &[Service]) -> Box<[End]> {
     peers
         .iter()
@@ -454,13 +515,10 @@ fn ends(peers: &[Peer], services: &[Service]) -> Box<[End]> {
                 Peer::World => End::World,
                 Peer::Unattributed => End::Unattributed,
                 // A document's own services hold every name its rules use, so nothing is left out here.
-                Peer::Service(name) => {
-                    let at = services.binary_search_by(|s| (*s.name).cmp(name)).ok()?;
-                    End::Selector {
-                        service: Some(name.as_str().into()),
-                        selector: services.get(at)?.selector.clone(),
-                    }
-                }
+                Peer::Service(name) => End::Selector {
+                    service: Some(name.as_str().into()),
+                    selector: selector_of(services, name)?,
+                },
                 Peer::Inline(selector) => End::Selector {
                     service: None,
                     selector: Arc::new((**selector).clone()),

@@ -141,7 +141,7 @@ fn selects(s: &Selector, end: &Endpoint<'_>, to: Option<&Flow<'_>>) -> bool {
 fn got(ruleset: &Ruleset, decision: &Decision) -> Expected {
     let rule = match decision.by {
         Decider::Rule(id) => Some(ruleset.rule_name(id).unwrap().to_string()),
-        Decider::Default(_) | Decider::Nothing => None,
+        Decider::Default(_) | Decider::Nothing | Decider::Unserved => None,
     };
     (decision.verdict, decision.refuse, decision.audit, rule)
 }
@@ -176,8 +176,34 @@ proptest! {
     }
 }
 
+/// The version of the first canary of the set's route that matches.
+fn canary<'d>(set: &'d Document, flow: &Flow<'_>) -> Option<&'d str> {
+    let route = set.routes().values().next().unwrap();
+    route
+        .canary
+        .iter()
+        .find(|c| c.from.iter().any(|p| is(set, p, &flow.source, None)))
+        .map(|c| c.to.as_str())
+}
+
 proptest! {
     #![proptest_config(config(300))]
+
+    #[test]
+    fn canaries_are_those_of_a_plain_reading(
+        documents in documents(),
+        flows in proptest::collection::vec(flow(), FLOWS),
+    ) {
+        let ruleset = Ruleset::compile(&documents, 1).unwrap();
+        for owned in &flows {
+            let flow = owned.flow();
+            for route in ruleset.routes() {
+                let set = documents.iter().find(|d| d.name() == &*route.set).unwrap();
+                let version = route.canary(&flow.source).map(|v| route.version_name(v));
+                prop_assert_eq!(version, canary(set, &flow), "{:?}", owned);
+            }
+        }
+    }
 
     #[test]
     fn what_holds_for_any_process_holds_for_each(

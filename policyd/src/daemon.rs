@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! The daemon: what starts in which order, what the API can ask, and how all of it ends.
 
-use std::net::IpAddr;
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,7 +12,7 @@ use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use netback_filter::{Config as DatapathConfig, Datapath};
 use netback_filter::{DecidedBy, Direction, FlowRecord};
-use policy::{Decision, Endpoint, Flow, Owner, Protocol, Refuse, Ruleset, Verdict};
+use policy::{Decider, Decision, Protocol, Refuse, Ruleset, Verdict};
 use policyd_api as api;
 use tokio::sync::watch;
 use vmi_xen::meter::TrapBudget;
@@ -27,15 +28,17 @@ use crate::events::EventLog;
 use crate::gate::{Way, decider};
 use crate::graph;
 use crate::guardian::{self, Supervisor};
+use crate::health;
 use crate::integrity;
 use crate::lock::InstanceLock;
 use crate::lookups::{self, Lookups};
 use crate::present;
 use crate::registry::{DomainEntry, Registry, lock};
+use crate::routes::Facade;
 use crate::store::{Store, StoreError};
 use crate::traces::Trace;
 use crate::watcher::Watcher;
-use crate::world::{World, policy_process};
+use crate::world::World;
 use crate::{api as server, vif_events};
 
 /// Events kept for readers that come late.
@@ -46,6 +49,9 @@ const FACTS: usize = 64 << 10;
 const ORDERS: usize = 1024;
 /// How long a caller of the API waits for the enforcer.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A flow's protocol, the address that it is for, and its backend.
+type FlowKeyEnd = (u8, SocketAddr, SocketAddr);
 
 /// What the daemon answers when it cannot do what is asked.
 #[derive(Debug, thiserror::Error)]
@@ -83,8 +89,8 @@ impl From<netback_filter::Error> for DaemonError {
 pub struct Daemon {
     /// The event log.
     pub events: Arc<EventLog>,
-    registry: Arc<Registry>,
-    world: Arc<ArcSwap<World>>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) world: Arc<ArcSwap<World>>,
     owners: Arc<Owners>,
     lookups: Lookups,
     datapath: Arc<Mutex<Datapath>>,
@@ -184,6 +190,11 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         move || watcher.run(&stop)
     })?;
 
+    let health = spawn("health", {
+        let (world, orders, stop) = (Arc::clone(&world), orders.clone(), Arc::clone(&stop));
+        let flows = lock(&datapath).flow_writer();
+        move || health::run(&world, &flows, &orders, &stop)
+    })?;
     let checks = (options.check_every > 0)
         .then(|| {
             let every = Duration::from_secs(options.check_every);
@@ -213,6 +224,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let _ = watcher.join();
     let _ = vifs.join();
     let _ = looker.join();
+    let _ = health.join();
     if let Some(checks) = checks {
         let _ = checks.join();
     }
@@ -346,7 +358,7 @@ impl Daemon {
         }
     }
 
-    fn find(&self, domain: &str) -> Result<Arc<DomainEntry>, DaemonError> {
+    pub(crate) fn find(&self, domain: &str) -> Result<Arc<DomainEntry>, DaemonError> {
         self.registry
             .find(domain)
             .ok_or_else(|| DaemonError::NoSuchDomain(domain.to_owned()))
@@ -408,6 +420,23 @@ impl Daemon {
         Ok(flows)
     }
 
+    /// `GET /v1/routes`.
+    pub fn routes(&self) -> Result<Vec<api::Route>, DaemonError> {
+        let mut flows: HashMap<FlowKeyEnd, usize> = HashMap::new();
+        for record in self.records(None)?.iter().filter(|r| !r.ended) {
+            if let Some(backend) = record.backend {
+                let facade = (record.key.protocol.0, record.key.remote, backend);
+                *flows.entry(facade).or_default() += 1;
+            }
+        }
+        let world = self.world.load();
+        let with = |facade: &Facade, end| flows.get(&(facade.route.protocol.0, facade.end, end)).copied();
+        let routes = world.routes.iter();
+        Ok(routes
+            .map(|facade| present::route(&world, facade, |end| with(facade, end).unwrap_or(0)))
+            .collect())
+    }
+
     /// `GET /v1/domains/{domain}/graph`: processes and pipes read from the guest now, flows as the vifs counted them.
     pub fn graph(&self, domain: &str) -> Result<api::Graph, DaemonError> {
         let entry = self.find(domain)?;
@@ -432,11 +461,11 @@ impl Daemon {
     /// A flow, and who is at its other end where that is a guest of this host.
     fn counted(&self, world: &World, record: &FlowRecord, now: u64) -> graph::Counted {
         let flow = self.flow(world, record, now);
-        let vm = world.vm_at(flow.remote.ip());
+        let at = record.backend.unwrap_or(flow.remote);
+        let vm = world.vm_at(at.ip());
         let peer = vm.and_then(|vm| match flow.outgoing {
             true => {
                 let protocol = Protocol(record.key.protocol.0);
-                let at = flow.remote;
                 vm.listeners.owner_of(protocol, at.ip(), at.port()).cloned()
             }
             false => self.owners.of(&Way::from(&record.key).seen_by(vm.scope)),
@@ -488,10 +517,14 @@ impl Daemon {
             local: key.local,
             remote: key.remote,
             outgoing,
+            route: present::routed(world, key, record.backend),
             who: who
                 .as_ref()
                 .map(|who| present::party(world, &end, listens, Some(who))),
-            decision: present::decision(world, key.scope, &decision),
+            decision: match decision.by {
+                Decider::Unserved => present::unserved(world, key, &decision),
+                _ => present::decision(world, key.scope, &decision),
+            },
             packets_out: record.packets[0],
             bytes_out: record.bytes[0],
             packets_in: record.packets[1],
@@ -546,105 +579,6 @@ impl Daemon {
             reply,
         })?
     }
-
-    /// `POST /v1/explain`.
-    pub fn explain(&self, request: &api::ExplainRequest) -> Result<api::Explained, DaemonError> {
-        let protocol: Protocol = request
-            .protocol
-            .parse()
-            .map_err(|e| DaemonError::Invalid(format!("{e}")))?;
-        let world = self.world.load();
-        let from = self.place(&world, &request.from)?;
-        let to = self.place(&world, &request.to)?;
-        let mut source = Endpoint {
-            vm: from.vm,
-            owner: Owner::Unknown,
-            address: from.address,
-        };
-        let mut who: Option<Arc<Subject>> = None;
-        if let (Some(exe), Some(_)) = (&request.exe, from.vm) {
-            who = self.running(&request.from, exe, request.uid);
-            source.owner = Owner::Process(match &who {
-                Some(subject) => policy_process(subject),
-                None => policy::Process {
-                    exe: Some(exe),
-                    uid: request.uid.unwrap_or(0),
-                    ..Default::default()
-                },
-            });
-        }
-        let destination = match to.vm {
-            Some(_) => world.destination(protocol, to.address, request.port),
-            None => Endpoint::world(to.address),
-        };
-        let listener = world
-            .vm_at(to.address)
-            .and_then(|vm| vm.listeners.owner_of(protocol, to.address, request.port));
-        let flow = Flow {
-            protocol,
-            source,
-            destination,
-            port: request.port,
-        };
-        let decision = world.decide(&flow);
-        let explanation = world.rules.explain(&flow);
-        let mut why: Vec<String> = explanation.to_string().lines().map(str::to_owned).collect();
-        if decision.verdict != explanation.decision.verdict {
-            why.push("denied all the same: it depends on a process that is not known".into());
-        }
-        let scope = from.scope.or(to.scope).unwrap_or(u32::MAX);
-        Ok(api::Explained {
-            decision: present::decision(&world, scope, &decision),
-            from: present::party(&world, &source, None, who.as_ref()),
-            to: present::party(&world, &destination, Some((protocol, request.port)), listener),
-            why,
-        })
-    }
-
-    /// A process of the domain that runs `exe` (as `uid`, if given).
-    fn running(&self, domain: &str, exe: &str, uid: Option<u32>) -> Option<Arc<Subject>> {
-        let entry = self.registry.find(domain)?;
-        let inspector = lock(&entry.inspector);
-        let all = inspector.as_ref()?.processes().ok()?;
-        all.into_iter()
-            .find(|s| s.process.exe.as_deref() == Some(exe) && uid.is_none_or(|uid| uid == s.process.euid))
-    }
-
-    /// A domain by name or id, or an address.
-    fn place<'w>(&self, world: &'w World, text: &str) -> Result<Place<'w>, DaemonError> {
-        let by_address = |address: IpAddr| {
-            let vm = world.vm_at(address);
-            Place {
-                vm: vm.map(|vm| &vm.id),
-                scope: vm.map(|vm| vm.scope),
-                address,
-            }
-        };
-        if let Ok(address) = text.parse::<IpAddr>() {
-            return Ok(by_address(address.to_canonical()));
-        }
-        let entry = self.find(text)?;
-        let vm = world
-            .vm(entry.scope())
-            .ok_or_else(|| DaemonError::NoSuchDomain(text.to_owned()))?;
-        let address = vm.addresses.first().copied().ok_or_else(|| {
-            DaemonError::Unavailable(format!(
-                "no address of {text} is known yet; name an address, or give its vif an `ip=` in the domain's xl.cfg"
-            ))
-        })?;
-        Ok(Place {
-            vm: Some(&vm.id),
-            scope: Some(vm.scope),
-            address,
-        })
-    }
-}
-
-/// An end of a flow that somebody asks about.
-struct Place<'w> {
-    vm: Option<&'w policy::VmId>,
-    scope: Option<u32>,
-    address: IpAddr,
 }
 
 fn unseen(entry: &DomainEntry) -> DaemonError {
@@ -662,7 +596,7 @@ fn unreadable(entry: &DomainEntry, e: &dyn std::error::Error) -> DaemonError {
 }
 
 /// CLOCK_MONOTONIC in nanoseconds: the clock of the datapath.
-fn monotonic_ns() -> u64 {
+pub fn monotonic_ns() -> u64 {
     nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map_or(0, |t| {
         u64::try_from(t.tv_sec()).unwrap_or(0) * 1_000_000_000 + u64::try_from(t.tv_nsec()).unwrap_or(0)
     })

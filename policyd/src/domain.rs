@@ -88,7 +88,7 @@ pub fn watch(context: &Context, entry: &Arc<DomainEntry>) {
                 } else {
                     Mode::Vm
                 };
-                sight(context, entry, mode, &e.to_string());
+                sight(context, entry, mode, false, &e.to_string());
                 if mode == Mode::Lookup && e.is_permanent() {
                     look_up(context, entry);
                     pause = FIRST_RETRY;
@@ -178,7 +178,7 @@ fn tell_sight(context: &Context, entry: &DomainEntry, degree: Degree, status: &S
     if mode == Mode::Breakpoint {
         message.push_str(VISIBLE);
     }
-    sight(context, entry, mode, &message);
+    sight(context, entry, mode, status.counts_listeners, &message);
     if mode == Mode::Altp2m && status.uncovered.is_empty() {
         entry.sight().problems.clear();
     }
@@ -227,7 +227,9 @@ fn take_stock(context: &Context, entry: &DomainEntry, beside_traps: bool) -> boo
         let Some(inspector) = inspector.as_ref() else {
             return false;
         };
-        let sockets = match inspector.sockets() {
+        let sockets = inspector.sockets();
+        let sockets_read = sockets.is_ok();
+        let sockets = match sockets {
             Ok(sockets) => sockets,
             // A kernel that does not say how its sockets look is still known by its processes and addresses.
             Err(LinuxError::Layout(_)) => Vec::new(),
@@ -238,6 +240,7 @@ fn take_stock(context: &Context, entry: &DomainEntry, beside_traps: bool) -> boo
         };
         let mut inventory = Inventory {
             beside_traps,
+            sockets_read,
             addresses: routable(inspector),
             ..Inventory::default()
         };
@@ -296,7 +299,8 @@ fn routable(inspector: &Inspector) -> Vec<IpAddr> {
         .collect()
 }
 
-fn sight(context: &Context, entry: &DomainEntry, mode: Mode, message: &str) {
+/// `counts`: traps tell of each listener that comes or goes.
+fn sight(context: &Context, entry: &DomainEntry, mode: Mode, counts: bool, message: &str) {
     let changed = {
         let mut sight = entry.sight();
         let news = sight.mode != mode || sight.problems.first().map(String::as_str) != Some(message);
@@ -310,6 +314,7 @@ fn sight(context: &Context, entry: &DomainEntry, mode: Mode, message: &str) {
     context.order(Order::Trapped {
         scope: entry.scope(),
         trapped: mode >= Mode::Breakpoint,
+        counts,
     });
     if changed {
         log::info!("{}: {}: {message}", entry.vm.name, mode.as_str());

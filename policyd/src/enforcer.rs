@@ -6,18 +6,19 @@
 //! published, and every live flow has been decided anew.
 
 mod flows;
+mod health;
 mod orders;
 mod policies;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender, select};
-use netback_filter::{Datapath, FlowWriter};
-use policy::{Decision, VmId};
+use netback_filter::{Datapath, FlowWriter, Service};
+use policy::{Protocol, VmId};
 use policyd_api::{Applied, ApplyRequest, PolicyDocument, PolicySummary, What};
 use vmi_xen::observe::Subject;
 
@@ -26,12 +27,13 @@ pub use policies::Policies;
 
 use crate::daemon::DaemonError;
 use crate::events::EventLog;
-use crate::gate::{Told, Way};
+use crate::gate::{Judged, Told, Way};
 use crate::inventory::Inventory;
 use crate::lookups::{Answer, Lookups, Question};
 use crate::registry::lock;
 use crate::tables;
-use crate::world::{Listeners, Vm, World};
+use crate::world::{Listeners, Mac, Vm, World};
+use health::Health;
 
 /// Facts taken in one go before changed listeners reach the World: bounds how long a listener stays unknown under load.
 const BATCH: usize = 256;
@@ -54,9 +56,9 @@ type Gone = HashMap<(u32, u16), (Arc<Subject>, Instant)>;
 #[derive(Clone, Copy)]
 enum Shown {
     /// By a trap, which decided it.
-    Trap(Decision),
-    /// By its first packet; its owner was looked up.
-    Lookup,
+    Trap(Judged),
+    /// By its first packet; its owner was looked up. Where it goes, if it had a backend by then.
+    Lookup(Option<SocketAddr>),
     /// The same, and its socket is closed meanwhile: there is nothing left to decide.
     Over,
 }
@@ -113,13 +115,29 @@ pub enum Order {
         scope: u32,
         /// Traps do.
         trapped: bool,
+        /// They tell of each listener that comes or goes, too.
+        counts: bool,
     },
-    /// Addresses a guest has, besides those known.
-    Addresses {
+    /// The vifs of a guest: each one's MAC address, and the addresses that dom0 gave it.
+    Vifs {
         /// Domain id.
         scope: u32,
-        /// The addresses.
-        addresses: Vec<IpAddr>,
+        /// The vifs.
+        vifs: Vec<(Option<Mac>, Vec<IpAddr>)>,
+    },
+    /// A guest is paused, or runs on.
+    Paused {
+        /// Domain id.
+        scope: u32,
+        /// It is paused.
+        paused: bool,
+    },
+    /// What dom0's checks of a backend say; none: nothing any more.
+    Checked {
+        /// The backend.
+        end: (Protocol, SocketAddr),
+        /// It serves.
+        up: Option<bool>,
     },
     /// What was found in a guest by reading all of it.
     Inventory {
@@ -159,6 +177,8 @@ pub struct Enforcer {
     doubts: VecDeque<(Instant, Question, bool)>,
     /// UDP flows whose verdict came from a lookup, by guest and port: it goes with the socket.
     datagrams: HashMap<(u32, u16), Vec<Way>>,
+    /// Which backends fail.
+    health: Health,
     policies: Policies,
     guests: BTreeMap<u32, Vm>,
     /// Number of the last fact of each guest.
@@ -167,6 +187,8 @@ pub struct Enforcer {
     dirty: bool,
     /// What the vif tables hold.
     published: Option<tables::Tables>,
+    /// The services that the datapath has.
+    services: Option<Vec<Service>>,
 }
 
 impl Enforcer {
@@ -193,11 +215,13 @@ impl Enforcer {
             gone: Gone::default(),
             doubts: VecDeque::new(),
             datagrams: HashMap::new(),
+            health: Health::default(),
             policies,
             guests: BTreeMap::new(),
             heard: BTreeMap::new(),
             dirty: false,
             published: None,
+            services: None,
         };
         let rules = enforcer.policies.rules();
         enforcer.enforce(rules)?;
@@ -208,8 +232,8 @@ impl Enforcer {
     pub fn run(mut self, orders: &Receiver<Order>, facts: &Receiver<Told>) {
         let mut next_sweep = Instant::now() + SWEEP;
         loop {
-            let doubt = self.conclude();
-            let wait = doubt.map_or(SWEEP, |due| due.saturating_duration_since(Instant::now()));
+            let due = [self.conclude(), self.health.due()].into_iter().flatten().min();
+            let wait = due.map_or(SWEEP, |due| due.saturating_duration_since(Instant::now()));
             select! {
                 recv(orders) -> order => match order {
                     Ok(Order::Stop) | Err(_) => return,
@@ -225,6 +249,7 @@ impl Enforcer {
                 },
                 default(wait) => {}
             }
+            self.dirty |= self.health.lapse(Instant::now());
             if self.dirty {
                 self.refresh();
             }
@@ -255,22 +280,11 @@ impl Enforcer {
     /// Puts `rules` in force: World, tables, live flows. Returns how many flows changed their verdict. On an error the
     /// datapath still has what it had, and so has the World.
     fn enforce(&mut self, rules: Arc<policy::Ruleset>) -> Result<usize, DaemonError> {
-        let world = Arc::new(World::new(rules, self.guests.values().cloned().collect()));
-        let tables = tables::compile(&world)?;
-        if self.published.as_ref() != Some(&tables) {
-            let mut datapath = lock(&self.datapath);
-            if let Err(e) = tables.publish(&mut datapath, self.published.as_ref()) {
-                // Some scopes may have the new settings already.
-                if let Some(before) = &self.published
-                    && let Err(again) = before.publish(&mut datapath, None)
-                {
-                    log::error!("the vif tables could not be put back as they were: {again}");
-                }
-                return Err(e);
-            }
-            self.published = Some(tables);
-        }
+        let world = World::new(rules, self.guests.values().cloned().collect());
+        let world = Arc::new(world.with_routes(&self.health));
+        self.publish(tables::compile(&world)?, world.routes.services())?;
         let before = self.world.swap(Arc::clone(&world));
+        self.tell_standings(&before, &world);
         // Listeners may decide who a flow's destination is, so flows are looked at again for any change.
         let policy_changed = before.rules.generation() != world.rules.generation();
         Ok(if policy_changed {
@@ -278,6 +292,37 @@ impl Enforcer {
         } else {
             0
         })
+    }
+
+    /// Gives the datapath what it has not. On an error it has what it had.
+    fn publish(&mut self, tables: tables::Tables, services: Vec<Service>) -> Result<(), DaemonError> {
+        let (new_tables, new_services) = (
+            self.published.as_ref() != Some(&tables),
+            self.services.as_ref() != Some(&services),
+        );
+        let mut datapath = lock(&self.datapath);
+        // The rules first: a flow that is sent to a backend has been judged by rules that know of it.
+        let rules = match new_tables {
+            true => tables.publish(&mut datapath, self.published.as_ref()),
+            false => Ok(()),
+        };
+        let done = rules.and_then(|()| match new_services {
+            true => Ok(datapath.publish_services(&services)?),
+            false => Ok(()),
+        });
+        if let Err(e) = done {
+            // Some scopes may have the new settings already.
+            if let Some(before) = self.published.as_ref().filter(|_| new_tables)
+                && let Err(again) = before.publish(&mut datapath, None)
+            {
+                log::error!("the vif tables could not be put back as they were: {again}");
+            }
+            return Err(e);
+        }
+        drop(datapath);
+        self.published = Some(tables);
+        self.services = Some(services);
+        Ok(())
     }
 
     /// Logs an event of a domain.

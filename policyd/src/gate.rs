@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use crossbeam_channel::Sender;
-use netback_filter::{Action, Direction, FlowKey, FlowWriter, Refuse, Verdict};
+use netback_filter::{Action, Direction, FlowKey, FlowWriter, Refuse, Target, Verdict};
 use policy::{Decider, Decision, Flow, Protocol, RuleId, Side};
 use vmi_xen::linux::{self, Credentials, Socket};
 use vmi_xen::observe::{Observer, Subject};
@@ -54,6 +54,14 @@ impl Way {
             protocol: self.protocol,
             local: self.remote,
             remote: self.local,
+        }
+    }
+
+    /// The same flow where it goes to `backend`.
+    pub fn to(&self, backend: Option<SocketAddr>) -> Way {
+        Way {
+            remote: backend.unwrap_or(self.remote),
+            ..*self
         }
     }
 
@@ -107,8 +115,8 @@ pub enum Fact {
         who: Arc<Subject>,
         /// The flow, as its guest sees it.
         way: Way,
-        /// The verdict that is in force.
-        decision: Decision,
+        /// The verdict that is in force, and where the flow goes.
+        judged: Judged,
     },
     /// A connection was accepted.
     Accepted {
@@ -186,8 +194,8 @@ impl Observer for Gate {
             return;
         };
         let world = self.world.load();
-        let decision = decide(&world, &way, who);
-        let written = way.is_inside() || write_verdict(&world, &self.flows, Write::New, &way, &decision);
+        let judged = judge(&world, &way, who, None);
+        let written = way.is_inside() || write_verdict(&world, &self.flows, Write::New, &way, &judged);
         drop(world);
         if !written {
             self.stats.writes_failed.fetch_add(1, Ordering::Relaxed);
@@ -195,7 +203,7 @@ impl Observer for Gate {
         self.tell(Fact::Connecting {
             who: Arc::clone(who),
             way,
-            decision,
+            judged,
         });
     }
 
@@ -248,13 +256,74 @@ pub fn protocol(socket: &Socket) -> Protocol {
     }
 }
 
-/// Decides a flow that `who` opens.
-pub fn decide(world: &World, way: &Way, who: &Subject) -> Decision {
+/// What becomes of a flow that a guest opens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Judged {
+    /// Pass or not, judged as the flow to where it goes.
+    pub decision: Decision,
+    /// Where it goes in place of the remote end of its way.
+    pub backend: Option<SocketAddr>,
+    /// The backend, where it was chosen here and the datapath is to be told.
+    choice: Option<Target>,
+}
+
+/// Judges a flow that `who` opens. `backend`: where it goes, if it is under way already; else one that is for a route gets its
+/// backend here. No allocation, no lock.
+pub fn judge(world: &World, way: &Way, who: &Subject, backend: Option<SocketAddr>) -> Judged {
+    let found = match backend {
+        Some(_) => None,
+        None => world.routes.at(way.protocol, way.remote),
+    };
+    let Some(facade) = found else {
+        return Judged {
+            decision: decide(world, way, who, backend.unwrap_or(way.remote)),
+            backend: backend.filter(|end| *end != way.remote),
+            choice: None,
+        };
+    };
+    let source = world.source(way.scope, way.local.ip(), Some(who));
+    let to = |target: Target| Judged {
+        decision: decide(world, way, who, target.end),
+        backend: Some(target.end),
+        choice: Some(target),
+    };
+    let Some(member) = facade.choose(&source, way.scope, way.local) else {
+        return Judged {
+            decision: world.unserved(&facade.route),
+            backend: None,
+            choice: None,
+        };
+    };
+    let judged = to(member.target());
+    if judged.is_allowed() {
+        return judged;
+    }
+    let decoy = facade.decoy(way.scope, way.local);
+    decoy
+        .map(|member| to(member.target()))
+        .filter(Judged::is_allowed)
+        .unwrap_or(judged)
+}
+
+impl Judged {
+    /// Whether it passes.
+    pub fn is_allowed(&self) -> bool {
+        self.decision.verdict == policy::Verdict::Allow
+    }
+
+    /// The flow as its backend sees it.
+    pub fn beyond(&self, way: &Way) -> Way {
+        way.to(self.backend)
+    }
+}
+
+/// Decides a flow that `who` opens and that goes to `end`.
+fn decide(world: &World, way: &Way, who: &Subject, end: SocketAddr) -> Decision {
     world.decide(&Flow {
         protocol: way.protocol,
         source: world.source(way.scope, way.local.ip(), Some(who)),
-        destination: world.destination(way.protocol, way.remote.ip(), way.remote.port()),
-        port: way.remote.port(),
+        destination: world.destination(way.protocol, end.ip(), end.port()),
+        port: end.port(),
     })
 }
 
@@ -269,15 +338,9 @@ pub enum Write {
     Settle,
 }
 
-/// Puts the verdict on a flow that its guest opens into the flow map: for its own vif, and when the other end is a guest of
-/// this host, for that guest's vif. Returns whether the map took all of it.
-pub fn write_verdict(
-    world: &World,
-    flows: &FlowWriter,
-    write: Write,
-    way: &Way,
-    decision: &Decision,
-) -> bool {
+/// Puts the verdict on a flow that its guest opens into the flow map: for its own vif, and when the end that it goes to is a
+/// guest of this host, for that guest's vif. Returns whether the map took all of it.
+pub fn write_verdict(world: &World, flows: &FlowWriter, write: Write, way: &Way, judged: &Judged) -> bool {
     let put = |key: &FlowKey, verdict: Verdict| match write {
         Write::New => flows.set(key, verdict),
         Write::Revise => flows.revise(key, verdict),
@@ -285,11 +348,23 @@ pub fn write_verdict(
     };
     let mut written = true;
     // The destination first: by the time the source's packet may leave, its way in is open.
-    if let Some(peer) = world.vm_at(way.remote.ip()).filter(|vm| vm.scope != way.scope) {
-        let verdict = datapath_verdict(decision, Direction::ToGuest);
-        written &= put(&way.seen_by(peer.scope).key(), verdict).is_ok();
+    let beyond = judged.beyond(way);
+    if let Some(peer) = world.vm_at(beyond.remote.ip()).filter(|vm| vm.scope != way.scope) {
+        let verdict = datapath_verdict(&judged.decision, Direction::ToGuest);
+        written &= put(&beyond.seen_by(peer.scope).key(), verdict).is_ok();
     }
-    written & put(&way.key(), datapath_verdict(decision, Direction::FromGuest)).is_ok()
+    // Then where it goes: it was allowed to this backend and no other.
+    if let Some(target) = judged.choice.filter(|_| judged.is_allowed())
+        && flows.redirect(&way.key(), &target).is_err()
+    {
+        return false;
+    }
+    written
+        & put(
+            &way.key(),
+            datapath_verdict(&judged.decision, Direction::FromGuest),
+        )
+        .is_ok()
 }
 
 /// The decision as the datapath takes it.
@@ -316,6 +391,10 @@ pub fn action(decision: &Decision) -> Action {
 const DEFAULT_FROM: u32 = u32::MAX - 1;
 const DEFAULT_TO: u32 = u32::MAX - 2;
 const NOTHING: u32 = u32::MAX - 3;
+const UNSERVED: u32 = u32::MAX - 4;
+
+/// The rule number of what no rule decides.
+pub const NO_RULE: u32 = NOTHING;
 
 /// What decided, as the datapath's rule number.
 pub fn rule_number(decision: &Decision) -> u32 {
@@ -324,6 +403,7 @@ pub fn rule_number(decision: &Decision) -> u32 {
         Decider::Default(Side::Source) => DEFAULT_FROM,
         Decider::Default(Side::Destination) => DEFAULT_TO,
         Decider::Nothing => NOTHING,
+        Decider::Unserved => UNSERVED,
     }
 }
 
@@ -333,6 +413,7 @@ pub fn decider(number: u32) -> Decider {
         DEFAULT_FROM => Decider::Default(Side::Source),
         DEFAULT_TO => Decider::Default(Side::Destination),
         0 | NOTHING => Decider::Nothing,
+        UNSERVED => Decider::Unserved,
         n => Decider::Rule(RuleId(n - 1)),
     }
 }
@@ -349,6 +430,7 @@ mod tests {
             Decider::Default(Side::Source),
             Decider::Default(Side::Destination),
             Decider::Nothing,
+            Decider::Unserved,
         ];
         for by in by {
             let decision = Decision {

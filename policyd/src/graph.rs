@@ -172,6 +172,7 @@ mod tests {
             local: local.parse().unwrap(),
             remote: remote.parse().unwrap(),
             outgoing,
+            route: None,
             who: pid.map(|pid| api::Party {
                 domain: Some("web1".into()),
                 exe: Some("/usr/bin/curl".into()),

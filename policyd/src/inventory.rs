@@ -13,6 +13,8 @@ pub struct Inventory {
     /// Whether traps told of listeners while this was read. Then what it found is added to what they told; else it is all
     /// there is.
     pub beside_traps: bool,
+    /// Whether its sockets could be read at all.
+    pub sockets_read: bool,
     /// Addresses of its interfaces, loopback and link-local left out.
     pub addresses: Vec<IpAddr>,
     /// Its listening sockets.

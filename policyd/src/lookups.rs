@@ -6,6 +6,7 @@
 //! nor a trap waits for it; what reading costs is bounded by guest, and a question too many is dropped and counted.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -36,6 +37,8 @@ pub struct Question {
     pub origin: Direction,
     /// The vif's report, if it refused the flow's first packet.
     pub refused: Option<Event>,
+    /// Where it goes in place of its remote end, if it had a backend by then.
+    pub backend: Option<SocketAddr>,
     /// Who is at the other end, if that is known already: by the time of the answer the flow may be over.
     pub peer: Option<Arc<Subject>>,
 }

@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! What the inner rooms hold, as the API shows it.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use netback_filter::FlowRecord;
-use policy::{Decider, Endpoint, Protocol, Side};
+use netback_filter::{FlowKey, FlowRecord};
+use policy::{Decider, Endpoint, Protocol, Role, Side};
 use policyd_api as api;
 use vmi_xen::integrity::{Finding, Report, Severity};
 use vmi_xen::linux::{self, Socket};
 use vmi_xen::observe::Subject;
 
 use crate::lookups::Stats;
+use crate::routes::{Facade, Failure, Member, Standing};
 use crate::world::World;
 
 /// `loginuid` of a process nobody logged in for (linux/audit.h: AUDIT_UID_UNSET).
@@ -212,9 +214,104 @@ pub fn decision(world: &World, scope: u32, decision: &policy::Decision) -> api::
             },
             Decider::Default(Side::Source) => by_default("from"),
             Decider::Default(Side::Destination) => "default (to)".into(),
+            Decider::Unserved => "no backend".into(),
             Decider::Nothing if decision.verdict == policy::Verdict::Deny => "process unknown".into(),
             Decider::Nothing => "no rule".into(),
         },
         generation: decision.generation,
+    }
+}
+
+/// The backend of a guest's flow, with its route as it is now.
+pub fn routed(world: &World, key: &FlowKey, backend: Option<SocketAddr>) -> Option<api::Routed> {
+    let backend = backend?;
+    let facade = world.routes.at(Protocol(key.protocol.0), key.remote);
+    let member = facade.and_then(|facade| facade.member(backend));
+    Some(api::Routed {
+        route: facade.map(|facade| facade.route.to_string()),
+        version: facade
+            .zip(member)
+            .and_then(|(facade, member)| version_of(facade, member)),
+        backend,
+    })
+}
+
+/// Refused since the route that a flow is for has no backend for it.
+pub fn unserved(world: &World, key: &FlowKey, decision: &policy::Decision) -> api::Decision {
+    let facade = world.routes.at(Protocol(key.protocol.0), key.remote);
+    api::Decision {
+        verdict: api::Verdict::Deny,
+        rule: match facade {
+            Some(facade) => format!("no backend of {}", facade.route),
+            None => "no backend".into(),
+        },
+        generation: decision.generation,
+    }
+}
+
+/// Name of a backend's domain.
+pub fn domain_of(world: &World, member: &Member) -> Option<String> {
+    let vm = member.scope.and_then(|scope| world.vm(scope));
+    vm.map(|vm| vm.id.name.clone())
+}
+
+/// What a backend runs.
+pub fn version_of(facade: &Facade, member: &Member) -> Option<String> {
+    let version = member.version?;
+    Some(facade.route.version_name(version).to_owned())
+}
+
+/// How a backend stands, in a word.
+pub fn state_of(member: &Member) -> api::BackendState {
+    match member.standing {
+        Standing::Serves => api::BackendState::Up,
+        Standing::Drains => api::BackendState::Draining,
+        Standing::Fails(_) => api::BackendState::Down,
+        Standing::Gone => api::BackendState::Gone,
+    }
+}
+
+/// Why a backend takes no flows.
+pub fn why_of(member: &Member) -> Option<String> {
+    Some(match &member.standing {
+        Standing::Serves => return None,
+        Standing::Drains => "its policy lets it drain".into(),
+        Standing::Fails(Failure::Check) => "it does not answer dom0's checks".into(),
+        Standing::Fails(Failure::Connects) => "connects to it were refused, or not answered".into(),
+        Standing::Fails(Failure::NobodyListens) => "nobody listens on its port".into(),
+        Standing::Fails(Failure::Another(exe)) => match exe {
+            Some(exe) => format!("{exe} listens on its port, which is not its service"),
+            None => "another program than its service listens on its port".into(),
+        },
+        Standing::Fails(Failure::Paused) => "its domain is paused".into(),
+        Standing::Gone => "its domain is no more".into(),
+    })
+}
+
+/// A route's address, with the backends it has now. `flows`: how many are with each.
+pub fn route(world: &World, facade: &Facade, flows: impl Fn(SocketAddr) -> usize) -> api::Route {
+    let all: f64 = facade.members.iter().map(|m| f64::from(m.table.weight)).sum();
+    let backends = facade.members.iter().map(|member| api::RouteBackend {
+        address: member.end(),
+        domain: domain_of(world, member),
+        version: version_of(facade, member),
+        role: match member.role {
+            Role::Share => "share",
+            Role::Failover => "failover",
+            Role::Decoy => "denied",
+        }
+        .into(),
+        weight: member.table.weight,
+        share: f64::from(member.table.weight) / all.max(1.0),
+        state: state_of(member),
+        why: why_of(member),
+        flows: flows(member.end()),
+    });
+    api::Route {
+        name: facade.route.to_string(),
+        address: facade.end,
+        protocol: facade.route.protocol.to_string(),
+        affinity: facade.route.affinity,
+        backends: backends.collect(),
     }
 }

@@ -6,13 +6,14 @@
 //! denied: the process that may be allowed has a verdict of its own, written when it connected.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use netback_filter::{Datapath, Direction, Lock, Peer, PeerMatch, Rule, RuleSet, ScopeConfig};
 use policy::{Block, Decision, Endpoint, Flow, PortRange, Protocol, Verdict};
 
 use crate::daemon::DaemonError;
 use crate::gate::{action, rule_number};
+use crate::routes::{Facade, Member};
 use crate::world::{Vm, World};
 
 /// Rules the vif tables may hold in one generation. A range of ports that some rule treats apart costs one for each port.
@@ -149,6 +150,7 @@ fn classes(world: &World) -> Vec<Class> {
     let taken: BTreeSet<Block> = guests.iter().flatten().copied().collect();
     let mut blocks: BTreeSet<Block> = world.rules.address_blocks();
     blocks.extend(all);
+    blocks.extend(world.routes.iter().map(|facade| Block::from(facade.end.ip())));
     blocks.retain(|b| !taken.contains(b));
     let every: BTreeSet<Block> = blocks.union(&taken).copied().collect();
 
@@ -207,6 +209,10 @@ fn rules_of(
 ) -> Result<(), DaemonError> {
     let ask = |protocol: Protocol, port: u16| {
         let own = Endpoint::guest(&vm.id, own_address(vm, class.example));
+        let facade = world.routes.at(protocol, SocketAddr::new(class.example, port));
+        if let (Some(facade), Direction::FromGuest) = (facade, direction) {
+            return through(world, vm, facade, own);
+        }
         let flow = match direction {
             Direction::FromGuest => Flow {
                 protocol,
@@ -243,7 +249,7 @@ fn rules_of(
     };
     for protocol in APART {
         let intervals: Vec<(PortRange, Decision)> = if protocol.has_ports() {
-            intervals(world, listening, protocol)
+            intervals(world, listening, class.example, protocol)
                 .map(|range| (range, ask(protocol, range.first())))
                 .collect()
         } else {
@@ -273,6 +279,30 @@ fn rules_of(
     Ok(())
 }
 
+/// A flow to a route goes to any of the backends that serve: it is denied if the flow to one of them is. Without one there is
+/// nothing to deny; the datapath refuses it for want of a backend.
+fn through(world: &World, vm: &Vm, facade: &Facade, source: Endpoint<'_>) -> Decision {
+    let mut found: Option<Decision> = None;
+    // As the table of the vifs chooses, which knows no canary.
+    let serving = facade.members.iter().filter(|member| member.table.weight > 0);
+    for end in serving.filter(|m| m.scope != Some(vm.scope)).map(Member::end) {
+        let decision = world.decide(&Flow {
+            protocol: facade.route.protocol,
+            source,
+            destination: world.destination(facade.route.protocol, end.ip(), end.port()),
+            port: end.port(),
+        });
+        if decision.verdict == Verdict::Deny {
+            return decision;
+        }
+        found = Some(found.unwrap_or(decision));
+    }
+    found.unwrap_or(Decision {
+        verdict: Verdict::Allow,
+        ..world.unserved(&facade.route)
+    })
+}
+
 /// The guest's own address of the family of `peer`; policy may ask for it.
 fn own_address(vm: &Vm, peer: IpAddr) -> IpAddr {
     vm.addresses
@@ -289,6 +319,7 @@ fn own_address(vm: &Vm, peer: IpAddr) -> IpAddr {
 fn intervals(
     world: &World,
     listening: Option<&Vm>,
+    peer: IpAddr,
     protocol: Protocol,
 ) -> impl Iterator<Item = PortRange> + use<> {
     let mut starts = BTreeSet::from([1u16]);
@@ -300,6 +331,10 @@ fn intervals(
         if of.is_none_or(|of| of == protocol) {
             cut(range.first(), range.last());
         }
+    }
+    let of_routes = world.routes.iter().filter(|facade| facade.end.ip() == peer);
+    for facade in of_routes.filter(|facade| facade.route.protocol == protocol) {
+        cut(facade.end.port(), facade.end.port());
     }
     for (of, port) in listening.into_iter().flat_map(|vm| vm.listeners.ports()) {
         if of == protocol {
@@ -329,16 +364,14 @@ mod tests {
     use super::*;
 
     fn vm(name: &str, scope: u32, address: &str) -> Vm {
+        let id = VmId {
+            name: name.into(),
+            uuid: [scope as u8; 16],
+        };
         Vm {
-            id: VmId {
-                name: name.into(),
-                uuid: [scope as u8; 16],
-            },
-            scope,
             addresses: vec![address.parse().expect("an address")],
-            configured: Vec::new(),
-            listeners: Arc::default(),
             trapped: true,
+            ..Vm::new(id, scope)
         }
     }
 
@@ -477,6 +510,42 @@ mod tests {
             let action = ask(&t, 2, Direction::ToGuest, remote, Protocol::TCP, port);
             assert_eq!(action == Action::Allow, allowed, "{remote} port {port}");
         }
+    }
+
+    /// A route is denied to whom one of its serving backends is; other ports of its address are what they were.
+    #[test]
+    fn a_route_is_allowed_as_its_backends_are() {
+        let text = "policy: a\ndefault: { db1: deny }\nroutes:\n  r:\n    address: 10.0.0.100\n    port: 80\n    backends: [{ to: { vm: db1 }, port: 8080, weight: W }, { to: 192.0.2.1, port: 8081 }]\nrules:\n  - { name: r, from: { vm: web1 }, to: { vm: db1 }, ports: P, action: allow }\n";
+        struct Nothing;
+        impl crate::routes::Condition for Nothing {
+            fn checked(&self, _: Protocol, _: SocketAddr) -> Option<bool> {
+                None
+            }
+            fn is_shunned(&self, _: Protocol, _: SocketAddr) -> bool {
+                false
+            }
+            fn gone(&self) -> &[crate::routes::Departed] {
+                &[]
+            }
+        }
+        let actions = |weight: &str, port: &str| {
+            let text = text.replace('W', weight).replace('P', port);
+            let document = Document::parse("test.yaml", &text).expect("a sound document");
+            let rules = Arc::new(Ruleset::compile(&[document], 7).expect("compiles"));
+            let guests = vec![vm("web1", 1, "10.0.0.11"), vm("db1", 2, "10.0.0.12")];
+            let t = compile(&World::new(rules, guests).with_routes(&Nothing)).expect("fits");
+            [80, 81].map(|port| {
+                let action = ask(&t, 1, Direction::FromGuest, "10.0.0.100", Protocol::TCP, port);
+                action == Action::Allow
+            })
+        };
+        assert_eq!(actions("1", "8080"), [true, true]);
+        assert_eq!(
+            actions("1", "80"),
+            [false, true],
+            "rules are asked of the backend's port"
+        );
+        assert_eq!(actions("0", "80"), [true, true], "who has no share is not asked");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
 use netback_filter::{Datapath, Error as DatapathError, VifConfig};
@@ -26,6 +26,9 @@ use crate::registry::{DomainEntry, lock};
 /// Without any message the watcher looks this often all the same.
 const PERIOD: Duration = Duration::from_secs(1);
 
+/// The vifs of a domain by xenstore: MAC address, and the addresses that dom0 gave it.
+type Vifs = Vec<(Option<[u8; 6]>, Vec<IpAddr>)>;
+
 /// The watcher and the threads of the domains it follows.
 pub struct Watcher {
     context: Arc<Context>,
@@ -35,8 +38,10 @@ pub struct Watcher {
     threads: BTreeMap<u16, JoinHandle<()>>,
     /// vifs the datapath could not be attached to, so that each is logged once.
     refused: BTreeSet<String>,
-    /// Addresses of xenstore that the enforcer was told of.
-    configured: BTreeSet<(u16, IpAddr)>,
+    /// The vifs that the enforcer was told of.
+    configured: BTreeMap<u16, Vifs>,
+    /// Since when domains are paused, and whether the enforcer was told. A pause of a moment is one of the daemon's own.
+    paused: BTreeMap<u16, (Instant, bool)>,
 }
 
 impl Watcher {
@@ -54,7 +59,8 @@ impl Watcher {
             datapath,
             threads: BTreeMap::new(),
             refused: BTreeSet::new(),
-            configured: BTreeSet::new(),
+            configured: BTreeMap::new(),
+            paused: BTreeMap::new(),
         }
     }
 
@@ -113,6 +119,7 @@ impl Watcher {
                 },
             };
             entry.sight().state = state(info).into();
+            self.watch_pause(&entry, info.paused);
             self.cover(&entry);
         }
     }
@@ -168,7 +175,8 @@ impl Watcher {
             // It may be in a hypercall on a dying domain; those end. Joining keeps its memory mappings from outliving it.
             let _ = thread.join();
         }
-        self.configured.retain(|(id, _)| *id != entry.id);
+        self.configured.remove(&entry.id);
+        self.paused.remove(&entry.id);
         self.context.registry.remove(entry.id);
         self.context.order(Order::GuestDown { scope: entry.scope() });
         self.context.say(
@@ -182,10 +190,12 @@ impl Watcher {
     /// Attaches the datapath to vifs of the domain that do not have it, and takes its addresses from xenstore.
     fn cover(&mut self, entry: &Arc<DomainEntry>) {
         let backends = self.xenstore.vifs_of(u32::from(entry.id)).unwrap_or_default();
-        let configured: Vec<IpAddr> = backends
+        let configured: Vifs = backends
             .iter()
-            .flat_map(|b| &b.ip)
-            .filter_map(|ip| address(ip))
+            .map(|b| {
+                let given = b.ip.iter().filter_map(|ip| address(ip)).collect();
+                (b.mac.as_deref().and_then(mac), given)
+            })
             .collect();
         let vifs: Vec<Vif> = backends
             .into_iter()
@@ -200,21 +210,34 @@ impl Watcher {
             sight.mode = Mode::Vm;
         }
         sight.vifs = vifs;
-        let news: Vec<IpAddr> = configured
-            .into_iter()
-            .filter(|a| self.configured.insert((entry.id, *a)))
-            .collect();
-        for address in &news {
+        for address in configured.iter().flat_map(|(_, given)| given) {
             if !sight.addresses.contains(address) {
                 sight.addresses.push(*address);
             }
         }
         drop(sight);
-        if !news.is_empty() {
-            self.context.order(Order::Addresses {
+        if self.configured.get(&entry.id) != Some(&configured) {
+            self.configured.insert(entry.id, configured.clone());
+            self.context.order(Order::Vifs {
                 scope: entry.scope(),
-                addresses: news,
+                vifs: configured,
             });
+        }
+    }
+
+    /// Tells of a pause that lasts, and of its end.
+    fn watch_pause(&mut self, entry: &DomainEntry, paused: bool) {
+        let scope = entry.scope();
+        if !paused {
+            if let Some((_, true)) = self.paused.remove(&entry.id) {
+                self.context.order(Order::Paused { scope, paused });
+            }
+            return;
+        }
+        let (since, told) = self.paused.entry(entry.id).or_insert((Instant::now(), false));
+        if !*told && since.elapsed() >= PERIOD / 2 {
+            *told = true;
+            self.context.order(Order::Paused { scope, paused });
         }
     }
 

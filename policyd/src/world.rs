@@ -11,10 +11,14 @@ use std::sync::Arc;
 use policy::{Decider, Decision, Endpoint, Flow, Owner, Protocol, Refuse, Ruleset, Verdict, VmId};
 use vmi_xen::observe::Subject;
 
+use crate::routes::{Condition, Routes};
+
 /// One state of policy and guests.
 pub struct World {
     /// The policy in force.
     pub rules: Arc<Ruleset>,
+    /// Its routes among the guests.
+    pub routes: Routes,
     vms: Vec<Vm>,
     by_address: HashMap<IpAddr, usize>,
     by_scope: HashMap<u32, usize>,
@@ -36,7 +40,16 @@ pub struct Vm {
     pub listeners: Arc<Listeners>,
     /// Traps tell of its connections before their first packet.
     pub trapped: bool,
+    /// MAC addresses of its vifs, each with the addresses that dom0 gave that vif.
+    pub macs: Vec<(Mac, Vec<IpAddr>)>,
+    /// Its listeners were read, and traps have told of each that came or went since.
+    pub counted: bool,
+    /// It is paused.
+    pub paused: bool,
 }
+
+/// A MAC address.
+pub type Mac = [u8; 6];
 
 /// Listening TCP sockets and bound UDP sockets, by protocol and port.
 #[derive(Default, Clone)]
@@ -147,11 +160,18 @@ impl World {
         }
         World {
             rules,
+            routes: Routes::default(),
             vms,
             by_address,
             by_scope,
             by_uuid,
         }
+    }
+
+    /// The same World with the routes of its policy.
+    pub fn with_routes(mut self, condition: &impl Condition) -> World {
+        self.routes = Routes::resolve(&self, condition);
+        self
     }
 
     /// Decides a flow. Where it depends on a process that is not known, the answer is deny: an unknown process may be the
@@ -174,6 +194,17 @@ impl World {
                 audit: false,
                 ..decision
             },
+        }
+    }
+
+    /// What becomes of a flow to a route without a backend for it.
+    pub fn unserved(&self, route: &policy::Route) -> Decision {
+        Decision {
+            verdict: Verdict::Deny,
+            refuse: route.refuse,
+            audit: false,
+            by: Decider::Unserved,
+            generation: self.rules.generation(),
         }
     }
 
@@ -217,6 +248,32 @@ impl World {
 }
 
 impl Vm {
+    /// A guest that was just found: nothing is known of it but who it is.
+    pub fn new(id: VmId, scope: u32) -> Vm {
+        Vm {
+            id,
+            scope,
+            addresses: Vec::new(),
+            configured: Vec::new(),
+            listeners: Arc::default(),
+            trapped: false,
+            macs: Vec::new(),
+            counted: false,
+            paused: false,
+        }
+    }
+
+    /// The MAC address of the vif that has this address: by dom0's word, else of the guest's first.
+    pub fn mac_of(&self, address: IpAddr) -> Option<Mac> {
+        let given = self.macs.iter().find(|(_, given)| given.contains(&address));
+        given.or(self.macs.first()).map(|(mac, _)| *mac)
+    }
+
+    /// Whether a port that nobody is known to listen on has no listener.
+    pub fn knows_listeners(&self) -> bool {
+        self.trapped && self.counted
+    }
+
     /// This guest as a destination.
     pub fn destination(&self, protocol: Protocol, address: IpAddr, port: u16) -> Endpoint<'_> {
         let end = Endpoint::guest(&self.id, address);
@@ -234,16 +291,16 @@ mod tests {
     #[test]
     fn a_guest_cannot_claim_what_dom0_gave_to_another() {
         let address: IpAddr = "10.0.0.12".parse().expect("an address");
-        let vm = |name: &str, scope: u32, configured: Vec<IpAddr>| Vm {
-            id: VmId {
+        let vm = |name: &str, scope: u32, configured: Vec<IpAddr>| {
+            let id = VmId {
                 name: name.into(),
                 uuid: [0; 16],
-            },
-            scope,
-            addresses: vec![address],
-            configured,
-            listeners: Arc::default(),
-            trapped: true,
+            };
+            Vm {
+                addresses: vec![address],
+                configured,
+                ..Vm::new(id, scope)
+            }
         };
         let rules = Arc::new(Ruleset::empty(0));
         let world = World::new(rules, vec![vm("liar", 1, vec![]), vm("db1", 2, vec![address])]);

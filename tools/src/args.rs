@@ -112,6 +112,13 @@ pub enum Command {
         #[arg(short, long)]
         domain: Option<String>,
     },
+    /// List the routes with their backends, and how each stands.
+    #[command(
+        after_help = "WEIGHT and SHARE are as they are now: of who takes no flows they are 0, and canaries are besides. FLOWS are those \
+        of this host's domains.\n\n\
+        EXAMPLES\n  xmesh routes\n  xmesh --json routes | jq '.[].backends[] | select(.state == \"down\")'"
+    )]
+    Routes,
     /// Put a policy set in force.
     #[command(after_help = "EXAMPLES\n  xmesh policy-apply -n shop.yaml\n  xmesh policy-apply shop.yaml")]
     PolicyApply {
@@ -142,6 +149,7 @@ pub enum Command {
     /// Tell what would happen to a flow, and why.
     #[command(after_help = "EXAMPLES\n  \
         xmesh explain --from web1:/usr/bin/curl --to db1 --port 6379\n  \
+        xmesh explain --from web1:/usr/bin/curl --to shop/cache\n  \
         xmesh explain --from 192.168.7.9 --to web1 --port 443 --protocol tcp")]
     Explain(Explain),
 }
@@ -212,11 +220,11 @@ pub struct Explain {
     #[arg(long, value_name = "DOMAIN[:EXE]|ADDRESS")]
     pub from: String,
     /// Who it is opened to.
-    #[arg(long, value_name = "DOMAIN|ADDRESS")]
+    #[arg(long, value_name = "DOMAIN|ADDRESS|ROUTE")]
     pub to: String,
-    /// The port it is opened to.
+    /// The port it is opened to; of a route its own.
     #[arg(long, value_name = "N")]
-    pub port: u16,
+    pub port: Option<u16>,
     /// tcp or udp.
     #[arg(long, default_value = "tcp", value_parser = ["tcp", "udp"])]
     pub protocol: String,
@@ -287,7 +295,7 @@ mod tests {
             let explain = Explain {
                 from: from.into(),
                 to: "db1".into(),
-                port: 1,
+                port: Some(1),
                 protocol: "tcp".into(),
                 uid: None,
             };

@@ -10,8 +10,8 @@ use std::process::{Output, Stdio};
 
 use daemon::{Daemon, command, json, xmesh};
 use policyd_api::{
-    Applied, Decision, Domain, ErrorBody, Event, Explained, Flow, Mode, Party, PolicyDocument, PolicySummary,
-    Probe, Process, Verdict, Vif, What,
+    Applied, BackendState, Decision, Domain, ErrorBody, Event, Explained, Flow, Mode, Party, PolicyDocument,
+    PolicySummary, Probe, Process, Route, RouteBackend, Routed, Verdict, Vif, What,
 };
 
 fn out(output: &Output) -> String {
@@ -213,6 +213,11 @@ fn flows_are_a_table() {
             local: "10.0.0.1:4000".parse().unwrap(),
             remote: "10.0.0.2:6379".parse().unwrap(),
             outgoing: true,
+            route: Some(Routed {
+                route: Some("shop/cache".into()),
+                version: Some("v2".into()),
+                backend: "10.0.0.3:6380".parse().unwrap(),
+            }),
             who: Some(party(Some("web1"))),
             decision: Decision {
                 verdict: Verdict::Deny,
@@ -231,10 +236,61 @@ fn flows_are_a_table() {
     });
     assert_eq!(
         out(&daemon.run(&["flows", "-d", "web1"])),
-        "Domain  Proto  Local          Dir  Remote         State  Out  In    Age  Verdict  Rule            Exe\n\
-         web1    tcp    10.0.0.1:4000  →    10.0.0.2:6379  new     60   0  1m01s  deny     default of db1  /usr/bin/curl\n"
+        "Domain  Proto  Local          Dir  Remote         State  Out  In    Age  Verdict  Rule            Exe            Via\n\
+         web1    tcp    10.0.0.1:4000  →    10.0.0.2:6379  new     60   0  1m01s  deny     default of db1  /usr/bin/curl  shop/cache v2 10.0.0.3:6380\n"
     );
     assert_eq!(daemon.asked(), ["GET /v1/flows?domain=web1"]);
+}
+
+#[test]
+fn routes_are_a_table_of_their_backends() {
+    let backend = |number: u8, version: &str, weight, state, why: Option<&str>| RouteBackend {
+        address: ([10, 0, 0, number], 6379).into(),
+        domain: (number < 9).then(|| format!("db{number}")),
+        version: Some(version.into()),
+        role: if version == "v3" { "failover" } else { "share" }.into(),
+        weight,
+        share: f64::from(weight) / 100.0,
+        state,
+        why: why.map(str::to_owned),
+        flows: 2,
+    };
+    let route = Route {
+        name: "shop/cache".into(),
+        address: "10.0.0.100:6379".parse().unwrap(),
+        protocol: "tcp".into(),
+        affinity: false,
+        backends: vec![
+            backend(1, "v1", 80, BackendState::Up, None),
+            backend(
+                2,
+                "v2",
+                20,
+                BackendState::Down,
+                Some("nobody listens on its port"),
+            ),
+            backend(9, "v3", 0, BackendState::Up, None),
+        ],
+    };
+    let none = Route {
+        name: "shop/none".into(),
+        address: "[fd00::100]:80".parse().unwrap(),
+        backends: Vec::new(),
+        ..route.clone()
+    };
+    let routes = vec![route, none];
+    let daemon = Daemon::start(move |_| json(&routes));
+    assert_eq!(
+        out(&daemon.run(&["routes"])),
+        "Route       Address          Proto  Version  Backend        Domain  Weight  Share  Flows  State\n\
+         shop/cache  10.0.0.100:6379  tcp    v1       10.0.0.1:6379  db1         80    80%      2  up\n\
+         shop/cache  10.0.0.100:6379  tcp    v2       10.0.0.2:6379  db2         20    20%      2  down: nobody listens on its port\n\
+         shop/cache  10.0.0.100:6379  tcp    v3       10.0.0.9:6379  -            0     0%      2  up (failover)\n\
+         shop/none   [fd00::100]:80   tcp    -        -              -            -      -      -  no backend\n"
+    );
+    assert_eq!(daemon.asked(), ["GET /v1/routes"]);
+    let json: serde_json::Value = serde_json::from_slice(&daemon.run(&["--json", "routes"]).stdout).unwrap();
+    assert_eq!(json[0]["backends"][1]["state"], "down");
 }
 
 fn write(daemon: &Daemon, name: &str, text: &str) -> String {
@@ -301,6 +357,7 @@ fn policy_sets_are_listed_and_shown() {
         description: None,
         services: 2,
         rules: 3,
+        routes: 1,
         generation: 5,
         applied_ns: 1_500_000_000,
         by_uid: 0,
@@ -314,8 +371,8 @@ fn policy_sets_are_listed_and_shown() {
     });
     assert_eq!(
         out(&daemon.run(&["policy-list"])),
-        "Name  Services  Rules  Generation  Applied               By  Description\n\
-         shop         2      3           5  1970-01-01T00:00:01Z   0  -\n"
+        "Name  Services  Rules  Routes  Generation  Applied               By  Description\n\
+         shop         2      3       1           5  1970-01-01T00:00:01Z   0  -\n"
     );
     assert_eq!(
         out(&daemon.run(&["policy-show", "shop"])),
@@ -334,7 +391,7 @@ fn policy_check_needs_no_daemon() {
     assert_eq!(output.status.code(), Some(0), "{}", err(&output));
     assert_eq!(
         out(&output),
-        format!("{good}: policy shop, 1 services, 0 rules, valid\n")
+        format!("{good}: policy shop, 1 services, 0 rules, 0 routes, valid\n")
     );
     let output = xmesh(none, &["policy-check", &good, &twin]);
     assert_eq!(output.status.code(), Some(1));

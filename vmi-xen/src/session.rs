@@ -120,6 +120,8 @@ pub struct Status {
     pub uncovered: Vec<String>,
     /// Connects are not trapped for the time being: the budget does not allow it.
     pub connects_rest: bool,
+    /// Every TCP socket that begins or stops to listen traps.
+    pub counts_listeners: bool,
     /// Traps at which guest memory made no sense; nothing was told of them.
     pub unreadable: u64,
 }
@@ -445,6 +447,10 @@ impl<O: Observer> Session<O> {
                 .iter()
                 .enumerate()
                 .any(|(index, p)| p.point == Point::Connect && self.governor.is_away(index)),
+            counts_listeners: [Point::Listen, Point::Unlisten].into_iter().all(|point| {
+                let mut all = self.probes.iter();
+                all.any(|p| p.point == point && p.armed.is_ok())
+            }),
             unreadable: self.unreadable,
         }
     }

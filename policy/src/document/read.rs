@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::fields::Reader;
 use super::node::{self, Node, Value};
+use super::read_routes::routes;
 use super::values::{name, parsed, patterns, plain_name, ports, protocol, shorten, uid, values};
 use super::{
     Action, ContainerPattern, Document, Lock, MAX_RULES, MAX_TEXT, Origin, Peer, Refuse, Rule, Selector,
@@ -14,7 +15,15 @@ use crate::pattern::Pattern;
 use crate::port::Protocol;
 use crate::problem::{Place, Problem, Problems, nearest};
 
-const DOCUMENT: [&str; 6] = ["policy", "description", "default", "lock", "services", "rules"];
+const DOCUMENT: [&str; 7] = [
+    "policy",
+    "description",
+    "default",
+    "lock",
+    "services",
+    "routes",
+    "rules",
+];
 const SELECTOR: [&str; 8] = [
     "vm",
     "address",
@@ -103,6 +112,11 @@ fn read(reader: &Reader<'_>, root: &Node, file: &str) -> Option<Document> {
         .filter(|n| !matches!(n.value, Value::Null))
         .map(|n| rules(reader, n, &services))
         .unwrap_or_default();
+    let (routes, route_places) = fields
+        .get("routes")
+        .filter(|n| !matches!(n.value, Value::Null))
+        .map(|n| routes(reader, n, &services))
+        .unwrap_or_default();
     Some(Document {
         name: name?,
         description,
@@ -112,10 +126,12 @@ fn read(reader: &Reader<'_>, root: &Node, file: &str) -> Option<Document> {
             .into_iter()
             .filter_map(|(name, selector)| Some((name, selector?)))
             .collect(),
+        routes,
         rules,
         origin: Origin {
             file: file.to_owned(),
             name: name_node?.place,
+            routes: route_places,
         },
     })
 }
@@ -195,18 +211,7 @@ fn action(reader: &Reader<'_>, fields: &super::fields::Fields<'_>, of: &str) -> 
     let Some(node) = fields.get("refuse") else {
         return action;
     };
-    let refuse = match reader.text(node, "`refuse`")? {
-        "rst" => Refuse::Rst,
-        "drop" => Refuse::Drop,
-        other => {
-            reader.problem(
-                node.place,
-                format_args!("`{}` is not a way to refuse", shorten(other)),
-                "write rst (the client learns at once) or drop (it waits)",
-            );
-            return None;
-        }
-    };
+    let refuse = refusal(reader, node)?;
     match action? {
         Action::Deny { .. } => Some(Action::Deny { refuse }),
         other => {
@@ -223,9 +228,25 @@ fn action(reader: &Reader<'_>, fields: &super::fields::Fields<'_>, of: &str) -> 
     }
 }
 
+/// How a client learns that it was refused.
+pub(super) fn refusal(reader: &Reader<'_>, node: &Node) -> Option<Refuse> {
+    match reader.text(node, "`refuse`")? {
+        "rst" => Some(Refuse::Rst),
+        "drop" => Some(Refuse::Drop),
+        other => {
+            reader.problem(
+                node.place,
+                format_args!("`{}` is not a way to refuse", shorten(other)),
+                "write rst (the client learns at once) or drop (it waits)",
+            );
+            None
+        }
+    }
+}
+
 /// Services by name; `None` where the name stands but its selector is wrong, so that rules that use it are
 /// not told that it is unknown.
-type Services = HashMap<String, Option<Selector>>;
+pub(super) type Services = HashMap<String, Option<Selector>>;
 
 fn services(reader: &Reader<'_>, node: &Node) -> Services {
     let mut services = Services::new();
@@ -250,7 +271,7 @@ fn services(reader: &Reader<'_>, node: &Node) -> Services {
     services
 }
 
-fn selector(reader: &Reader<'_>, node: &Node, of: &str) -> Option<Selector> {
+pub(super) fn selector(reader: &Reader<'_>, node: &Node, of: &str) -> Option<Selector> {
     if !matches!(node.value, Value::Map(_)) {
         reader.problem(
             node.place,
@@ -389,7 +410,7 @@ fn rule(reader: &Reader<'_>, node: &Node, services: &Services) -> Option<(Rule, 
 }
 
 /// A peer of `from`: it must say who it is, as ports are the destination's.
-fn source(reader: &Reader<'_>, node: &Node, services: &Services) -> Option<Peer> {
+pub(super) fn source(reader: &Reader<'_>, node: &Node, services: &Services) -> Option<Peer> {
     let peer = peer(reader, node, services)?;
     match &peer {
         Peer::Inline(selector) if !selector.port.is_empty() || selector.protocol.is_some() => {

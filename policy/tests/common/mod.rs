@@ -157,8 +157,9 @@ fn document(name: &'static str) -> impl Strategy<Value = Document> {
         selector(false),
         selector(true),
         proptest::collection::vec(rule(), 0..8),
+        proptest::collection::vec((peers(false), select(vec!["v1", "v2", "v3"])), 0..4),
     )
-        .prop_map(move |(defaults, client, server, mut rules)| {
+        .prop_map(move |(defaults, client, server, mut rules, canary)| {
             for (i, rule) in rules.iter_mut().enumerate() {
                 rule["name"] = json!(format!("r{i}"));
             }
@@ -175,10 +176,39 @@ fn document(name: &'static str) -> impl Strategy<Value = Document> {
             let text = json!({
                 "policy": name, "default": defaults,
                 "services": { "client": client, "server": server }, "rules": rules,
+                "routes": { "r": route(name, canary) },
             })
             .to_string();
             Document::parse("random", &text).unwrap_or_else(|p| panic!("{text}\n{p}"))
         })
+}
+
+/// A route of its own for each set; nobody opens a flow to it from outside.
+fn route(set: &str, canary: Vec<(Value, &str)>) -> Value {
+    let canary: Vec<Value> = canary
+        .into_iter()
+        .filter_map(|(from, to)| {
+            let from: Vec<Value> = from
+                .as_array()?
+                .iter()
+                .filter(|p| **p != "world")
+                .cloned()
+                .collect();
+            (!from.is_empty()).then(|| json!({ "from": from, "to": to }))
+        })
+        .collect();
+    let mut route = json!({
+        "address": format!("10.7.0.{}", set.as_bytes()[0]), "port": 80,
+        "backends": [
+            { "to": "10.7.1.1", "version": "v1" },
+            { "to": { "vm": "web*" }, "version": "v2", "weight": 0 },
+            { "to": "10.7.1.3", "version": "v3", "drain": true },
+        ],
+    });
+    if !canary.is_empty() {
+        route["canary"] = Value::Array(canary);
+    }
+    route
 }
 
 /// One to three sets.

@@ -98,6 +98,11 @@ impl Client {
         self.get(&format!("/v1/domains/{}/graph", escape(domain)))
     }
 
+    /// Routes with their backends.
+    pub fn routes(&self) -> Result<Vec<Route>, ClientError> {
+        self.get("/v1/routes")
+    }
+
     /// Flows at the vifs, of one domain or all.
     pub fn flows(&self, domain: Option<&str>) -> Result<Vec<Flow>, ClientError> {
         match domain {

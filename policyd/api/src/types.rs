@@ -200,7 +200,7 @@ pub enum Verdict {
 pub struct Decision {
     /// Pass or not.
     pub verdict: Verdict,
-    /// `SET/RULE`; or `default (from VM)`, `default (to)`, `process unknown`, `no rule`.
+    /// `SET/RULE`; or `default (from VM)`, `default (to)`, `process unknown`, `no rule`, `no backend of SET/ROUTE`.
     pub rule: String,
     /// The policy generation that decided.
     pub generation: u64,
@@ -223,6 +223,81 @@ pub struct Party {
     pub id: String,
 }
 
+/// The backend that a flow to a route goes to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Routed {
+    /// `SET/ROUTE`; none where the route is no more, or the flow has been sent elsewhere by itself.
+    pub route: Option<String>,
+    /// What the backend runs.
+    pub version: Option<String>,
+    /// Its address and port.
+    pub backend: SocketAddr,
+}
+
+/// How a backend of a route stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendState {
+    /// It takes flows.
+    Up,
+    /// It keeps the flows it has and takes no new ones.
+    Draining,
+    /// The same, until it comes back.
+    Down,
+    /// Its domain is no more, and its flows end.
+    Gone,
+}
+
+impl BackendState {
+    /// The lower-case word used in tables and JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            BackendState::Up => "up",
+            BackendState::Draining => "draining",
+            BackendState::Down => "down",
+            BackendState::Gone => "gone",
+        }
+    }
+}
+
+/// One address of a route, and who serves it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Route {
+    /// `SET/ROUTE`.
+    pub name: String,
+    /// Its address and port.
+    pub address: SocketAddr,
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// All flows from one address go to one backend.
+    pub affinity: bool,
+    /// Its backends.
+    pub backends: Vec<RouteBackend>,
+}
+
+/// One backend of a route.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RouteBackend {
+    /// Its address and port.
+    pub address: SocketAddr,
+    /// Its domain; none outside of this host.
+    pub domain: Option<String>,
+    /// What it runs.
+    pub version: Option<String>,
+    /// What it serves: `share`, `failover`, or `denied`.
+    pub role: String,
+    /// Its weight among the others, as it is now.
+    pub weight: u16,
+    /// The part of new flows that this comes to, 0 to 1. Canaries are besides.
+    pub share: f64,
+    /// How it stands.
+    pub state: BackendState,
+    /// Why it takes no flows.
+    pub why: Option<String>,
+    /// Flows of this host's domains that are with it.
+    pub flows: usize,
+}
+
 /// One flow at a vif.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Flow {
@@ -236,6 +311,9 @@ pub struct Flow {
     pub remote: SocketAddr,
     /// Whether the guest started it.
     pub outgoing: bool,
+    /// Where it goes, if that is not the other side itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<Routed>,
     /// Who in the guest, if known.
     pub who: Option<Party>,
     /// Verdict, rule and generation.
@@ -416,8 +494,11 @@ pub enum What {
         local: SocketAddr,
         /// Destination.
         remote: SocketAddr,
-        /// Who is at the destination, as far as known.
+        /// Who is at the destination, or the backend that it goes to, as far as known.
         to: Box<Party>,
+        /// The backend, if it is for a route.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        route: Option<Box<Routed>>,
         /// The verdict.
         decision: Decision,
         /// How it was seen.
@@ -445,8 +526,29 @@ pub enum What {
         remote: SocketAddr,
         /// Who in the guest, if known.
         who: Option<Box<Party>>,
+        /// The backend that it was for, if it is for a route and had one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        route: Option<Box<Routed>>,
         /// The verdict.
         decision: Decision,
+    },
+    /// A backend of a route stands otherwise than before.
+    Backend {
+        /// `SET/ROUTE`.
+        route: String,
+        /// The route's address and port.
+        address: SocketAddr,
+        /// The backend's.
+        backend: SocketAddr,
+        /// The backend's domain; none outside of this host.
+        #[serde(skip_serializing_if = "Option::is_none", rename = "backend_domain")]
+        domain: Option<String>,
+        /// What it runs.
+        version: Option<String>,
+        /// How it stands now.
+        state: BackendState,
+        /// Why it takes no flows.
+        why: Option<String>,
     },
     /// Sight of a domain changed.
     Sight {
@@ -488,7 +590,7 @@ pub enum What {
 
 impl What {
     /// Every word that names a kind.
-    pub const KINDS: [&str; 17] = [
+    pub const KINDS: [&str; 18] = [
         "fork",
         "exec",
         "exit",
@@ -500,6 +602,7 @@ impl What {
         "connect",
         "unowned",
         "refused",
+        "backend",
         "sight",
         "domain",
         "policy",
@@ -522,6 +625,7 @@ impl What {
             What::Connect { .. } => "connect",
             What::Unowned { .. } => "unowned",
             What::Refused { .. } => "refused",
+            What::Backend { .. } => "backend",
             What::Sight { .. } => "sight",
             What::Domain { .. } => "domain",
             What::Policy { .. } => "policy",
@@ -693,6 +797,9 @@ pub struct PolicySummary {
     pub services: usize,
     /// Number of rules.
     pub rules: usize,
+    /// Number of routes.
+    #[serde(default)]
+    pub routes: usize,
     /// Generation in which it was last changed.
     pub generation: u64,
     /// When, nanoseconds since 1970.
@@ -747,10 +854,11 @@ pub struct ExplainRequest {
     /// Source user id.
     #[serde(default)]
     pub uid: Option<u32>,
-    /// Destination domain by name or id, or an address.
+    /// Destination domain by name or id, an address, or a route as `ROUTE` or `SET/ROUTE`.
     pub to: String,
-    /// Destination port.
-    pub port: u16,
+    /// Destination port; of a route its own.
+    #[serde(default)]
+    pub port: Option<u16>,
     /// `tcp` or `udp`.
     #[serde(default = "tcp")]
     pub protocol: String,

@@ -96,6 +96,10 @@ pub async fn flows(State(daemon): State<Arc<Daemon>>, Query(query): Query<FlowQu
     blocking(move || daemon.flows(query.domain.as_deref())).await
 }
 
+pub async fn routes(State(daemon): State<Arc<Daemon>>) -> Answer<Vec<Route>> {
+    blocking(move || daemon.routes()).await
+}
+
 pub async fn policies(State(daemon): State<Arc<Daemon>>) -> Answer<Vec<PolicySummary>> {
     blocking(move || daemon.policies()).await
 }

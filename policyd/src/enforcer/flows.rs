@@ -2,32 +2,69 @@
 //! Live flows: who owns them, and what a change of policy does to them.
 
 use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use netback_filter::{DecidedBy, Direction, Event, EventKind, FlowRecord};
-use policy::{Decision, Protocol, Refuse, Verdict};
+use policy::{Decider, Decision, Protocol, Refuse, Verdict};
 use policyd_api::{Seen, What};
 use vmi_xen::observe::Subject;
 
-use super::{DOUBTS, Enforcer, PATIENCE, REMEMBER, Shown};
-use crate::gate::{Way, Write, action, decide, decider, write_verdict};
+use super::{DOUBTS, Enforcer, PATIENCE, REMEMBER, SWEEP, Shown};
+use crate::daemon::monotonic_ns;
+use crate::gate::{Way, Write, action, decider, judge, write_verdict};
 use crate::lookups::{Answer, Question};
 use crate::present;
 use crate::registry::lock;
 use crate::world::World;
 
 /// Who holds which flow's socket in its guest. Shared with the API; the trap path does not use it.
+///
+/// A flow to a route is here twice: as its guest has it, and as it goes to its backend, which is how the backend's guest knows
+/// it.
 #[derive(Default)]
 pub struct Owners {
     /// By flow.
-    pub map: Mutex<HashMap<Way, Arc<Subject>>>,
+    pub map: Mutex<HashMap<Way, Owner>>,
+}
+
+/// Who holds a flow's socket.
+#[derive(Clone)]
+pub struct Owner {
+    /// The process.
+    pub who: Arc<Subject>,
+    /// Where the flow goes in place of its remote end.
+    pub backend: Option<SocketAddr>,
 }
 
 impl Owners {
+    /// Takes who holds a flow's socket.
+    pub fn insert(&self, way: Way, who: &Arc<Subject>, backend: Option<SocketAddr>) {
+        let mut map = lock(&self.map);
+        let who = Arc::clone(who);
+        if backend.is_some() {
+            let beyond = Owner {
+                who: Arc::clone(&who),
+                backend: None,
+            };
+            map.insert(way.to(backend), beyond);
+        }
+        map.insert(way, Owner { who, backend });
+    }
+
+    /// Forgets a flow.
+    pub fn remove(&self, way: &Way, backend: Option<SocketAddr>) {
+        let mut map = lock(&self.map);
+        let known = map.remove(way).and_then(|owner| owner.backend);
+        if let Some(end) = known.or(backend) {
+            map.remove(&way.to(Some(end)));
+        }
+    }
+
     /// Who holds this flow's socket, if a trap or the inventory showed it.
     pub fn of(&self, way: &Way) -> Option<Arc<Subject>> {
-        lock(&self.map).get(way).cloned()
+        lock(&self.map).get(way).map(|owner| Arc::clone(&owner.who))
     }
 }
 
@@ -46,12 +83,15 @@ impl Enforcer {
             };
             let way = Way::from(&record.key);
             match (record.verdict.origin, owners.get(&way)) {
-                (Direction::FromGuest, Some(who)) => {
-                    let decision = decide(world, &way, who);
-                    if action(&decision) != record.verdict.action {
+                (Direction::FromGuest, Some(owner)) => {
+                    // A flow under way keeps its backend. One that has not begun may have been given one by a trap.
+                    let begun = (record.first_ns != 0).then_some(way.remote);
+                    let backend = record.backend.or(begun).or(owner.backend);
+                    let judged = judge(world, &way, &owner.who, backend);
+                    if action(&judged.decision) != record.verdict.action {
                         changed += 1;
                     }
-                    write_verdict(world, &self.flows, write, &way, &decision);
+                    write_verdict(world, &self.flows, write, &way, &judged);
                 }
                 // The other half of a flow whose opener is a guest here is rewritten with that guest's half.
                 (Direction::ToGuest, _) if owners.contains_key(&opener(world, &way)) => {}
@@ -70,7 +110,8 @@ impl Enforcer {
     pub(super) fn vif_event(&mut self, event: Event) {
         let way = Way::from(&event.flow.key);
         if event.kind == EventKind::End {
-            lock(&self.owners.map).remove(&way);
+            self.connection_over(&event);
+            self.owners.remove(&way, event.flow.backend);
             return;
         }
         let by_rules = matches!(
@@ -87,6 +128,7 @@ impl Enforcer {
             way,
             origin,
             refused: (event.kind == EventKind::Refused).then_some(event),
+            backend: event.flow.backend,
             peer: None,
         };
         if !by_rules || !has_ports || known.is_some() {
@@ -110,8 +152,10 @@ impl Enforcer {
         let ways = self.datagrams.remove(&(scope, port)).unwrap_or_default();
         let world = self.world.load();
         for way in ways {
-            lock(&self.owners.map).remove(&way);
-            let peer = world.vm_at(way.remote.ip()).map(|vm| way.seen_by(vm.scope));
+            let backend = lock(&self.owners.map).get(&way).and_then(|owner| owner.backend);
+            self.owners.remove(&way, backend);
+            let beyond = way.to(backend);
+            let peer = world.vm_at(beyond.remote.ip()).map(|vm| beyond.seen_by(vm.scope));
             for way in [Some(way), peer].into_iter().flatten() {
                 if let Err(e) = self.flows.remove(&way.key()) {
                     log::warn!("{way:?}: an old verdict stays until it is idle: {e}");
@@ -120,7 +164,7 @@ impl Enforcer {
         }
     }
 
-    /// Asks who takes the connection that `who` opens to a guest of this host where no trap tells it.
+    /// Asks who takes the connection that `who` opens, as it goes to its backend, to a guest of this host where no trap tells it.
     pub(super) fn ask_peer(&self, who: &Arc<Subject>, way: &Way, peer: u32) {
         let way = way.seen_by(peer);
         if self.owners.of(&way).is_none() {
@@ -129,6 +173,7 @@ impl Enforcer {
                 way,
                 origin: Direction::ToGuest,
                 refused: None,
+                backend: None,
                 peer: Some(Arc::clone(who)),
             });
         }
@@ -201,6 +246,7 @@ impl Enforcer {
             way,
             origin,
             refused,
+            backend,
             peer,
         } = question;
         if let Some(event) = refused {
@@ -208,7 +254,7 @@ impl Enforcer {
         }
         let Some(who) = who.filter(|_| new) else { return };
         match origin {
-            Direction::FromGuest => self.connects(&who, way, Shown::Lookup),
+            Direction::FromGuest => self.connects(&who, way, Shown::Lookup(*backend)),
             // It may have been told meanwhile.
             Direction::ToGuest if refused.is_none() && self.owners.of(way).is_none() => {
                 self.accepts(&who, way, peer.as_ref(), Seen::Lookup);
@@ -265,8 +311,11 @@ impl Enforcer {
                 local: key.local,
                 remote: key.remote,
                 who: who.map(|who| Box::new(present::party(&world, &end, None, Some(who)))),
+                route: present::routed(&world, key, event.flow.backend).map(Box::new),
                 decision: match event.flow.decided_by {
                     DecidedBy::Lock => present::locked(&world, key.scope),
+                    DecidedBy::Service => present::unserved(&world, key, &decision),
+                    _ if decision.by == Decider::Unserved => present::unserved(&world, key, &decision),
                     _ => present::decision(&world, key.scope, &decision),
                 },
             },
@@ -276,11 +325,16 @@ impl Enforcer {
     /// Lets go of owners whose flow the datapath no longer has.
     pub(super) fn sweep(&mut self) {
         self.gone.retain(|_, (_, since)| since.elapsed() < REMEMBER);
-        let live: HashSet<_> = lock(&self.datapath)
-            .flows(None)
-            .filter_map(Result::ok)
+        let records: Vec<FlowRecord> = lock(&self.datapath).flows(None).filter_map(Result::ok).collect();
+        self.count_unanswered(&records, monotonic_ns(), SWEEP);
+        self.health.tidy(&self.world.load());
+        let live: HashSet<_> = records
+            .iter()
             .filter(|r| !r.ended)
-            .map(|r| Way::from(&r.key))
+            .flat_map(|r| {
+                let way = Way::from(&r.key);
+                [way, way.to(r.backend)]
+            })
             .collect();
         lock(&self.owners.map).retain(|key, _| live.contains(key));
         self.datagrams.retain(|_, ways| {

@@ -5,17 +5,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use policy::{Endpoint, Protocol, VmId};
+use policy::{Decider, Endpoint, Protocol, VmId};
 use policyd_api::{Applied, Seen, What};
 use vmi_xen::linux::Socket;
 use vmi_xen::observe::Subject;
 
 use super::{Enforcer, Order, Shown};
-use crate::gate::{Fact, Told, Way, Write, decide, protocol, write_verdict};
+use crate::gate::{Fact, Told, Way, Write, judge, protocol, write_verdict};
 use crate::inventory::Inventory;
 use crate::present;
 use crate::registry::lock;
-use crate::world::{Listener, Listeners, Vm};
+use crate::world::{Listener, Listeners, Mac, Vm};
 
 impl Enforcer {
     pub(super) fn obey(&mut self, order: Order) {
@@ -37,15 +37,26 @@ impl Enforcer {
                 let _ = ready.send(());
             }
             Order::GuestDown { scope } => self.guest_down(scope),
-            Order::Trapped { scope, trapped } => {
-                if let Some(vm) = self.guests.get_mut(&scope)
-                    && vm.trapped != trapped
-                {
-                    vm.trapped = trapped;
-                    self.dirty = true;
+            Order::Trapped {
+                scope,
+                trapped,
+                counts,
+            } => {
+                if let Some(vm) = self.guests.get_mut(&scope) {
+                    // What was missed is missed: only another inventory makes the count right again.
+                    let counted = vm.counted && counts;
+                    self.dirty |= (vm.trapped, vm.counted) != (trapped, counted);
+                    (vm.trapped, vm.counted) = (trapped, counted);
                 }
             }
-            Order::Addresses { scope, addresses } => self.add_addresses(scope, &addresses, true),
+            Order::Vifs { scope, vifs } => self.take_vifs(scope, vifs),
+            Order::Paused { scope, paused } => {
+                if let Some(vm) = self.guests.get_mut(&scope) {
+                    self.dirty |= vm.paused != paused;
+                    vm.paused = paused;
+                }
+            }
+            Order::Checked { end, up } => self.dirty |= self.health.check(end, up),
             Order::Inventory {
                 scope,
                 inventory,
@@ -107,7 +118,7 @@ impl Enforcer {
             ),
             Fact::Serving { who, socket } => self.serves(scope, &who, &socket),
             Fact::Closing { sk } => self.closes(scope, sk),
-            Fact::Connecting { who, way, decision } => self.connects(&who, &way, Shown::Trap(decision)),
+            Fact::Connecting { who, way, judged } => self.connects(&who, &way, Shown::Trap(judged)),
             Fact::Accepted { who, way } => self.accepts(&who, &way, None, Seen::Trap),
         }
     }
@@ -115,35 +126,48 @@ impl Enforcer {
     /// A guest's process opens a flow.
     pub(super) fn connects(&mut self, who: &Arc<Subject>, way: &Way, shown: Shown) {
         let world = self.world.load_full();
-        let now = decide(&world, way, who);
-        let (decision, write) = match shown {
-            Shown::Trap(then) if (then.verdict, then.generation) == (now.verdict, now.generation) => {
-                (then, None)
+        let (judged, write) = match shown {
+            // It keeps its backend, whatever is chosen by now.
+            Shown::Trap(then) => {
+                let now = match then.decision.by {
+                    Decider::Unserved => judge(&world, way, who, None),
+                    _ => judge(&world, way, who, Some(then.backend.unwrap_or(way.remote))),
+                };
+                let (before, after) = (then.decision, now.decision);
+                match (before.verdict, before.generation) == (after.verdict, after.generation) {
+                    true => (then, None),
+                    // It was decided a moment before a change of policy or listeners that this thread has since put in force.
+                    false => (now, Some(Write::Revise)),
+                }
             }
-            // It was decided a moment before a change of policy or listeners that this thread has since put in force.
-            Shown::Trap(_) => (now, Some(Write::Revise)),
-            Shown::Lookup => (now, Some(Write::Settle)),
-            Shown::Over => (now, None),
+            Shown::Lookup(backend) => {
+                // It may have begun meanwhile.
+                let begun = self.flows.backend(&way.key()).ok().flatten();
+                (judge(&world, way, who, backend.or(begun)), Some(Write::Settle))
+            }
+            Shown::Over => (judge(&world, way, who, None), None),
         };
+        let decision = judged.decision;
+        let beyond = judged.beyond(way);
         if !way.is_inside() {
             if let Some(write) = write {
-                write_verdict(&world, &self.flows, write, way, &now);
+                write_verdict(&world, &self.flows, write, way, &judged);
             }
             if !matches!(shown, Shown::Over) {
-                lock(&self.owners.map).insert(*way, Arc::clone(who));
+                self.owners.insert(*way, who, judged.backend);
             }
-            if matches!(shown, Shown::Lookup) && way.protocol == Protocol::UDP {
+            if matches!(shown, Shown::Lookup(_)) && way.protocol == Protocol::UDP {
                 let port = (way.scope, way.local.port());
                 self.datagrams.entry(port).or_default().push(*way);
             }
         }
-        let (protocol, remote) = (way.protocol, way.remote);
+        let (protocol, remote) = (way.protocol, beyond.remote);
         if let Some(peer) = world.vm_at(remote.ip())
             && peer.scope != way.scope
             && !peer.trapped
             && decision.verdict == policy::Verdict::Allow
         {
-            self.ask_peer(who, way, peer.scope);
+            self.ask_peer(who, &beyond, peer.scope);
         }
         let to = present::party(
             &world,
@@ -159,12 +183,16 @@ impl Enforcer {
                 process: present::process(who),
                 protocol: protocol.to_string(),
                 local: way.local,
-                remote,
+                remote: way.remote,
                 to: Box::new(to),
-                decision: present::decision(&world, way.scope, &decision),
+                route: present::routed(&world, &way.key(), judged.backend).map(Box::new),
+                decision: match decision.by {
+                    Decider::Unserved => present::unserved(&world, &way.key(), &decision),
+                    _ => present::decision(&world, way.scope, &decision),
+                },
                 seen: match shown {
                     Shown::Trap(_) => Seen::Trap,
-                    Shown::Lookup | Shown::Over => Seen::Lookup,
+                    Shown::Lookup(_) | Shown::Over => Seen::Lookup,
                 },
             },
         );
@@ -180,7 +208,7 @@ impl Enforcer {
     ) {
         let world = self.world.load_full();
         if !way.is_inside() {
-            lock(&self.owners.map).insert(*way, Arc::clone(who));
+            self.owners.insert(*way, who, None);
         }
         let remote = way.remote.ip();
         let peer = world.vm_at(remote);
@@ -248,21 +276,12 @@ impl Enforcer {
     }
 
     fn guest_up(&mut self, scope: u32, id: VmId) {
-        self.guests.insert(
-            scope,
-            Vm {
-                id,
-                scope,
-                addresses: Vec::new(),
-                configured: Vec::new(),
-                listeners: Arc::default(),
-                trapped: false,
-            },
-        );
+        self.guests.insert(scope, Vm::new(id, scope));
         self.refresh();
     }
 
     fn guest_down(&mut self, scope: u32) {
+        self.health.bury(&self.world.load(), scope, Instant::now());
         self.guests.remove(&scope);
         self.heard.remove(&scope);
         self.gone.retain(|(of, _), _| *of != scope);
@@ -273,6 +292,18 @@ impl Enforcer {
             log::warn!("flows of domain {scope} stay in the map until they age out: {e}");
         }
         self.dirty = true;
+    }
+
+    fn take_vifs(&mut self, scope: u32, vifs: Vec<(Option<Mac>, Vec<std::net::IpAddr>)>) {
+        for (_, addresses) in &vifs {
+            self.add_addresses(scope, addresses, true);
+        }
+        if let Some(vm) = self.guests.get_mut(&scope) {
+            let macs = vifs.into_iter().filter_map(|(mac, given)| Some((mac?, given)));
+            let macs: Vec<_> = macs.collect();
+            self.dirty |= vm.macs != macs;
+            vm.macs = macs;
+        }
     }
 
     /// `configured`: dom0 gave them, in xenstore; else the guest's memory says so.
@@ -312,6 +343,9 @@ impl Enforcer {
             // What a trap told is newer than what was read.
             listeners.insert_if_new(l.protocol, l.local.port(), listener);
         }
+        if let Some(vm) = self.guests.get_mut(&scope) {
+            vm.counted = inventory.beside_traps && inventory.sockets_read;
+        }
         self.refresh();
         let world = self.world.load_full();
         // Where no trap tells of the next connection between the same ends, this one's verdict must end with it.
@@ -327,9 +361,11 @@ impl Enforcer {
                 remote: c.remote,
             };
             if !way.is_inside() {
-                let decision = decide(&world, &way, &c.subject);
-                write_verdict(&world, &self.flows, write, &way, &decision);
-                lock(&self.owners.map).insert(way, Arc::clone(&c.subject));
+                let backend = self.flows.backend(&way.key()).ok().flatten();
+                // It is under way: where it has no backend it goes where it is addressed.
+                let judged = judge(&world, &way, &c.subject, Some(backend.unwrap_or(way.remote)));
+                write_verdict(&world, &self.flows, write, &way, &judged);
+                self.owners.insert(way, &c.subject, judged.backend);
             }
         }
     }
@@ -341,6 +377,7 @@ impl Enforcer {
     ) -> Result<Applied, crate::daemon::DaemonError> {
         let change = self.policies.prepare_apply(request, uid)?;
         if request.dry_run {
+            self.check_routes(change.rules(), change.name())?;
             return Ok(Applied {
                 name: change.name().to_owned(),
                 generation: self.policies.rules().generation(),
@@ -349,6 +386,22 @@ impl Enforcer {
             });
         }
         self.carry_out(change, "apply")
+    }
+
+    /// A route's address must not be a guest's: what is sent to the guest would go elsewhere.
+    fn check_routes(&self, rules: &policy::Ruleset, set: &str) -> Result<(), crate::daemon::DaemonError> {
+        let world = self.world.load();
+        for route in rules.routes().iter().filter(|route| *route.set == *set) {
+            for address in &route.addresses {
+                if let Some(vm) = world.vm_at(*address) {
+                    return Err(crate::daemon::DaemonError::Invalid(format!(
+                        "route {route}: {address} is an address of {}; give the route one that no host has",
+                        vm.id.name
+                    )));
+                }
+            }
+        }
+        Ok(())
     }
 
     fn delete(&mut self, name: &str, uid: u32) -> Result<Applied, crate::daemon::DaemonError> {
@@ -365,6 +418,7 @@ impl Enforcer {
     ) -> Result<Applied, crate::daemon::DaemonError> {
         let name = change.name().to_owned();
         let rules = Arc::clone(change.rules());
+        self.check_routes(&rules, &name)?;
         let undo = self.policies.store_change(&change)?;
         match self.enforce(Arc::clone(&rules)) {
             Ok(flows_changed) => {

@@ -187,6 +187,7 @@ fn summary(record: &Record, document: &Document) -> PolicySummary {
         description: document.description().map(str::to_owned),
         services: document.services().len(),
         rules: document.rules().len(),
+        routes: document.routes().len(),
         generation: record.generation,
         applied_ns: record.applied_ns,
         by_uid: record.by_uid,

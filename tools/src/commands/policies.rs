@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::args::Explain;
 use crate::error::ToolError;
 use crate::output::Output;
-use crate::render::{multiline, plain, policy as render};
+use crate::render::{multiline, plain, policy as render, route};
 
 pub fn apply(client: &Client, file: &Path, dry_run: bool, output: &mut Output) -> Result<(), ToolError> {
     let name = file.display().to_string();
@@ -26,6 +26,10 @@ pub fn apply(client: &Client, file: &Path, dry_run: bool, output: &mut Output) -
         dry_run,
     };
     output.answer(&client.apply(&request)?, |a| render::applied(a, "applied"))
+}
+
+pub fn routes(client: &Client, output: &mut Output) -> Result<(), ToolError> {
+    output.answer(&client.routes()?, |routes| route::table(routes))
 }
 
 pub fn list(client: &Client, output: &mut Output) -> Result<(), ToolError> {
@@ -53,6 +57,7 @@ struct Checked {
     policy: String,
     services: usize,
     rules: usize,
+    routes: usize,
 }
 
 pub fn check(files: &[PathBuf], output: &mut Output) -> Result<(), ToolError> {
@@ -67,6 +72,7 @@ pub fn check(files: &[PathBuf], output: &mut Output) -> Result<(), ToolError> {
                     file: name,
                     policy: document.name().to_owned(),
                     services: document.services().len(),
+                    routes: document.routes().len(),
                     rules: document.rules().len(),
                 });
                 documents.push(document);
@@ -87,11 +93,12 @@ pub fn check(files: &[PathBuf], output: &mut Output) -> Result<(), ToolError> {
             .iter()
             .map(|c| {
                 format!(
-                    "{}: policy {}, {} services, {} rules, valid\n",
+                    "{}: policy {}, {} services, {} rules, {} routes, valid\n",
                     plain(&c.file),
                     c.policy,
                     c.services,
-                    c.rules
+                    c.rules,
+                    c.routes
                 )
             })
             .collect()

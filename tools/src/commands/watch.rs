@@ -106,6 +106,7 @@ mod tests {
             local: ([10, 0, 0, 1], port).into(),
             remote: ([10, 0, 0, 2], 80).into(),
             outgoing: true,
+            route: None,
             who: None,
             decision: Decision {
                 verdict: Verdict::Allow,

@@ -3,9 +3,10 @@
 
 use std::net::SocketAddr;
 
-use policyd_api::{Credentials, Decision, Event, Party, Process, Seen, Verdict, What};
+use policyd_api::{Credentials, Decision, Event, Party, Process, Routed, Seen, Verdict, What};
 
 use super::plain;
+use super::route::via;
 use super::time::timestamp;
 
 /// One event in one line.
@@ -46,14 +47,19 @@ pub fn sentence(event: &Event) -> String {
             protocol,
             remote,
             to,
+            route,
             decision,
             seen,
             ..
         } => format!(
-            "{} → {}{}, {}{}",
+            "{} → {}{}{}, {}{}",
             who(domain, process),
-            whom(to, remote),
+            match route {
+                Some(_) => remote.to_string(),
+                None => whom(to, remote),
+            },
             if protocol == "tcp" { "" } else { " udp" },
+            through(route.as_deref(), Some(to)),
             verdict(decision),
             how(*seen)
         ),
@@ -68,6 +74,7 @@ pub fn sentence(event: &Event) -> String {
             local,
             remote,
             who,
+            route,
             decision,
         } => {
             let inside = match who {
@@ -78,7 +85,27 @@ pub fn sentence(event: &Event) -> String {
                 "in" => (remote.to_string(), inside),
                 _ => (inside, remote.to_string()),
             };
-            format!("{from} → {to} {protocol}, {} at the vif", verdict(decision))
+            let via = through(route.as_deref(), None);
+            format!("{from} → {to} {protocol}{via}, {} at the vif", verdict(decision))
+        }
+        What::Backend {
+            route,
+            backend,
+            domain,
+            version,
+            state,
+            why,
+            ..
+        } => {
+            let version = version
+                .as_deref()
+                .map_or(String::new(), |v| format!(" version {v}"));
+            let domain = domain.as_deref().map_or(String::new(), |d| format!("{d} "));
+            let why = why.as_deref().map_or(String::new(), |why| format!(": {why}"));
+            format!(
+                "{route}{version}: backend {domain}{backend} is {}{why}",
+                state.as_str()
+            )
         }
         What::Sight { mode, message } => format!("{domain} is seen by {}: {message}", mode.as_str()),
         What::Domain { change } => match event.domid {
@@ -94,6 +121,22 @@ pub fn sentence(event: &Event) -> String {
         What::Lost { count, place } => format!("{count} events were lost at {place}"),
     };
     format!("{} {}", timestamp(event.time_ns), plain(&said))
+}
+
+/// ` via shop/cache v2 db1(88 /usr/bin/redis-server uid 110) 10.0.0.2:6379`; nothing of a flow that goes where it is addressed.
+fn through(route: Option<&Routed>, to: Option<&Party>) -> String {
+    match (route, to) {
+        (Some(routed), Some(party)) => {
+            let at = routed.backend.to_string();
+            let said = via(Some(routed));
+            format!(
+                "{}{}",
+                said.strip_suffix(&at).unwrap_or(&said),
+                whom(party, &routed.backend)
+            )
+        }
+        (route, _) => via(route),
+    }
 }
 
 /// What is said of a flow that no trap showed.
@@ -127,6 +170,9 @@ pub fn whom(party: &Party, at: &SocketAddr) -> String {
 
 /// `allowed by shop/client-may-cache`.
 fn verdict(decision: &Decision) -> String {
+    if decision.rule.starts_with("no backend") {
+        return format!("refused: {}", decision.rule);
+    }
     let word = match decision.verdict {
         Verdict::Allow => "allowed",
         Verdict::Deny => "denied",
@@ -173,7 +219,7 @@ fn ending(code: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use policyd_api::{Finding, Mode, Severity};
+    use policyd_api::{BackendState, Finding, Mode, Severity};
 
     fn process(exe: Option<&str>) -> Process {
         Process {
@@ -306,6 +352,7 @@ mod tests {
                 local: at("10.0.0.1:4000"),
                 remote: at("10.0.0.2:6379"),
                 to: Box::new(to.clone()),
+                route: None,
                 decision: decision(verdict),
                 seen: Seen::Trap,
             })
@@ -317,6 +364,7 @@ mod tests {
                 local: at("10.0.0.1:4000"),
                 remote: at("192.0.2.53:53"),
                 to: Box::new(outside.clone()),
+                route: None,
                 decision: decision(Verdict::Allow),
                 seen: Seen::Lookup,
             }),
@@ -362,6 +410,7 @@ mod tests {
                 local: at("10.0.0.1:53"),
                 remote: at("[2001:db8::1]:9"),
                 who,
+                route: None,
                 decision: decision(Verdict::Deny),
             })
         };
@@ -372,6 +421,73 @@ mod tests {
         assert_eq!(
             refused("in", Some(Box::new(to))),
             "[2001:db8::1]:9 → db1(88 /usr/bin/redis-server uid 110) 10.0.0.1:53 udp, denied by shop/r at the vif"
+        );
+    }
+
+    #[test]
+    fn routes() {
+        let v2 = || {
+            Box::new(Routed {
+                route: Some("shop/cache".into()),
+                version: Some("v2".into()),
+                backend: at("10.0.0.2:6380"),
+            })
+        };
+        let db1 = Party {
+            domain: Some("db1".into()),
+            exe: Some("/usr/bin/redis-server".into()),
+            pid: Some(88),
+            uid: Some(110),
+            services: Vec::new(),
+            id: String::new(),
+        };
+        assert_eq!(
+            said(What::Connect {
+                process: process(Some("/usr/bin/curl")),
+                protocol: "tcp".into(),
+                local: at("10.0.0.1:4000"),
+                remote: at("10.0.0.100:6379"),
+                to: Box::new(db1),
+                route: Some(v2()),
+                decision: decision(Verdict::Allow),
+                seen: Seen::Trap,
+            }),
+            "web1(412 /usr/bin/curl uid 1000) → 10.0.0.100:6379 via shop/cache v2 \
+             db1(88 /usr/bin/redis-server uid 110) 10.0.0.2:6380, allowed by shop/r"
+        );
+        let refused = |route, rule: &str| {
+            said(What::Refused {
+                direction: "out".into(),
+                protocol: "tcp".into(),
+                local: at("10.0.0.1:4000"),
+                remote: at("10.0.0.100:6379"),
+                who: None,
+                route,
+                decision: Decision {
+                    rule: rule.into(),
+                    ..decision(Verdict::Deny)
+                },
+            })
+        };
+        assert_eq!(
+            refused(None, "no backend of shop/cache"),
+            "web1 10.0.0.1:4000 → 10.0.0.100:6379 tcp, refused: no backend of shop/cache at the vif"
+        );
+        assert_eq!(
+            refused(Some(v2()), "shop/r"),
+            "web1 10.0.0.1:4000 → 10.0.0.100:6379 tcp via shop/cache v2 10.0.0.2:6380, denied by shop/r at the vif"
+        );
+        assert_eq!(
+            said(What::Backend {
+                route: "shop/cache".into(),
+                address: at("10.0.0.100:6379"),
+                backend: at("10.0.0.2:6380"),
+                domain: Some("db1".into()),
+                version: Some("v2".into()),
+                state: BackendState::Down,
+                why: Some("nobody listens on its port".into()),
+            }),
+            "shop/cache version v2: backend db1 10.0.0.2:6380 is down: nobody listens on its port"
         );
     }
 

@@ -5,6 +5,7 @@ use policyd_api::{Flow, Verdict};
 
 use super::event::whom;
 use super::plain;
+use super::route::via;
 use super::table::{Align::Left, Align::Right, Table};
 use super::time::{bytes, duration};
 
@@ -23,6 +24,7 @@ pub fn table(flows: &[Flow]) -> String {
         ("Verdict", Left),
         ("Rule", Left),
         ("Exe", Left),
+        ("Via", Left),
     ]);
     for flow in flows {
         table.row([
@@ -41,6 +43,7 @@ pub fn table(flows: &[Flow]) -> String {
                 .as_ref()
                 .and_then(|who| who.exe.clone())
                 .unwrap_or_default(),
+            via(flow.route.as_ref()).trim_start_matches(" via ").to_owned(),
         ]);
     }
     table.render()
@@ -64,7 +67,7 @@ pub fn sentence(change: Change, flow: &Flow) -> String {
         Some(who) => whom(who, &flow.local),
         None => format!("{} {}", flow.domain, flow.local),
     };
-    let remote = flow.remote.to_string();
+    let remote = format!("{}{}", flow.remote, via(flow.route.as_ref()));
     let (from, to) = if flow.outgoing {
         (inside, remote)
     } else {

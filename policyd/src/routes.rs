@@ -1,0 +1,732 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! Routes as they are now: their backends, where each is, and in what state. Pure.
+//!
+//! Policy says who may be a backend; the World says which guests there are and who listens in them, and [`Condition`] what
+//! else is known of an address. What comes of it is published to the datapath, and the gate chooses by it.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use netback_filter::{Backend, BackendState, Refuse, Service, Target};
+use policy::{Endpoint, Protocol, Role, Route, RouteBackend, RouteTarget, Version};
+
+use crate::world::{Vm, World};
+
+/// Backends of all routes: what the datapath has room for.
+const MAX_BACKENDS: usize = 4096;
+
+/// Why a backend gets no new flows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// dom0's own checks fail.
+    Check,
+    /// Guests' connects were refused or not answered.
+    Connects,
+    /// Nobody in the guest listens on the port.
+    NobodyListens,
+    /// Another program listens there than the service says.
+    Another(Option<Box<str>>),
+    /// The guest is paused.
+    Paused,
+}
+
+/// How a backend stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// It takes flows.
+    Serves,
+    /// Policy lets it keep what it has.
+    Drains,
+    /// It keeps what it has until it comes back.
+    Fails(Failure),
+    /// Its guest is no more: its flows end.
+    Gone,
+}
+
+/// What is known of an address beside what the World knows.
+pub trait Condition {
+    /// What dom0's own checks say: `None`, nothing.
+    fn checked(&self, protocol: Protocol, end: SocketAddr) -> Option<bool>;
+    /// Whether guests' connects failed of late.
+    fn is_shunned(&self, protocol: Protocol, end: SocketAddr) -> bool;
+    /// Backends whose guest was destroyed a moment ago.
+    fn gone(&self) -> &[Departed];
+}
+
+/// A backend whose guest was destroyed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Departed {
+    /// The address of the route.
+    pub facade: SocketAddr,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// The backend as it was.
+    pub member: Member,
+}
+
+/// One backend of a route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// As it is in the table for flows that nobody chose for.
+    pub table: Backend,
+    /// Its weight among those of its version.
+    weight: u16,
+    /// Its guest; none outside of this host.
+    pub scope: Option<u32>,
+    /// What it runs.
+    pub version: Option<Version>,
+    /// What it serves.
+    pub role: Role,
+    /// How it stands.
+    pub standing: Standing,
+}
+
+/// One address of a route with its backends.
+#[derive(Debug)]
+pub struct Facade {
+    /// The route.
+    pub route: Arc<Route>,
+    /// Its address and port.
+    pub end: SocketAddr,
+    /// Its backends of that family.
+    pub members: Vec<Member>,
+}
+
+/// All routes.
+#[derive(Debug, Default)]
+pub struct Routes {
+    facades: Vec<Facade>,
+    by_end: HashMap<(Protocol, SocketAddr), usize>,
+}
+
+impl Member {
+    /// Its address and port.
+    pub fn end(&self) -> SocketAddr {
+        SocketAddr::new(self.table.address, self.table.port)
+    }
+
+    /// Where a flow to it is sent.
+    pub fn target(&self) -> Target {
+        Target {
+            end: self.end(),
+            mac: self.table.mac,
+        }
+    }
+
+    fn serves(&self) -> bool {
+        self.standing == Standing::Serves
+    }
+
+    /// As a backend among those of its version.
+    fn by_version(&self) -> Backend {
+        Backend {
+            weight: self.weight,
+            state: BackendState::Serving,
+            ..self.table
+        }
+    }
+}
+
+impl Facade {
+    /// The backends that a flow may go to which `source` in guest `scope` opens, each with its weight.
+    pub fn pool<'f>(
+        &'f self,
+        source: &Endpoint<'_>,
+        scope: u32,
+    ) -> impl Iterator<Item = (&'f Member, Backend)> + 'f {
+        let version = self.route.canary(source);
+        self.members
+            .iter()
+            .filter(move |member| match version {
+                Some(_) => member.version == version,
+                None => member.table.weight > 0,
+            })
+            .filter(move |member| member.serves() && member.scope != Some(scope))
+            .map(move |member| match version {
+                Some(_) => (member, member.by_version()),
+                None => (member, member.table),
+            })
+    }
+
+    /// The backend of a flow that begins. Allocates nothing.
+    pub fn choose(&self, source: &Endpoint<'_>, scope: u32, client: SocketAddr) -> Option<&Member> {
+        self.draw(client, || self.pool(source, scope))
+    }
+
+    /// Where a flow goes that the rules deny to the others.
+    pub fn decoy(&self, scope: u32, client: SocketAddr) -> Option<&Member> {
+        let version = Some(self.route.decoy()?);
+        self.draw(client, || {
+            let all = self.members.iter();
+            all.filter(move |m| m.version == version && m.serves() && m.scope != Some(scope))
+                .map(|member| (member, member.by_version()))
+        })
+    }
+
+    fn draw<'f, I: Iterator<Item = (&'f Member, Backend)>>(
+        &'f self,
+        client: SocketAddr,
+        pool: impl Fn() -> I,
+    ) -> Option<&'f Member> {
+        let chosen = Backend::choose(pool().map(|(_, backend)| backend), client, self.route.affinity)?;
+        pool()
+            .find(|(_, backend)| *backend == chosen)
+            .map(|(member, _)| member)
+    }
+
+    /// The backend at this address.
+    pub fn member(&self, end: SocketAddr) -> Option<&Member> {
+        self.members.iter().find(|member| member.end() == end)
+    }
+
+    fn service(&self) -> Service {
+        Service {
+            address: self.end.ip(),
+            port: self.end.port(),
+            protocol: netback_filter::Protocol(self.route.protocol.0),
+            backends: self.members.iter().map(|member| member.table).collect(),
+            affinity: self.route.affinity,
+            refuse: match self.route.refuse {
+                policy::Refuse::Rst => Refuse::Reset,
+                policy::Refuse::Drop => Refuse::Drop,
+            },
+        }
+    }
+}
+
+impl Routes {
+    /// The routes of a World's policy among its guests.
+    pub fn resolve(world: &World, condition: &impl Condition) -> Routes {
+        let mut facades = Vec::new();
+        let mut room = MAX_BACKENDS;
+        for route in world.rules.routes() {
+            for address in &route.addresses {
+                let mut members = members(world, route, *address, condition);
+                if members.len() > room {
+                    log::warn!("{route}: of {} backends {room} are left out", members.len());
+                    members.truncate(room);
+                }
+                room -= members.len();
+                facades.push(Facade {
+                    route: Arc::clone(route),
+                    end: SocketAddr::new(*address, route.port),
+                    members,
+                });
+            }
+        }
+        bury(&mut facades, condition.gone());
+        let by_end = facades
+            .iter()
+            .enumerate()
+            .map(|(i, facade)| ((facade.route.protocol, facade.end), i))
+            .collect();
+        Routes { facades, by_end }
+    }
+
+    /// The route that has this address and port.
+    pub fn at(&self, protocol: Protocol, end: SocketAddr) -> Option<&Facade> {
+        self.by_end
+            .get(&(protocol, end))
+            .and_then(|i| self.facades.get(*i))
+    }
+
+    /// Every address of every route.
+    pub fn iter(&self) -> impl Iterator<Item = &Facade> {
+        self.facades.iter()
+    }
+
+    /// As the datapath takes them.
+    pub fn services(&self) -> Vec<Service> {
+        self.facades.iter().map(Facade::service).collect()
+    }
+}
+
+/// The backends of a route's address, weights shared out.
+fn members(world: &World, route: &Route, address: IpAddr, condition: &impl Condition) -> Vec<Member> {
+    let mut members: Vec<Member> = Vec::new();
+    let mut entries = Vec::new();
+    let mut seen = HashSet::new();
+    for entry in &route.backends {
+        let first = members.len();
+        for target in &entry.targets {
+            for (address, vm) in places(world, target, address) {
+                let end = SocketAddr::new(address, target.port);
+                if seen.insert(end) {
+                    let standing = standing(route, entry, target, end, vm, condition);
+                    members.push(member(entry, end, vm, standing));
+                }
+            }
+        }
+        entries.push((entry, first..members.len()));
+    }
+    let shares = |role: Role, members: &[Member]| {
+        entries.iter().any(|(entry, range)| {
+            entry.role == role && entry.weight > 0 && members[range.clone()].iter().any(Member::serves)
+        })
+    };
+    let role = match shares(Role::Share, &members) {
+        true => Role::Share,
+        false => Role::Failover,
+    };
+    // The part of each backend that serves, in the order of the entries.
+    let part = |weight: u16, range: &std::ops::Range<usize>, members: &[Member]| {
+        let serving = members[range.clone()].iter().filter(|m| m.serves()).count();
+        f64::from(weight) / serving.max(1) as f64
+    };
+    let parts: Vec<(f64, f64)> = entries
+        .iter()
+        .map(|(entry, range)| {
+            let table = if entry.role == role { entry.weight } else { 0 };
+            (
+                part(table, range, &members),
+                part(entry.weight.max(1), range, &members),
+            )
+        })
+        .collect();
+    // Whole weights stay as they are written; others are scaled so that rounding does not show.
+    let scale = |parts: &[f64]| {
+        let most = parts.iter().copied().fold(0.0, f64::max);
+        match parts.iter().all(|part| part.fract() == 0.0) || most == 0.0 {
+            true => 1.0,
+            false => f64::from(u16::MAX) / most,
+        }
+    };
+    let (tables, directs): (Vec<f64>, Vec<f64>) = parts.iter().copied().unzip();
+    let (by_table, by_version) = (scale(&tables), scale(&directs));
+    for ((_, range), (table, direct)) in entries.iter().zip(&parts) {
+        for member in &mut members[range.clone()] {
+            if member.serves() {
+                member.table.weight = weight(*table * by_table);
+                member.weight = weight(*direct * by_version);
+            }
+        }
+    }
+    members
+}
+
+/// A part as a weight: none only where the part is none.
+fn weight(part: f64) -> u16 {
+    match part > 0.0 {
+        // At most the largest weight, by the scale.
+        true => (part.round() as u16).max(1),
+        false => 0,
+    }
+}
+
+fn member(entry: &RouteBackend, end: SocketAddr, vm: Option<&Vm>, standing: Standing) -> Member {
+    Member {
+        table: Backend {
+            address: end.ip(),
+            port: end.port(),
+            mac: vm.and_then(|vm| vm.mac_of(end.ip())),
+            weight: 0,
+            state: match standing {
+                Standing::Serves => BackendState::Serving,
+                Standing::Drains | Standing::Fails(_) => BackendState::Draining,
+                Standing::Gone => BackendState::Dead,
+            },
+        },
+        weight: 0,
+        scope: vm.map(|vm| vm.scope),
+        version: entry.version,
+        role: entry.role,
+        standing,
+    }
+}
+
+/// Where a backend is: addresses of the family of `facade`, with their guests.
+fn places<'w>(world: &'w World, target: &RouteTarget, facade: IpAddr) -> Vec<(IpAddr, Option<&'w Vm>)> {
+    let fits = |address: &IpAddr| {
+        let local = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+        address.is_ipv4() == facade.is_ipv4() && *address != facade && !local
+    };
+    // What dom0 gave it before what it says itself; one address a guest.
+    let of_guests = world.vms().iter().filter_map(|vm| {
+        let own = |address: &&IpAddr| world.vm_at(**address).is_some_and(|o| o.scope == vm.scope);
+        let found = vm
+            .configured
+            .iter()
+            .chain(&vm.addresses)
+            .filter(|a| fits(a))
+            .filter(own)
+            .find(|a| target.selects(&Endpoint::guest(&vm.id, **a)))?;
+        Some((*found, Some(vm)))
+    });
+    let outside = target
+        .addresses()
+        .filter(|a| fits(a) && world.vm_at(*a).is_none())
+        .map(|address| (address, None));
+    of_guests.chain(outside).collect()
+}
+
+fn standing(
+    route: &Route,
+    entry: &RouteBackend,
+    target: &RouteTarget,
+    end: SocketAddr,
+    vm: Option<&Vm>,
+    condition: &impl Condition,
+) -> Standing {
+    if entry.drain {
+        return Standing::Drains;
+    }
+    let (protocol, health) = (route.protocol, &route.health);
+    let checked = condition.checked(protocol, end);
+    if let Some(vm) = vm {
+        if vm.paused {
+            return Standing::Fails(Failure::Paused);
+        }
+        let there = vm.destination(protocol, end.ip(), end.port());
+        if target.contradicts(&there, protocol) {
+            let exe = match there.owner {
+                policy::Owner::Process(process) => process.exe.map(Box::from),
+                _ => None,
+            };
+            return Standing::Fails(Failure::Another(exe));
+        }
+        // A port may be served without a listener: by address translation in the guest. A check that succeeds says so.
+        let silent = vm.listeners.owner_of(protocol, end.ip(), end.port()).is_none();
+        if health.listener
+            && silent
+            && protocol == Protocol::TCP
+            && vm.knows_listeners()
+            && checked != Some(true)
+        {
+            return Standing::Fails(Failure::NobodyListens);
+        }
+    }
+    match checked {
+        Some(false) => Standing::Fails(Failure::Check),
+        _ if health.passive && condition.is_shunned(protocol, end) => Standing::Fails(Failure::Connects),
+        _ => Standing::Serves,
+    }
+}
+
+/// Adds backends whose guest is gone, where nobody else has their address by now.
+fn bury(facades: &mut [Facade], gone: &[Departed]) {
+    let alive: BTreeSet<(Protocol, SocketAddr)> = facades
+        .iter()
+        .flat_map(|f| f.members.iter().map(|m| (f.route.protocol, m.end())))
+        .collect();
+    for departed in gone {
+        let end = departed.member.end();
+        if alive.contains(&(departed.protocol, end)) {
+            continue;
+        }
+        let facade = facades
+            .iter_mut()
+            .find(|f| (f.route.protocol, f.end) == (departed.protocol, departed.facade));
+        if let Some(facade) = facade
+            && facade.member(end).is_none()
+        {
+            facade.members.push(departed.member.clone());
+        }
+    }
+}
+
+impl Departed {
+    /// What is left of a backend.
+    pub fn new(facade: &Facade, member: &Member) -> Departed {
+        Departed {
+            facade: facade.end,
+            protocol: facade.route.protocol,
+            member: Member {
+                table: Backend {
+                    weight: 0,
+                    state: BackendState::Dead,
+                    ..member.table
+                },
+                weight: 0,
+                // The policy that numbered its versions may be gone as well.
+                version: None,
+                standing: Standing::Gone,
+                ..member.clone()
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use policy::{Document, Process, Ruleset, VmId};
+
+    use super::*;
+    use crate::world::Vm;
+
+    /// What is known beside the World, set by hand.
+    #[derive(Default)]
+    struct Known {
+        down: Vec<&'static str>,
+        up: Vec<&'static str>,
+        shunned: Vec<&'static str>,
+        gone: Vec<Departed>,
+    }
+
+    impl Condition for Known {
+        fn checked(&self, _: Protocol, end: SocketAddr) -> Option<bool> {
+            let is = |list: &[&str]| list.contains(&end.to_string().as_str());
+            is(&self.up).then_some(true).or(is(&self.down).then_some(false))
+        }
+
+        fn is_shunned(&self, _: Protocol, end: SocketAddr) -> bool {
+            self.shunned.contains(&end.to_string().as_str())
+        }
+
+        fn gone(&self) -> &[Departed] {
+            &self.gone
+        }
+    }
+
+    fn vm(name: &str, number: u8) -> Vm {
+        let id = VmId {
+            name: name.into(),
+            uuid: [number; 16],
+        };
+        let address = IpAddr::from([10, 0, 0, number]);
+        Vm {
+            addresses: vec![address],
+            configured: vec![address],
+            macs: vec![([0, 0, 0, 0, 0, number], vec![address])],
+            trapped: true,
+            ..Vm::new(id, number.into())
+        }
+    }
+
+    fn guests() -> Vec<Vm> {
+        vec![
+            vm("app1", 1),
+            vm("web1", 11),
+            vm("web2", 12),
+            vm("db1", 21),
+            vm("spare", 31),
+            vm("trap", 41),
+        ]
+    }
+
+    const SHOP: &str = r#"
+policy: shop
+routes:
+  shop:
+    address: [10.0.0.100, fd00::100]
+    port: 80
+    backends:
+      - { to: { vm: "web*" }, port: 8080, version: v1, weight: 80 }
+      - { to: [{ vm: db1 }, 192.0.2.9], version: v2, weight: 20 }
+      - { to: "fd00::7", version: v2 }
+      - { to: { vm: spare }, version: v3 }
+      - { to: { vm: trap }, version: v4, weight: 0 }
+    canary: { from: { vm: app1, uid: 7 }, to: v2 }
+    failover: v3
+    denied: v4
+"#;
+
+    fn world(text: &str, guests: Vec<Vm>, known: &Known) -> World {
+        let document = Document::parse("shop.yaml", text).unwrap_or_else(|p| panic!("{p}"));
+        let rules = Arc::new(Ruleset::compile(&[document], 1).expect("compiles"));
+        World::new(rules, guests).with_routes(known)
+    }
+
+    fn at<'w>(world: &'w World, end: &str) -> &'w Facade {
+        let end = end.parse().expect("an address");
+        world.routes.at(Protocol::TCP, end).expect("a route")
+    }
+
+    /// Backends with a share, by address and weight.
+    fn shares(facade: &Facade) -> Vec<(String, u16)> {
+        let all = facade.members.iter().filter(|m| m.table.weight > 0);
+        all.map(|m| (m.end().to_string(), m.table.weight)).collect()
+    }
+
+    fn standing<'f>(facade: &'f Facade, end: &str) -> &'f Standing {
+        let end = end.parse().expect("an address");
+        &facade.member(end).expect("a backend").standing
+    }
+
+    #[test]
+    fn an_entry_shares_its_weight_among_those_that_serve() {
+        let world = world(SHOP, guests(), &Known::default());
+        let shop = at(&world, "10.0.0.100:80");
+        let found = shares(shop);
+        let part = |end: &str| found.iter().find(|(e, _)| e == end).map_or(0, |(_, w)| *w);
+        let sum: f64 = found.iter().map(|(_, w)| f64::from(*w)).sum();
+        for (end, share) in [
+            ("10.0.0.11:8080", 0.4),
+            ("10.0.0.12:8080", 0.4),
+            ("10.0.0.21:80", 0.1),
+            ("192.0.2.9:80", 0.1),
+        ] {
+            assert!((f64::from(part(end)) / sum - share).abs() < 1e-4, "{found:?}");
+        }
+        assert_eq!(found.len(), 4, "neither failover nor decoy: {found:?}");
+        let member = shop.member("10.0.0.11:8080".parse().expect("an address"));
+        assert_eq!(member.map(|m| m.table.mac), Some(Some([0, 0, 0, 0, 0, 11])));
+        assert_eq!(
+            shares(at(&world, "[fd00::100]:80")),
+            [("[fd00::7]:80".to_owned(), 1)]
+        );
+    }
+
+    #[test]
+    fn who_fails_leaves_its_part_to_its_entry_then_to_the_others_then_to_failover() {
+        let known = |down: &[&'static str]| Known {
+            down: down.to_vec(),
+            ..Known::default()
+        };
+        let of = |known: &Known| {
+            let world = world(SHOP, guests(), known);
+            let facade = at(&world, "10.0.0.100:80");
+            let states: Vec<BackendState> = facade.members.iter().map(|m| m.table.state).collect();
+            assert!(!states.contains(&BackendState::Dead), "who fails keeps its flows");
+            shares(facade)
+        };
+        let weights = |list: &[(&str, u16)]| {
+            list.iter()
+                .map(|(e, w)| ((*e).to_owned(), *w))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            of(&known(&["10.0.0.11:8080"])),
+            weights(&[("10.0.0.12:8080", 80), ("10.0.0.21:80", 10), ("192.0.2.9:80", 10)])
+        );
+        assert_eq!(
+            of(&known(&["10.0.0.11:8080", "10.0.0.12:8080", "192.0.2.9:80"])),
+            weights(&[("10.0.0.21:80", 20)])
+        );
+        let all = ["10.0.0.11:8080", "10.0.0.12:8080", "192.0.2.9:80", "10.0.0.21:80"];
+        assert_eq!(of(&known(&all)), weights(&[("10.0.0.31:80", 1)]));
+        let shunned = Known {
+            shunned: all.to_vec(),
+            ..Known::default()
+        };
+        assert_eq!(of(&shunned), weights(&[("10.0.0.31:80", 1)]));
+    }
+
+    #[test]
+    fn a_canary_has_its_version_or_nobody_and_no_guest_has_itself() {
+        let chosen = |known: &Known, uid: u32| -> BTreeSet<String> {
+            let world = world(SHOP, guests(), known);
+            let app1 = &world.vms()[0].id;
+            let process = Process {
+                uid,
+                ..Process::default()
+            };
+            let source = Endpoint::guest(app1, [10, 0, 0, 1].into()).with_process(process);
+            (1..300)
+                .filter_map(|port| {
+                    let client = SocketAddr::from(([10, 0, 0, 1], port));
+                    let member = at(&world, "10.0.0.100:80").choose(&source, 1, client)?;
+                    Some(member.end().to_string())
+                })
+                .collect()
+        };
+        let set = |list: &[&str]| list.iter().map(|e| (*e).to_owned()).collect::<BTreeSet<_>>();
+        assert_eq!(
+            chosen(&Known::default(), 7),
+            set(&["10.0.0.21:80", "192.0.2.9:80"])
+        );
+        assert_eq!(chosen(&Known::default(), 8).len(), 4);
+        let v2_down = Known {
+            down: vec!["10.0.0.21:80", "192.0.2.9:80"],
+            ..Known::default()
+        };
+        assert_eq!(chosen(&v2_down, 7), set(&[]));
+        assert_eq!(chosen(&v2_down, 8), set(&["10.0.0.11:8080", "10.0.0.12:8080"]));
+
+        let world = world(SHOP, guests(), &Known::default());
+        let web1 = Endpoint::guest(&world.vms()[1].id, [10, 0, 0, 11].into());
+        let shop = at(&world, "10.0.0.100:80");
+        assert!(shop.pool(&web1, 11).all(|(member, _)| member.scope != Some(11)));
+        assert_eq!(shop.pool(&web1, 11).count(), 3);
+        let client = SocketAddr::from(([10, 0, 0, 1], 9));
+        let decoy = shop.decoy(1, client).map(|m| m.end().to_string());
+        assert_eq!(decoy.as_deref(), Some("10.0.0.41:80"));
+    }
+
+    #[test]
+    fn where_the_gate_knows_no_more_than_the_table_it_chooses_alike() {
+        let world = world(SHOP, guests(), &Known::default());
+        let shop = at(&world, "10.0.0.100:80");
+        let app1 = Endpoint::guest(&world.vms()[0].id, [10, 0, 0, 1].into());
+        let table = world.routes.services();
+        for port in 1..300 {
+            let client = SocketAddr::from(([10, 0, 0, 1], port));
+            let by_gate = shop.choose(&app1, 1, client).map(|m| m.table);
+            assert_eq!(by_gate, Backend::choose(table[0].backends.clone(), client, false));
+        }
+    }
+
+    #[test]
+    fn a_guest_says_by_its_listeners_whether_it_serves() {
+        let of = |change: fn(&mut Vm), known: &Known| {
+            let mut guests = guests();
+            change(&mut guests[3]);
+            let world = world(SHOP, guests, known);
+            standing(at(&world, "10.0.0.100:80"), "10.0.0.21:80").clone()
+        };
+        let none = Known::default();
+        assert_eq!(of(|_| {}, &none), Standing::Serves, "it has not been read");
+        let silent = Standing::Fails(Failure::NobodyListens);
+        assert_eq!(of(|vm| vm.counted = true, &none), silent);
+        let asked = Known {
+            up: vec!["10.0.0.21:80"],
+            ..Known::default()
+        };
+        assert_eq!(
+            of(|vm| vm.counted = true, &asked),
+            Standing::Serves,
+            "a check says more"
+        );
+        let read = |vm: &mut Vm| (vm.counted, vm.trapped) = (true, false);
+        assert_eq!(
+            of(read, &none),
+            Standing::Serves,
+            "what comes and goes is not told"
+        );
+        let paused = Standing::Fails(Failure::Paused);
+        assert_eq!(of(|vm| vm.paused = true, &none), paused);
+    }
+
+    #[test]
+    fn the_backends_of_a_guest_that_is_gone_are_dead_until_another_has_their_address() {
+        let before = world(SHOP, guests(), &Known::default());
+        let shop = at(&before, "10.0.0.100:80");
+        let gone = shop.members.iter().filter(|m| m.scope == Some(21));
+        let known = Known {
+            gone: gone.map(|m| Departed::new(shop, m)).collect(),
+            ..Known::default()
+        };
+        let mut left = guests();
+        left.remove(3);
+        let after = world(SHOP, left.clone(), &known);
+        let shop = at(&after, "10.0.0.100:80");
+        assert_eq!(*standing(shop, "10.0.0.21:80"), Standing::Gone);
+        let dead = shop
+            .members
+            .iter()
+            .filter(|m| m.table.state == BackendState::Dead);
+        assert_eq!(dead.count(), 1);
+
+        left.push(vm("db1", 21));
+        let again = world(SHOP, left, &known);
+        let shop = at(&again, "10.0.0.100:80");
+        assert_eq!(*standing(shop, "10.0.0.21:80"), Standing::Serves);
+        assert_eq!(shop.members.len(), 6);
+    }
+
+    #[test]
+    fn what_drains_takes_nothing_not_even_a_canary() {
+        let text = SHOP.replace("weight: 20", "weight: 20, drain: true");
+        let world = world(&text, guests(), &Known::default());
+        let shop = at(&world, "10.0.0.100:80");
+        assert_eq!(*standing(shop, "10.0.0.21:80"), Standing::Drains);
+        let process = Process {
+            uid: 7,
+            ..Process::default()
+        };
+        let app1 = Endpoint::guest(&world.vms()[0].id, [10, 0, 0, 1].into()).with_process(process);
+        assert_eq!(shop.pool(&app1, 1).count(), 0);
+    }
+}
