@@ -171,6 +171,11 @@ INLINE void set_v6(struct flow_key *key, const struct ipv6hdr *ip, int from_gues
 	__builtin_memcpy(from_guest ? &key->remote : &key->local, &ip->daddr, sizeof(struct address));
 }
 
+INLINE int bears_ports(__u8 proto)
+{
+	return proto == IPPROTO_TCP || proto == IPPROTO_UDP || proto == IPPROTO_SCTP;
+}
+
 INLINE void set_ports(struct flow_key *key, __be16 source, __be16 dest, int from_guest)
 {
 	key->local_port = from_guest ? source : dest;
@@ -232,10 +237,12 @@ INLINE int read_inner(struct __sk_buff *skb, struct packet *p)
 		if (read_quoted(skb, p, at + header, &echo, sizeof(echo)))
 			return -1;
 		set_echo(&p->key, echo.echo_id, echo.type == (p->ipv4 ? ICMP_ECHO : ICMP6_ECHO), inner_from_guest);
-	} else {
+	} else if (bears_ports(proto)) {
 		if (read_quoted(skb, p, at + header, ports, sizeof(ports)))
 			return -1;
 		set_ports(&p->key, ports[0], ports[1], inner_from_guest);
+	} else {
+		set_ports(&p->key, 0, 0, inner_from_guest);
 	}
 	p->key.proto = proto;
 	p->l4 = at + header;
@@ -310,6 +317,19 @@ INLINE int parse_udp(struct __sk_buff *skb, struct packet *p, const int from_gue
 	return KIND_FLOW;
 }
 
+INLINE int parse_sctp(struct __sk_buff *skb, struct packet *p, const int from_guest)
+{
+	struct {
+		__be16 source, dest;
+		__be32 tag, checksum;
+	} sctp; /* RFC 9260, 3.1 */
+
+	if (p->l4 + sizeof(sctp) > p->l3_end || read_header(skb, p->l4, &sctp, sizeof(sctp)))
+		return KIND_MALFORMED;
+	set_ports(&p->key, sctp.source, sctp.dest, from_guest);
+	return KIND_FLOW;
+}
+
 INLINE int parse_l4(struct __sk_buff *skb, struct packet *p, const int from_guest)
 {
 	switch (p->key.proto) {
@@ -317,6 +337,8 @@ INLINE int parse_l4(struct __sk_buff *skb, struct packet *p, const int from_gues
 		return parse_tcp(skb, p, from_guest);
 	case IPPROTO_UDP:
 		return parse_udp(skb, p, from_guest);
+	case IPPROTO_SCTP:
+		return parse_sctp(skb, p, from_guest);
 	case IPPROTO_ICMP:
 		return p->ipv4 ? parse_icmp(skb, p, from_guest) : KIND_MALFORMED;
 	case IPPROTO_ICMPV6:

@@ -163,6 +163,16 @@ impl RuleSet {
             .collect())
     }
 
+    /// Whether [`Datapath::publish`](crate::Datapath::publish) would take these rules, if there is room for them.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn check(&self) -> Result<(), RuleError> {
+        self.peer_entries(0)?;
+        self.rule_entries(0)?;
+        Ok(())
+    }
+
     fn rule_entries(&self, slot: u32) -> Result<Vec<(RawRuleKey, RawRule)>, RuleError> {
         let mut entries: HashMap<RawRuleKey, RawRule> = HashMap::with_capacity(self.rules.len());
         for rule in &self.rules {
@@ -207,7 +217,7 @@ impl Rule {
         if self.protocol == Some(Protocol(PROTO_ANY)) || self.port == Some(PORT_ANY) {
             return Err(RuleError::Zero { id: self.id });
         }
-        if self.port.is_some() && !matches!(self.protocol, Some(Protocol::TCP | Protocol::UDP)) {
+        if self.port.is_some() && !self.protocol.is_some_and(Protocol::has_ports) {
             return Err(RuleError::PortWithoutProtocol { id: self.id });
         }
         let peer_class = match self.peer {

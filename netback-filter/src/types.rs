@@ -91,10 +91,17 @@ impl Protocol {
     pub const TCP: Self = Self(6);
     /// User Datagram Protocol.
     pub const UDP: Self = Self(17);
+    /// Stream Control Transmission Protocol.
+    pub const SCTP: Self = Self(132);
     /// ICMP over IPv4.
     pub const ICMP: Self = Self(1);
     /// ICMP over IPv6.
     pub const ICMPV6: Self = Self(58);
+
+    /// Whether flows of it are told apart by ports, and rules may name one.
+    pub fn has_ports(self) -> bool {
+        matches!(self, Self::TCP | Self::UDP | Self::SCTP)
+    }
 }
 
 impl fmt::Display for Protocol {
@@ -102,6 +109,7 @@ impl fmt::Display for Protocol {
         match *self {
             Self::TCP => f.write_str("tcp"),
             Self::UDP => f.write_str("udp"),
+            Self::SCTP => f.write_str("sctp"),
             Self::ICMP => f.write_str("icmp"),
             Self::ICMPV6 => f.write_str("icmp6"),
             Self(number) => write!(f, "proto-{number}"),

@@ -163,6 +163,35 @@ fn malformed_headers_are_dropped_and_counted() {
 }
 
 #[test]
+fn sctp_is_decided_by_port() {
+    const SCTP: u8 = 132;
+    let init = |source, dest, ports: (u16, u16), length: usize| {
+        let mut header = Vec::new();
+        header.extend(ports.0.to_be_bytes());
+        header.extend(ports.1.to_be_bytes());
+        header.extend([0; 8]);
+        header.extend(b"chunks");
+        frame::ip(source, dest, SCTP, (0, 0), &header[..length])
+    };
+    World::run(|world| {
+        let allow = rule(3, Direction::FromGuest, Protocol::SCTP, Some(80), Action::Allow);
+        let datapath = world.attach(no_adoption(), vec![allow]);
+        let ends = Ends::open(world);
+        for (guest, peer) in FAMILIES {
+            assert!(!ends.leaves(&frame::from_guest(guest, &init(guest, peer, (5000, 81), 18))));
+            assert!(!ends.arrives(&frame::from_peer(guest, &init(peer, guest, (80, 5000), 18))));
+            assert!(ends.leaves(&frame::from_guest(guest, &init(guest, peer, (5000, 80), 18))));
+            // The answer of what was let out.
+            assert!(ends.arrives(&frame::from_peer(guest, &init(peer, guest, (80, 5000), 18))));
+            assert!(!ends.leaves(&frame::from_guest(guest, &init(guest, peer, (5000, 80), 11))));
+        }
+        assert_eq!(counters(&datapath, Direction::FromGuest).malformed, 2);
+        let flow = datapath.flows(None).next().unwrap().unwrap();
+        assert_eq!((flow.key.protocol, flow.key.remote.port()), (Protocol::SCTP, 80));
+    });
+}
+
+#[test]
 fn later_fragments_follow_the_first() {
     const MORE: u16 = 0x2000;
     World::run(|world| {

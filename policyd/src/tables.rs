@@ -378,10 +378,12 @@ mod tests {
     fn tables(text: &str) -> Result<Tables, DaemonError> {
         let document = Document::parse("test.yaml", text).expect("a sound document");
         let rules = Arc::new(Ruleset::compile(&[document], 7).expect("compiles"));
-        compile(&World::new(
+        let tables = compile(&World::new(
             rules,
             vec![vm("web1", 1, "10.0.0.11"), vm("db1", 2, "10.0.0.12")],
-        ))
+        ))?;
+        tables.rules.check().expect("the datapath takes them");
+        Ok(tables)
     }
 
     /// What the datapath would do, by its own order of precision.
@@ -513,6 +515,19 @@ mod tests {
     }
 
     /// A route is denied to whom one of its serving backends is; other ports of its address are what they were.
+    #[test]
+    fn a_port_without_a_protocol_is_of_every_protocol_that_has_ports() {
+        let text = "policy: a\ndefault: { db1: deny }\nrules:\n  - { name: r, from: { vm: web1 }, to: { vm: db1, port: 80 }, action: allow }\n";
+        let t = tables(text).expect("compiles");
+        for protocol in APART {
+            for port in [80, 81] {
+                let allowed = protocol.has_ports() && port == 80;
+                let action = ask(&t, 1, Direction::FromGuest, "10.0.0.12", protocol, port);
+                assert_eq!(action == Action::Allow, allowed, "{protocol} {port}");
+            }
+        }
+    }
+
     #[test]
     fn a_route_is_allowed_as_its_backends_are() {
         let text = "policy: a\ndefault: { db1: deny }\nroutes:\n  r:\n    address: 10.0.0.100\n    port: 80\n    backends: [{ to: { vm: db1 }, port: 8080, weight: W }, { to: 192.0.2.1, port: 8081 }]\nrules:\n  - { name: r, from: { vm: web1 }, to: { vm: db1 }, ports: P, action: allow }\n";

@@ -231,7 +231,9 @@ rules:
   - { name: by-process, from: { vm: web1, exe: \"/usr/bin/*\" }, to: { vm: db1, port: 22 }, action: allow }
 ";
         let applied = mesh.apply_text(policy)?;
-        assert!(applied.success(), "{applied:?}");
+        if !applied.success() {
+            return Err(applied.error_text().into());
+        }
         let curl = |port: &str| -> Fallible<i32> {
             let url = format!("http://10.0.0.12:{port}/");
             let argv = ["curl", "-s", "-o", "/dev/null", "-m", "30", &url];
