@@ -89,7 +89,7 @@ pub(crate) struct RawFlowValue {
     pub setup_us: u32,
     pub plain: u32,
     pub peer_class: u32,
-    pub pad: u32,
+    pub rtt_tick: [u16; 2],
 }
 
 #[derive(Clone, Copy, Debug, Default)]
