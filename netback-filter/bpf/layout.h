@@ -99,7 +99,8 @@ _Static_assert(sizeof(struct flow_value) == 144, "flow_value");
 struct vif_config {
 	__u32 scope;
 	__u8 mac[6]; /* the guest's; all zero when not known */
-	__u16 moving; /* 1: these programs may be on hooks of both kinds, so that a packet meets them twice */
+	__u8 pad;
+	__u8 moving; /* 1: these programs may be on hooks of both kinds, so that a packet meets them twice */
 };
 _Static_assert(sizeof(struct vif_config) == 12, "vif_config");
 

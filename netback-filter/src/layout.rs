@@ -97,7 +97,8 @@ pub(crate) struct RawFlowValue {
 pub(crate) struct RawVif {
     pub scope: u32,
     pub mac: [u8; 6],
-    pub moving: u16,
+    pub pad: u8,
+    pub moving: u8,
 }
 
 #[derive(Clone, Copy, Debug, Default)]

@@ -255,7 +255,7 @@ impl VifConfig {
         RawVif {
             scope: self.scope,
             mac: self.mac.unwrap_or_default(),
-            moving: 0,
+            ..RawVif::default()
         }
     }
 
