@@ -108,6 +108,8 @@ INLINE __u32 micros_since(__u64 then, __u64 now)
 #define NEWS_END 0x1	    /* it ended the flow */
 #define NEWS_SETUP 0x2	    /* it ended the handshake, that `setup_us` tells of */
 #define NEWS_ROUND_TRIP 0x4 /* it ended a round trip, of `sample_us` of the packet */
+/* Of a flow's round trips, one in about a millisecond is news: a flow that has more tells nothing new by them. */
+#define TICK_SHIFT 20
 
 /* A SYN that comes again is measured from its last coming. */
 INLINE void time_handshake(struct flow_value *flow, struct packet *p, __u8 direction, __u64 now)
@@ -150,8 +152,11 @@ INLINE void time_data(struct flow_value *flow, struct packet *p, __u8 direction,
 
 		flow->rtt_us[other] = mean ? (__u32)((mean * 7ull + took + 7) / 8) : took;
 		flow->sample_ns[other] = 0;
-		p->sample_us = took;
-		p->news |= NEWS_ROUND_TRIP;
+		if (flow->rtt_tick[other] != (__u16)(now >> TICK_SHIFT)) {
+			flow->rtt_tick[other] = now >> TICK_SHIFT;
+			p->sample_us = took;
+			p->news |= NEWS_ROUND_TRIP;
+		}
 	}
 	if (p->window_shut)
 		flow->zero_windows[direction]++;

@@ -92,14 +92,15 @@ struct flow_value {
 	__u32 setup_us;	       /* from SYN to SYN-ACK; 0 before that */
 	__u32 plain;	       /* 1: it goes where it is addressed; 0: that was not asked yet, or it has a backend */
 	__u32 peer_class;      /* of the other end, and 1; 0: not asked yet */
-	__u32 pad;
+	__u16 rtt_tick[2];     /* when a round trip was last put into a histogram, in units of TICK_SHIFT */
 };
 _Static_assert(sizeof(struct flow_value) == 144, "flow_value");
 
 struct vif_config {
 	__u32 scope;
 	__u8 mac[6]; /* the guest's; all zero when not known */
-	__u16 moving; /* 1: these programs may be on hooks of both kinds, so that a packet meets them twice */
+	__u8 pad;
+	__u8 moving; /* 1: these programs may be on hooks of both kinds, so that a packet meets them twice */
 };
 _Static_assert(sizeof(struct vif_config) == 12, "vif_config");
 
@@ -282,7 +283,7 @@ _Static_assert(sizeof(struct histogram) == 136, "histogram");
 /* Of TCP connections. Times are in microseconds. */
 struct histograms {
 	struct histogram setup;		     /* one value a connection */
-	struct histogram rtt[2];	     /* one a round trip that was timed, by direction of the data */
+	struct histogram rtt[2];	     /* one in a millisecond that had one, by direction of the data */
 	struct histogram retransmissions[2]; /* one a connection that ended, as below */
 	struct histogram zero_windows[2];
 };
@@ -297,7 +298,8 @@ enum control_cell {
 	CONTROL_GENERATION = 1, /* two cells, one a slot */
 	CONTROL_LAYOUT = 3,
 	CONTROL_SERVICES = 4,
-	CONTROL_CELLS = 5,
+	CONTROL_RETURNS = 5, /* not 0 from the first flow on that was redirected: before, `returns` is empty */
+	CONTROL_CELLS = 6,
 };
 
 enum event_kind {

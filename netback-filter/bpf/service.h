@@ -96,6 +96,7 @@ OUTLINE int claim_return(const struct flow_key *key, const struct endpoint *back
 	struct flow_key other = *key;
 	struct endpoint facade = { .address = key->remote, .port = key->remote_port };
 	struct endpoint *holder;
+	__u32 cell = CONTROL_RETURNS, one = 1;
 
 	set_remote(&other, backend);
 	holder = bpf_map_lookup_elem(&returns, &other);
@@ -110,6 +111,8 @@ OUTLINE int claim_return(const struct flow_key *key, const struct endpoint *back
 	/* To the backend itself. */
 	if (is_live(&other, now))
 		return -1;
+	if (!control_cell(CONTROL_RETURNS))
+		bpf_map_update_elem(&control, &cell, &one, BPF_ANY);
 	return bpf_map_update_elem(&returns, &other, &facade, BPF_ANY);
 }
 
@@ -239,8 +242,12 @@ INLINE void find_backend(struct packet *p)
  */
 INLINE void name_as_guest(struct packet *p, __u64 now)
 {
-	struct endpoint *facade = bpf_map_lookup_elem(&returns, &p->key);
+	struct endpoint *facade;
 
+	/* Where there are no services, this is a lookup for nothing. */
+	if (!control_cell(CONTROL_RETURNS))
+		return;
+	facade = bpf_map_lookup_elem(&returns, &p->key);
 	if (!facade || pure_syn(p))
 		return;
 	p->backend.address = p->key.remote;

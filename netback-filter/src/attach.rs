@@ -14,7 +14,7 @@ use crate::sys;
 use crate::tcx::Tcx;
 
 /// `moving` of a vif's entry.
-pub(crate) const MOVING: u16 = 1;
+pub(crate) const MOVING: u8 = 1;
 
 /// By which hook of the kernel the programs are put on a vif.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -76,7 +76,7 @@ impl<'a> Place<'a> {
         programs: &mut Programs,
         priority: u16,
         way: Attach,
-        mut set_moving: impl FnMut(u16) -> Result<(), Error>,
+        mut set_moving: impl FnMut(u8) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let earlier = match self.link.has_filters()? {
             true => Some(Hooks::Clsact),

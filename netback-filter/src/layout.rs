@@ -89,7 +89,7 @@ pub(crate) struct RawFlowValue {
     pub setup_us: u32,
     pub plain: u32,
     pub peer_class: u32,
-    pub pad: u32,
+    pub rtt_tick: [u16; 2],
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -97,7 +97,8 @@ pub(crate) struct RawFlowValue {
 pub(crate) struct RawVif {
     pub scope: u32,
     pub mac: [u8; 6],
-    pub moving: u16,
+    pub pad: u8,
+    pub moving: u8,
 }
 
 #[derive(Clone, Copy, Debug, Default)]

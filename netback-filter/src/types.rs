@@ -263,7 +263,7 @@ impl VifConfig {
         RawVif {
             scope: self.scope,
             mac: self.mac.unwrap_or_default(),
-            moving: 0,
+            ..RawVif::default()
         }
     }
 

@@ -66,6 +66,8 @@ fn talk(world: &World, from: &str, to: IpAddr, turns: usize) {
     for _ in 0..turns {
         stream.write_all(b"?").unwrap();
         stream.read_exact(&mut [0]).unwrap();
+        // Two of one millisecond count once.
+        thread::sleep(Duration::from_millis(2));
     }
 }
 
@@ -104,10 +106,9 @@ fn connections_are_counted_by_class_and_rule() {
             (SCOPE, 2, Direction::FromGuest)
         );
         assert_eq!(known.setup_us.total(), 3);
-        assert!(
-            known.rtt_us[0].total() >= 15 && known.rtt_us[1].total() >= 15,
-            "{known:?}"
-        );
+        for rtt in &known.rtt_us {
+            assert!((15..=30).contains(&rtt.total()), "{known:?}");
+        }
         let median = known.rtt_us[0].quantile(0.5).unwrap();
         assert!(median < 100_000, "{median} µs over two veth pairs");
         assert!(known.rtt_us[0].mean().unwrap() < 100_000.0);

@@ -49,6 +49,9 @@ pub const PROGRAMS: &[&str] = &[
 /// strace as the measure of traces.
 pub const TESTS: &[&str] = &["ethtool", "iproute2", "qemu-system-x86", "strace", "xz-utils"];
 
+/// What the datapath is measured against, on this host.
+pub const NETBACK: &[&str] = &["clang", "ethtool", "iproute2", "linux-libc-dev", "nftables"];
+
 /// Installs what is missing of `packages`, as root; else says what is missing.
 pub fn ensure(packages: &[&str], progress: &Progress) -> Result<()> {
     let missing: Vec<&str> = packages

@@ -9,6 +9,7 @@ mod counters;
 mod datapath;
 mod lookup;
 mod machine;
+mod netback;
 mod policy;
 mod report;
 mod trap;
@@ -44,6 +45,8 @@ enum Name {
     Trap,
     /// A packet through the eBPF program, run by this host's kernel
     Datapath,
+    /// The whole datapath beside a bare bridge and nftables, on this host
+    Netback,
     /// A decision of the policy engine
     Policy,
 }
@@ -59,6 +62,7 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
         Name::Lookup => lookup::measure(options.runs)?,
         Name::Trap => trap::measure(rig, options.runs)?,
         Name::Datapath => datapath::measure()?,
+        Name::Netback => netback::measure()?,
         Name::Policy => policy::measure(options.runs)?,
     };
     let name = options

@@ -137,14 +137,20 @@ pub fn rule_set(rules: u32) -> RuleSet {
     }
 }
 
-/// The same as maps of verdicts, one for each way, without state.
-fn nft_maps(rules: u32) -> String {
+/// The same as elements of a map of verdicts.
+fn elements(rules: u32) -> String {
     let peers = rules / PORTS;
     let mut elements = String::new();
     for i in 0..rules {
         let (address, port) = (peer_address(i / PORTS, peers), u32::from(PORT) + i % PORTS);
         write!(elements, "{address} . {port} : accept,").unwrap();
     }
+    elements
+}
+
+/// One map for each way, without state: a bridge has conntrack only where the kernel was built with it.
+fn nft_maps(rules: u32) -> String {
+    let elements = elements(rules);
     format!(
         "table bridge bench {{\n\
          map out {{ type ipv4_addr . inet_service : verdict; elements = {{ {elements} }} }}\n\
@@ -180,7 +186,7 @@ fn nft_rules(rules: u32) -> String {
 }
 
 /// On a bridge.
-pub fn filters() -> Vec<Contender> {
+pub fn bridged() -> Vec<Contender> {
     let bridge = |name: &str| Contender::new(name, Path::Bridge);
     let mut list = vec![
         bridge("bare bridge"),
@@ -199,9 +205,9 @@ pub fn filters() -> Vec<Contender> {
     list
 }
 
-/// Where dom0 routes: nftables translates addresses only there.
-pub fn balancers() -> Vec<Contender> {
-    let routed = |name: &str| Contender::new(name, Path::Routed);
+/// Where dom0 routes: nftables keeps state and translates addresses only there.
+pub fn routed() -> Vec<Contender> {
+    let host = |name: &str| Contender::new(name, Path::Routed);
     let served = Backend {
         mac: Some(VIF_MAC),
         ..backend(VIP4, BACKEND)
@@ -213,11 +219,21 @@ pub fn balancers() -> Vec<Contender> {
          {{ 0 : {} . {} }}\n }}\n}}\n",
         served.address, served.port
     );
+    let stateful = format!(
+        "table ip bench {{\n\
+         map out {{ type ipv4_addr . inet_service : verdict; elements = {{ {} }}\n }}\n\
+         chain forward {{ type filter hook forward priority 0; policy drop;\n\
+         ct state established,related accept\n\
+         iifname \"{VIF}\" ip daddr . tcp dport vmap @out\n }}\n}}\n",
+        elements(1000)
+    );
     vec![
-        routed("plain routing"),
-        routed("datapath")
+        host("plain routing"),
+        host("datapath, 1000 rules").datapath(Attach::Auto, 1000, &[]),
+        host("nft, conntrack and verdict map of 1000").nft(&stateful),
+        host("datapath, service")
             .balanced(VIF_MAC)
             .datapath(Attach::Auto, 1000, &services),
-        routed("nft dnat by hash").balanced(VIF_MAC).nft(&nat),
+        host("nft dnat by hash").balanced(VIF_MAC).nft(&nat),
     ]
 }

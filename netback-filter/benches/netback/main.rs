@@ -26,8 +26,8 @@ const ROUND_TRIPS: usize = 4000;
 
 fn main() {
     for (group, contenders) in [
-        ("filter", contenders::filters()),
-        ("balance", contenders::balancers()),
+        ("bridge", contenders::bridged()),
+        ("routed", contenders::routed()),
     ] {
         let mut running: Vec<Running> = contenders.into_iter().map(Running::new).collect();
         for round in 0..=ROUNDS {
