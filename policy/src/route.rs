@@ -93,6 +93,14 @@ impl RouteTarget {
         one.into_iter().chain(hosts.map(|block| block.address()))
     }
 
+    /// Whether it is known by its address alone. A guest is then no such backend because it says that it has the address.
+    pub fn is_by_address(&self) -> bool {
+        match &self.who {
+            Who::Address(_) => true,
+            Who::Selector(selector) => selector.vm.is_empty(),
+        }
+    }
+
     /// Whether a guest at this address is it, whatever runs in it.
     pub fn selects(&self, guest: &Endpoint<'_>) -> bool {
         match &self.who {

@@ -343,7 +343,10 @@ fn places<'w>(world: &'w World, target: &RouteTarget, facade: IpAddr) -> Vec<(Ip
     };
     // What dom0 gave it before what it says itself; one address a guest.
     let of_guests = world.vms().iter().filter_map(|vm| {
-        let own = |address: &&IpAddr| world.vm_at(**address).is_some_and(|o| o.scope == vm.scope);
+        let own = |address: &&IpAddr| {
+            let given = !target.is_by_address() || vm.configured.contains(address);
+            given && world.vm_at(**address).is_some_and(|o| o.scope == vm.scope)
+        };
         let found = vm
             .configured
             .iter()
@@ -355,7 +358,7 @@ fn places<'w>(world: &'w World, target: &RouteTarget, facade: IpAddr) -> Vec<(Ip
     });
     let outside = target
         .addresses()
-        .filter(|a| fits(a) && world.vm_at(*a).is_none())
+        .filter(|a| fits(a) && !world.vm_at(*a).is_some_and(|vm| vm.configured.contains(a)))
         .map(|address| (address, None));
     of_guests.chain(outside).collect()
 }
@@ -714,6 +717,16 @@ routes:
         let shop = at(&again, "10.0.0.100:80");
         assert_eq!(*standing(shop, "10.0.0.21:80"), Standing::Serves);
         assert_eq!(shop.members.len(), 6);
+    }
+
+    #[test]
+    fn no_guest_gets_the_flows_of_an_address_that_it_only_says_it_has() {
+        let mut guests = guests();
+        guests[1].addresses.push([192, 0, 2, 9].into());
+        let world = world(SHOP, guests, &Known::default());
+        let end = "192.0.2.9:80".parse().expect("an address");
+        let member = at(&world, "10.0.0.100:80").member(end).expect("a backend");
+        assert_eq!((member.scope, member.table.mac), (None, None));
     }
 
     #[test]
