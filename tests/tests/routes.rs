@@ -365,11 +365,11 @@ routes:
     let hold = "
 import socket, time
 s = socket.create_connection(('10.0.0.100', 80), 60)
-s.sendall(b'GET / HTTP/1.0\r\n')
+s.sendall(b'GET / HTTP/1.0\\r\\n')
 open('/tmp/held', 'w')
 try:
     while True:
-        s.sendall(b'X: y\r\n')
+        s.sendall(b'X: y\\r\\n')
         time.sleep(1)
 except OSError as e:
     open('/tmp/ended', 'w').write(type(e).__name__)
