@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! Routes ready to be used: who may be a backend, and which version a client is for.
 
-use std::net::IpAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::document::{self, Health, Refuse, Selector, Target, single_port};
+use crate::document::{self, Document, Health, MAX_ROUTES, Refuse, Selector, Target, single_port};
 use crate::flow::Endpoint;
 use crate::matching::{Condition, Subject, Truth};
 use crate::port::Protocol;
+use crate::problem::{Place, Problem};
 use crate::ruleset::End;
 
 /// An address that guests open flows to, and who serves them.
@@ -91,6 +93,14 @@ impl RouteTarget {
         };
         let hosts = blocks.iter().filter(|block| block.address() == block.last());
         one.into_iter().chain(hosts.map(|block| block.address()))
+    }
+
+    /// Whether it is known by its address alone. A guest is then no such backend because it says that it has the address.
+    pub fn is_by_address(&self) -> bool {
+        match &self.who {
+            Who::Address(_) => true,
+            Who::Selector(selector) => selector.vm.is_empty(),
+        }
     }
 
     /// Whether a guest at this address is it, whatever runs in it.
@@ -224,5 +234,43 @@ impl std::fmt::Display for Route {
     /// `set/name`.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.set, self.name)
+    }
+}
+
+/// Two routes cannot have one address, and there is room for so many only.
+pub(crate) fn check(documents: &[&Document], problems: &mut Vec<Problem>) {
+    let mut taken = BTreeMap::new();
+    let mut count = 0;
+    for document in documents {
+        for (name, route) in &document.routes {
+            count += 1;
+            let place = document.origin.routes.get(name).copied().unwrap_or(Place::START);
+            let problem = |what: String, remedy: String| Problem {
+                file: document.origin.file.clone(),
+                line: place.line,
+                column: place.column,
+                what,
+                remedy,
+            };
+            if count == MAX_ROUTES + 1 {
+                problems.push(problem(
+                    format!("more than {MAX_ROUTES} routes in all sets together"),
+                    "join routes: a route may have any number of backends".to_owned(),
+                ));
+            }
+            for address in &route.address {
+                let key = (*address, route.port, route.protocol);
+                if let Some((set, first)) = taken.insert(key, (&document.name, name)) {
+                    let end = SocketAddr::new(*address, route.port);
+                    problems.push(problem(
+                        format!(
+                            "route `{name}` has the address of another, {end} over {}",
+                            route.protocol
+                        ),
+                        format!("give it another address or port; the other is {set}/{first}"),
+                    ));
+                }
+            }
+        }
     }
 }

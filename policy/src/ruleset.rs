@@ -2,19 +2,19 @@
 //! All sets together, compiled for deciding.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::block::Block;
-use crate::document::{Action, Document, Lock, MAX_ROUTES, MAX_RULES, Peer, Refuse, Selector};
+use crate::document::{Action, Document, Lock, MAX_RULES, Peer, Refuse, Selector};
 use crate::flow::{Flow, Owner, Side, VmId};
 use crate::index::Index;
 use crate::matching::{Subject, Truth, port_in};
 use crate::port::{PortRange, Protocol};
-use crate::problem::{Place, Problem, Problems};
-use crate::route::Route;
+use crate::problem::{Problem, Problems};
+use crate::route::{self, Route};
 use crate::settings::{Settings, VmSetting};
 
 /// Number of a rule. It names the same rule for as long as the generation lasts, no longer.
@@ -209,8 +209,8 @@ impl Ruleset {
     /// Joins the documents. Their order does not matter: sets are taken by name, rules as written.
     ///
     /// # Errors
-    /// Two sets of one name, or two routes of one address, port and protocol; more than [`MAX_RULES`] rules or [`MAX_ROUTES`]
-    /// routes in all.
+    /// Two sets of one name, or two routes of one address, port and protocol; more than [`MAX_RULES`] rules or
+    /// [`crate::document::MAX_ROUTES`] routes in all.
     pub fn compile(documents: &[Document], generation: u64) -> Result<Ruleset, Problems> {
         let mut documents: Vec<&Document> = documents.iter().collect();
         documents.sort_by(|a, b| a.name.cmp(&b.name));
@@ -458,46 +458,8 @@ fn check(documents: &[&Document]) -> Result<(), Problems> {
             remedy: "join rules: `from` and `to` take lists".to_owned(),
         });
     }
-    check_routes(documents, &mut problems);
+    route::check(documents, &mut problems);
     Problems::or(problems)
-}
-
-/// Two routes cannot have one address, and there is room for so many only.
-fn check_routes(documents: &[&Document], problems: &mut Vec<Problem>) {
-    let mut taken = BTreeMap::new();
-    let mut count = 0;
-    for document in documents {
-        for (name, route) in &document.routes {
-            count += 1;
-            let place = document.origin.routes.get(name).copied().unwrap_or(Place::START);
-            let problem = |what: String, remedy: String| Problem {
-                file: document.origin.file.clone(),
-                line: place.line,
-                column: place.column,
-                what,
-                remedy,
-            };
-            if count == MAX_ROUTES + 1 {
-                problems.push(problem(
-                    format!("more than {MAX_ROUTES} routes in all sets together"),
-                    "join routes: a route may have any number of backends".to_owned(),
-                ));
-            }
-            for address in &route.address {
-                let key = (*address, route.port, route.protocol);
-                if let Some((set, first)) = taken.insert(key, (&document.name, name)) {
-                    let end = std::net::SocketAddr::new(*address, route.port);
-                    problems.push(problem(
-                        format!(
-                            "route `{name}` has the address of another, {end} over {}",
-                            route.protocol
-                        ),
-                        format!("give it another address or port; the other is {set}/{first}"),
-                    ));
-                }
-            }
-        }
-    }
 }
 
 /// `services` are sorted by name, as they come out of a document.

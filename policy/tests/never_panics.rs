@@ -13,6 +13,17 @@ services:
   redis: { vm: db1, exe: "/usr/bin/redis-*", port: 6379, protocol: tcp }
   office: &o { address: [192.168.7.0/24, 2001:db8::/32] }
   again: *o
+routes:
+  cache:
+    address: [10.0.0.100, "fd00::100"]
+    port: 6379
+    affinity: true
+    backends:
+      - { to: redis, version: v1, weight: 80 }
+      - { to: [{ vm: db2 }, 192.0.2.1], version: v2, drain: true }
+    canary: { from: client, to: v2 }
+    failover: v2
+    health: { check: tcp, interval: 500ms }
 rules:
   - name: one
     from: [client, { vm: "web*" }]

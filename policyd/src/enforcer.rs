@@ -132,6 +132,8 @@ pub enum Order {
         /// It is paused.
         paused: bool,
     },
+    /// The watcher has told of all guests that there were when it began.
+    Settled,
     /// What dom0's checks of a backend say; none: nothing any more.
     Checked {
         /// The backend.
@@ -185,6 +187,9 @@ pub struct Enforcer {
     heard: BTreeMap<u32, u64>,
     /// Guests or listeners differ from what the World says.
     dirty: bool,
+    /// The guests that there were when the daemon started are known. Until then the datapath keeps the services that an
+    /// earlier daemon left: without guests they would have no backends.
+    settled: bool,
     /// What the vif tables hold.
     published: Option<tables::Tables>,
     /// The services that the datapath has.
@@ -220,6 +225,7 @@ impl Enforcer {
             guests: BTreeMap::new(),
             heard: BTreeMap::new(),
             dirty: false,
+            settled: false,
             published: None,
             services: None,
         };
@@ -284,7 +290,9 @@ impl Enforcer {
         let world = Arc::new(world.with_routes(&self.health));
         self.publish(tables::compile(&world)?, world.routes.services())?;
         let before = self.world.swap(Arc::clone(&world));
-        self.tell_standings(&before, &world);
+        if self.settled {
+            self.tell_standings(&before, &world);
+        }
         // Listeners may decide who a flow's destination is, so flows are looked at again for any change.
         let policy_changed = before.rules.generation() != world.rules.generation();
         Ok(if policy_changed {
@@ -298,7 +306,7 @@ impl Enforcer {
     fn publish(&mut self, tables: tables::Tables, services: Vec<Service>) -> Result<(), DaemonError> {
         let (new_tables, new_services) = (
             self.published.as_ref() != Some(&tables),
-            self.services.as_ref() != Some(&services),
+            self.settled && self.services.as_ref() != Some(&services),
         );
         let mut datapath = lock(&self.datapath);
         // The rules first: a flow that is sent to a backend has been judged by rules that know of it.
@@ -321,7 +329,9 @@ impl Enforcer {
         }
         drop(datapath);
         self.published = Some(tables);
-        self.services = Some(services);
+        if new_services {
+            self.services = Some(services);
+        }
         Ok(())
     }
 

@@ -70,8 +70,12 @@ impl Watcher {
         if let Err(e) = &links {
             log::warn!("no link messages from the kernel ({e}); looking every {PERIOD:?} instead");
         }
+        let mut first = true;
         while !stop.load(Ordering::SeqCst) {
             self.reconcile();
+            if std::mem::take(&mut first) {
+                self.context.order(Order::Settled);
+            }
             match &links {
                 Ok(links) => links.wait(PERIOD),
                 Err(_) => std::thread::sleep(PERIOD),

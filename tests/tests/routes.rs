@@ -3,11 +3,12 @@
 
 mod support;
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use serde_json::Value;
-use support::{Mesh, Outcome};
-use xmesh_rig::{Discard, Output};
+use support::{Domain, Mesh, Outcome};
+use xmesh_rig::{Discard, DomainSpec, Output};
 
 type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -285,7 +286,114 @@ fn a_server_that_is_killed_leaves_and_comes_back() -> Outcome {
     shop.wait_for("v2", "down", "dom0's checks")?;
     assert_eq!(shop.state("v1")?.0, "up");
     shop.serve("v2")?;
+    shop.wait_for("v2", "up", "")?;
+
+    // And by what becomes of guests' connects alone.
+    shop.apply(&Shop {
+        rest: "    health: { fall: 2, listener: false }",
+        ..SHOP
+    })?;
+    shop.kill("v2")?;
+    for _ in 0..2 {
+        assert_eq!(shop.state("v2")?.0, "up");
+        assert_eq!(fetch(&mesh, CURL, SHOP_URL)?.status, 7);
+    }
+    shop.wait_for("v2", "down", "connects to it were refused")?;
     shop.wait_for("v2", "up", "")
+}
+
+#[test]
+#[ignore = "needs a rig: cargo xtask test"]
+fn what_is_denied_goes_to_a_version_of_its_own() -> Outcome {
+    let mesh = Mesh::up()?;
+    let shop = Open::with(&mesh, &SHOP)?;
+    let text = "policy: shop
+default: { db1: deny }
+services:
+  real: { vm: db1, port: 8001, protocol: tcp }
+  decoy: { vm: db1, port: 8002, protocol: tcp }
+routes:
+  shop:
+    address: 10.0.0.100
+    port: 80
+    backends: [{ to: real, version: v1 }, { to: decoy, version: v2 }]
+    denied: v2
+rules:
+  - { name: buys, from: { vm: web1, exe: /usr/bin/curl }, to: real, action: allow }
+  - { name: is-watched, from: { vm: web1, exe: /usr/bin/wget }, to: decoy, action: allow }
+";
+    let applied = shop.0.apply_text(text)?;
+    assert!(applied.success(), "{applied:?}");
+    for _ in 0..4 {
+        assert_eq!(fetch(&mesh, CURL, SHOP_URL)?.text(), "v1");
+        assert_eq!(fetch(&mesh, WGET, SHOP_URL)?.text(), "v2");
+    }
+    // Whom no rule lets to the decoy is denied as before.
+    let other = ["python3", "-c", CLIENT, "1"];
+    let denied = mesh.0.exec_timeout("web1", &other, Duration::from_secs(120))?;
+    assert!(denied.error_text().contains("ConnectionRefused"), "{denied:?}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs a rig: cargo xtask test"]
+fn a_guest_that_comes_serves_and_one_that_goes_ends_its_flows() -> Outcome {
+    let mesh = Mesh::up()?;
+    let shop = Open::with(&mesh, &SHOP)?;
+    let text = "policy: shop
+routes:
+  shop: { address: 10.0.0.100, port: 80, backends: { to: { vm: brief } } }
+";
+    let applied = shop.0.apply_text(text)?;
+    assert!(applied.success(), "{applied:?}");
+    assert_eq!(
+        fetch(&mesh, CURL, SHOP_URL)?.status,
+        7,
+        "refused at once: there is no backend"
+    );
+    let spec = DomainSpec {
+        services: vec!["http".into()],
+        ..DomainSpec::new("brief", Ipv4Addr::new(10, 0, 0, 33))
+    };
+    mesh.0.create_domain(&spec)?;
+    let brief = Domain(&mesh.0, "brief");
+    mesh.0.wait_for("brief")?;
+    mesh.wait("brief serves the shop", |mesh| {
+        Ok(fetch(mesh, CURL, SHOP_URL)?.success())
+    })?;
+    // The server waits for a request's end, which does not come.
+    let hold = "
+import socket, time
+s = socket.create_connection(('10.0.0.100', 80), 60)
+s.sendall(b'GET / HTTP/1.0\\r\\n')
+open('/tmp/held', 'w')
+try:
+    while True:
+        s.sendall(b'X: y\\r\\n')
+        time.sleep(1)
+except OSError as e:
+    open('/tmp/ended', 'w').write(type(e).__name__)
+";
+    mesh.0.check("web1", &["rm", "-f", "/tmp/held", "/tmp/ended"])?;
+    let _holder = mesh.0.spawn("web1", &["python3", "-c", hold], Discard)?;
+    let there = |mesh: &Mesh, file: &str| -> Fallible<bool> {
+        Ok(mesh.0.exec("web1", &["test", "-s", file])?.success())
+    };
+    mesh.wait("a connection is held", |mesh| {
+        Ok(mesh.0.exec("web1", &["test", "-e", "/tmp/held"])?.success())
+    })?;
+    assert!(!there(&mesh, "/tmp/ended")?);
+    drop(brief);
+    mesh.wait("the connection is over", |mesh| there(mesh, "/tmp/ended"))?;
+    let ended = mesh.0.check("web1", &["cat", "/tmp/ended"])?;
+    assert!(
+        ["ConnectionResetError", "BrokenPipeError"].contains(&ended.trim()),
+        "{ended}"
+    );
+    let routes = mesh.json(&["routes"])?;
+    assert_eq!(routes[0]["backends"][0]["state"], "gone", "{routes}");
+    assert_eq!(fetch(&mesh, CURL, SHOP_URL)?.status, 7);
+    Ok(())
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::fields::{Fields, Reader};
 use super::node::{Node, Value};
 use super::read::{Services, refusal, selector, source};
 use super::routes::{Backend, Canary, Check, Health, MAX_ROUTES, Route, Target};
-use super::values::{name, plain_name, protocol, shorten};
+use super::values::{boolean, name, plain_name, protocol, shorten, time, whole};
 use super::{Peer, Selector};
 use crate::port::Protocol;
 use crate::problem::{Place, nearest};
@@ -39,9 +39,20 @@ pub(super) fn routes(
         );
         return (routes, places);
     }
+    let mut taken: BTreeMap<(IpAddr, u16, Protocol), &str> = BTreeMap::new();
     for (key, value) in entries {
         let route = route(reader, value, services);
         let name = plain_name(reader, key.place, &key.text, "the name of a route");
+        for address in route.iter().flat_map(|route| &route.address) {
+            let of = route.as_ref().map(|r| (*address, r.port, r.protocol));
+            if let Some(first) = of.and_then(|of| taken.insert(of, &key.text)) {
+                reader.problem(
+                    key.place,
+                    format_args!("route `{}` has an address and port of `{first}`", key.text),
+                    "give it another address or port",
+                );
+            }
+        }
         if let (Some(name), Some(route)) = (name, route) {
             places.insert(name.clone(), key.place);
             routes.insert(name, route);
@@ -60,7 +71,7 @@ fn route(reader: &Reader<'_>, node: &Node, services: &Services) -> Option<Route>
         .map(|n| addresses(reader, n));
     let port = fields
         .require(reader, "port", "a route", "80")
-        .and_then(|n| number(reader, n, "a port", 1, u16::MAX));
+        .and_then(|n| whole(reader, n, "a port", 1, u16::MAX));
     let of = fields.get("protocol");
     let protocol = of.map_or(Some(Protocol::TCP), |n| protocol(reader, n));
     if let (Some(node), Some(wrong)) = (of, protocol.filter(|p| !carried(*p))) {
@@ -204,13 +215,13 @@ fn backend(reader: &Reader<'_>, node: &Node, services: &Services) -> Option<Back
         to,
         port: fields
             .get("port")
-            .and_then(|n| number(reader, n, "a port", 1, u16::MAX)),
+            .and_then(|n| whole(reader, n, "a port", 1, u16::MAX)),
         version: fields
             .get("version")
             .and_then(|n| name(reader, n, "the name of a version")),
         weight: fields
             .get("weight")
-            .and_then(|n| number(reader, n, "a weight", 0, u16::MAX))
+            .and_then(|n| whole(reader, n, "a weight", 0, u16::MAX))
             .unwrap_or(1),
         drain: fields
             .get("drain")
@@ -479,7 +490,7 @@ fn health(reader: &Reader<'_>, node: &Node, protocol: Protocol) -> Option<Health
     };
     let count = |field: &str, usual: u32| {
         let node = fields.get(field);
-        node.and_then(|n| number(reader, n, format_args!("`{field}`"), 1, 100))
+        node.and_then(|n| whole(reader, n, format_args!("`{field}`"), 1, 100))
             .unwrap_or(usual)
     };
     let span = |field: &str, usual: Duration, least: u64, most: u64| {
@@ -496,63 +507,4 @@ fn health(reader: &Reader<'_>, node: &Node, protocol: Protocol) -> Option<Health
         passive: flag("passive", usual.passive),
         listener: flag("listener", usual.listener),
     })
-}
-
-fn boolean(reader: &Reader<'_>, node: &Node, of: impl Display) -> Option<bool> {
-    match &node.value {
-        Value::Bool(is) => Some(*is),
-        other => {
-            reader.problem(
-                node.place,
-                format_args!("{of} is {}, not true or false", other.kind()),
-                "write true or false",
-            );
-            None
-        }
-    }
-}
-
-fn number<T>(reader: &Reader<'_>, node: &Node, of: impl Display, least: T, most: T) -> Option<T>
-where
-    T: Copy + Ord + Display + TryFrom<i128>,
-{
-    let Value::Integer(n) = node.value else {
-        reader.problem(
-            node.place,
-            format_args!("{of} is {}, not a number", node.value.kind()),
-            format_args!("write a number from {least} to {most}"),
-        );
-        return None;
-    };
-    let within = T::try_from(n).ok().filter(|n| least <= *n && *n <= most);
-    if within.is_none() {
-        reader.problem(
-            node.place,
-            format_args!("{n} is out of range for {of}"),
-            format_args!("use {least} to {most}"),
-        );
-    }
-    within
-}
-
-/// `5s`, `500ms`, or a number of seconds.
-fn time(reader: &Reader<'_>, node: &Node, field: &str, least: u64, most: u64) -> Option<Duration> {
-    let millis = match &node.value {
-        Value::Integer(n) => u64::try_from(*n).ok().and_then(|n| n.checked_mul(1000)),
-        Value::Text(text) => match (text.strip_suffix("ms"), text.strip_suffix('s')) {
-            (Some(n), _) => n.parse().ok(),
-            (None, Some(n)) => n.parse::<u64>().ok().and_then(|n| n.checked_mul(1000)),
-            (None, None) => None,
-        },
-        _ => None,
-    };
-    let within = millis.filter(|n| (least..=most).contains(n));
-    if within.is_none() {
-        reader.problem(
-            node.place,
-            format_args!("`{field}` is not a time from {least}ms to {most}ms"),
-            "write it as 5s or 500ms",
-        );
-    }
-    within.map(Duration::from_millis)
 }

@@ -3,6 +3,7 @@
 
 use std::fmt::Display;
 use std::str::FromStr;
+use std::time::Duration;
 
 use super::fields::Reader;
 use super::node::{Node, Value};
@@ -150,4 +151,65 @@ where
 fn number(text: &str) -> Option<i128> {
     let digits = !text.is_empty() && text.len() <= 20 && text.bytes().all(|b| b.is_ascii_digit());
     digits.then(|| text.parse().ok()).flatten()
+}
+
+/// `true` or `false`.
+pub(super) fn boolean(reader: &Reader<'_>, node: &Node, of: impl Display) -> Option<bool> {
+    match &node.value {
+        Value::Bool(is) => Some(*is),
+        other => {
+            reader.problem(
+                node.place,
+                format_args!("{of} is {}, not true or false", other.kind()),
+                "write true or false",
+            );
+            None
+        }
+    }
+}
+
+/// A whole number in these bounds.
+pub(super) fn whole<T>(reader: &Reader<'_>, node: &Node, of: impl Display, least: T, most: T) -> Option<T>
+where
+    T: Copy + Ord + Display + TryFrom<i128>,
+{
+    let Value::Integer(n) = node.value else {
+        reader.problem(
+            node.place,
+            format_args!("{of} is {}, not a number", node.value.kind()),
+            format_args!("write a number from {least} to {most}"),
+        );
+        return None;
+    };
+    let within = T::try_from(n).ok().filter(|n| least <= *n && *n <= most);
+    if within.is_none() {
+        reader.problem(
+            node.place,
+            format_args!("{n} is out of range for {of}"),
+            format_args!("use {least} to {most}"),
+        );
+    }
+    within
+}
+
+/// `5s`, `500ms`, or a number of seconds.
+pub(super) fn time(reader: &Reader<'_>, node: &Node, field: &str, least: u64, most: u64) -> Option<Duration> {
+    let millis = match &node.value {
+        Value::Integer(n) => u64::try_from(*n).ok().and_then(|n| n.checked_mul(1000)),
+        Value::Text(text) => match (text.strip_suffix("ms"), text.strip_suffix('s')) {
+            (Some(n), _) => n.parse().ok(),
+            (None, Some(n)) => n.parse::<u64>().ok().and_then(|n| n.checked_mul(1000)),
+            (None, None) => None,
+        },
+        _ => None,
+    };
+    let within = millis.filter(|n| (least..=most).contains(n));
+    if within.is_none() {
+        reader.problem(
+            node.place,
+            format_args!("`{field}` is not a time from {least}ms to {most}ms"),
+            "write it as 5s or 500ms",
+        );
+    }
+    within.map(Duration::from_millis)
 }

@@ -328,7 +328,7 @@ impl Enforcer {
         let records: Vec<FlowRecord> = lock(&self.datapath).flows(None).filter_map(Result::ok).collect();
         self.count_unanswered(&records, monotonic_ns(), SWEEP);
         self.health.tidy(&self.world.load());
-        let live: HashSet<_> = records
+        let mut live: HashSet<_> = records
             .iter()
             .filter(|r| !r.ended)
             .flat_map(|r| {
@@ -336,7 +336,13 @@ impl Enforcer {
                 [way, way.to(r.backend)]
             })
             .collect();
-        lock(&self.owners.map).retain(|key, _| live.contains(key));
+        let mut owners = lock(&self.owners.map);
+        // A flow that has not begun has its backend by the word of its trap alone.
+        let chosen = owners.iter().filter(|(way, _)| live.contains(way));
+        let beyond: Vec<_> = chosen.map(|(way, owner)| way.to(owner.backend)).collect();
+        live.extend(beyond);
+        owners.retain(|key, _| live.contains(key));
+        drop(owners);
         self.datagrams.retain(|_, ways| {
             ways.retain(|way| live.contains(way));
             !ways.is_empty()

@@ -56,6 +56,7 @@ impl Enforcer {
                     vm.paused = paused;
                 }
             }
+            Order::Settled => self.settle(),
             Order::Checked { end, up } => self.dirty |= self.health.check(end, up),
             Order::Inventory {
                 scope,
@@ -388,14 +389,24 @@ impl Enforcer {
         self.carry_out(change, "apply")
     }
 
+    /// The guests that there are, are known.
+    fn settle(&mut self) {
+        self.dirty |= !self.settled;
+        self.settled = true;
+    }
+
     /// A route's address must not be a guest's: what is sent to the guest would go elsewhere.
     fn check_routes(&self, rules: &policy::Ruleset, set: &str) -> Result<(), crate::daemon::DaemonError> {
         let world = self.world.load();
         for route in rules.routes().iter().filter(|route| *route.set == *set) {
             for address in &route.addresses {
                 if let Some(vm) = world.vm_at(*address) {
+                    let by = match vm.configured.contains(address) {
+                        true => "",
+                        false => " by its own word",
+                    };
                     return Err(crate::daemon::DaemonError::Invalid(format!(
-                        "route {route}: {address} is an address of {}; give the route one that no host has",
+                        "route {route}: {address} is an address of {}{by}; give the route one that no host has",
                         vm.id.name
                     )));
                 }
@@ -420,6 +431,8 @@ impl Enforcer {
         let rules = Arc::clone(change.rules());
         self.check_routes(&rules, &name)?;
         let undo = self.policies.store_change(&change)?;
+        // What is acknowledged is in force.
+        self.settled = true;
         match self.enforce(Arc::clone(&rules)) {
             Ok(flows_changed) => {
                 self.policies.adopt(change);
