@@ -11,7 +11,7 @@
 
 #include <linux/types.h>
 
-#define LAYOUT_VERSION 5
+#define LAYOUT_VERSION 6
 
 enum direction {
 	FROM_GUEST = 0,
@@ -58,6 +58,14 @@ struct flow_key {
 };
 _Static_assert(sizeof(struct flow_key) == 44, "flow_key");
 
+/*
+ * Classes of a shaped vif are HTB classes MAJOR:MINOR. The lowest 4 bits of a minor are the packet's TC_PRIO: where it goes on
+ * over a device that is not ours, that is what is left of it.
+ */
+#define SHAPE_MAJOR 0x786du
+#define SHAPE_DEFAULT 0x0010 /* of what is in no class */
+#define MARK_DSCP 0x80
+
 /* TCP flags seen, one byte a direction: a direction is served by one queue, so by one CPU at a time. */
 #define SEEN_SYN 0x01
 #define SEEN_ACK 0x02
@@ -90,14 +98,16 @@ struct flow_value {
 	__u32 retransmissions[2];
 	__u32 zero_windows[2]; /* said by the sender of this direction: it takes no more */
 	__u32 setup_us;	       /* from SYN to SYN-ACK; 0 before that */
-	__u32 plain;	       /* 1: it goes where it is addressed; 0: that was not asked yet, or it has a backend */
+	__u8 plain;	       /* 1: it goes where it is addressed; 0: that was not asked yet, or it has a backend */
+	__u8 dscp;	       /* part of the verdict: MARK_DSCP and the value, or 0 */
+	__u16 class;	       /* part of the verdict: see SHAPE_DEFAULT; or 0 */
 };
 _Static_assert(sizeof(struct flow_value) == 136, "flow_value");
 
 struct vif_config {
 	__u32 scope;
 	__u8 mac[6]; /* the guest's; all zero when not known */
-	__u16 pad;
+	__u16 shaped; /* its packets are to tell their class */
 };
 _Static_assert(sizeof(struct vif_config) == 12, "vif_config");
 
@@ -144,9 +154,11 @@ struct rule_value {
 	__u32 rule;
 	__u8 action;
 	__u8 refuse;
-	__u16 pad;
+	__u16 class; /* as in flow_value */
+	__u8 dscp;
+	__u8 pad[3];
 };
-_Static_assert(sizeof(struct rule_value) == 8, "rule_value");
+_Static_assert(sizeof(struct rule_value) == 12, "rule_value");
 
 struct fragment_key {
 	__u32 scope;
@@ -175,9 +187,11 @@ struct fragment_value {
 	struct address other; /* in place of the other end's address */
 	__u8 mac[6];
 	__u8 translated;
-	__u8 pad;
+	__u8 dscp;
+	__u16 class;
+	__u8 pad[6];
 };
-_Static_assert(sizeof(struct fragment_value) == 32, "fragment_value");
+_Static_assert(sizeof(struct fragment_value) == 40, "fragment_value");
 
 /* Services and backends of one generation. */
 #define SERVICES 256

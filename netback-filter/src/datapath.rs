@@ -24,6 +24,8 @@ use crate::publish::{RuleTables, failed, full_or_failed, keys, removed};
 use crate::rules::RuleSet;
 use crate::serve::ServiceMaps;
 use crate::services::Service;
+use crate::shape::Shaper;
+use crate::shaping;
 use crate::sys::{self, Table};
 use crate::types::{Counters, Direction, ScopeConfig, ScopeStats, VifConfig};
 
@@ -115,7 +117,9 @@ pub struct Datapath {
     priority: u16,
     opened: Opened,
     programs: Programs,
-    vifs: HashMap<MapData, u32, RawVif>,
+    /// Once it was asked for.
+    pub(crate) shaper: Option<Shaper>,
+    pub(crate) vifs: HashMap<MapData, u32, RawVif>,
     scopes: HashMap<MapData, u32, RawScope>,
     sources: HashMap<MapData, RawSource, u8>,
     counters: PerCpuHashMap<MapData, RawCounterKey, RawCounters>,
@@ -148,6 +152,7 @@ impl Datapath {
             priority: config.priority,
             opened,
             programs,
+            shaper: None,
             vifs: pins.map("vifs")?,
             scopes: pins.map("scopes")?,
             sources: pins.map("sources")?,
@@ -202,7 +207,14 @@ impl Datapath {
         let earlier = self.vifs.get(&ifindex, 0).ok();
         // Before the filters: they pass what has no entry.
         self.vifs
-            .insert(ifindex, config.raw(), 0)
+            .insert(
+                ifindex,
+                RawVif {
+                    shaped: earlier.map_or(0, |vif| vif.shaped),
+                    ..config.raw()
+                },
+                0,
+            )
             .map_err(|e| full_or_failed("vifs", room, e))?;
         let attached = Link::new(ifindex, interface).attach(&self.programs, self.priority);
         if attached.is_err() {
@@ -214,12 +226,13 @@ impl Datapath {
         attached
     }
 
-    /// Takes our filters off a vif. Returns whether there were any.
+    /// Takes our filters off a vif, and its shaping. Returns whether there were any.
     ///
     /// # Errors
     /// When there is no such interface, or the kernel refuses.
     pub fn detach(&mut self, interface: &str) -> Result<bool, Error> {
         let ifindex = ifindex(interface)?;
+        shaping::remove(ifindex, interface)?;
         let found = Link::new(ifindex, interface).detach()?;
         removed("vifs", self.vifs.remove(&ifindex))?;
         Ok(found)
@@ -276,17 +289,18 @@ impl Datapath {
         for ifindex in &gone {
             removed("vifs", self.vifs.remove(ifindex))?;
         }
+        shaping::prune()?;
         Ok(gone.len())
     }
 
-    /// Takes everything down: filters, also those left under older maps, then pins. Traffic then flows as without us.
+    /// Takes everything down: shaping, filters, also those left under older maps, then pins. Traffic then flows as without us.
     ///
     /// # Errors
     /// Of the first thing that could not be removed, after trying all of them.
     pub fn detach_all(self) -> Result<(), Error> {
         let mut first_error = None;
         for (ifindex, name) in link::interfaces()? {
-            match Link::new(ifindex, &name).detach() {
+            match shaping::remove(ifindex, &name).and_then(|()| Link::new(ifindex, &name).detach()) {
                 Ok(_) | Err(Error::NoInterface { .. }) => {}
                 Err(error) => {
                     warn!("{error}");
@@ -475,7 +489,7 @@ fn table<K: Pod, V: Pod>(pins: &Pins, name: &'static str) -> Result<Table<K, V>,
     })
 }
 
-fn ifindex(interface: &str) -> Result<u32, Error> {
+pub(crate) fn ifindex(interface: &str) -> Result<u32, Error> {
     nix::net::if_::if_nametoindex(interface).map_err(|_| Error::NoInterface {
         interface: interface.to_owned(),
     })

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use aya::Pod;
 
 /// `LAYOUT_VERSION` of the header.
-pub(crate) const LAYOUT_VERSION: u32 = 5;
+pub(crate) const LAYOUT_VERSION: u32 = 6;
 
 pub(crate) const CONTROL_SLOT: u32 = 0;
 pub(crate) const CONTROL_GENERATION: u32 = 1;
@@ -26,6 +26,10 @@ pub(crate) const SCOPE_LOCK_ADDRESS: u8 = 0x08;
 pub(crate) const CLASS_ANY: u32 = u32::MAX;
 pub(crate) const PROTO_ANY: u8 = 0;
 pub(crate) const PORT_ANY: u16 = 0;
+
+pub(crate) const SHAPE_MAJOR: u32 = 0x786d;
+pub(crate) const SHAPE_DEFAULT: u16 = 0x0010;
+pub(crate) const MARK_DSCP: u8 = 0x80;
 
 pub(crate) const SEEN_SYN: u8 = 0x01;
 pub(crate) const SEEN_FIN: u8 = 0x04;
@@ -87,7 +91,9 @@ pub(crate) struct RawFlowValue {
     pub retransmissions: [u32; 2],
     pub zero_windows: [u32; 2],
     pub setup_us: u32,
-    pub plain: u32,
+    pub plain: u8,
+    pub dscp: u8,
+    pub class: u16,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -95,7 +101,7 @@ pub(crate) struct RawFlowValue {
 pub(crate) struct RawVif {
     pub scope: u32,
     pub mac: [u8; 6],
-    pub pad: u16,
+    pub shaped: u16,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -134,7 +140,9 @@ pub(crate) struct RawRule {
     pub rule: u32,
     pub action: u8,
     pub refuse: u8,
-    pub pad: u16,
+    pub class: u16,
+    pub dscp: u8,
+    pub pad: [u8; 3],
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -265,7 +273,7 @@ mirrors! {
     RawScope => 16,
     RawPeer => 20,
     RawRuleKey => 16,
-    RawRule => 8,
+    RawRule => 12,
     RawSource => 20,
     RawCounterKey => 8,
     RawCounters => 112,

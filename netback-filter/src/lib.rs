@@ -44,6 +44,8 @@ mod publish;
 mod rules;
 mod serve;
 mod services;
+mod shape;
+mod shaping;
 mod spread;
 mod sys;
 mod types;
@@ -56,6 +58,9 @@ pub use prohibited::Prohibited;
 pub use rules::{Peer, PeerMatch, Rule, RuleError, RuleSet};
 pub use serve::Target;
 pub use services::{Backend, BackendState, Service, ServiceError};
+pub use shape::{
+    Class, ClassStats, Dscp, Leaf, Mark, Priority, Rate, ShapeClass, ShapeError, Shaper, Shaping,
+};
 pub use types::{
     Action, AdoptEstablished, Counters, DecidedBy, Direction, FlowKey, Lock, Protocol, Refuse, ScopeConfig,
     ScopeStats, Verdict, VifConfig,

@@ -16,6 +16,7 @@
 pub mod frame;
 pub mod run;
 pub mod site;
+pub mod traffic;
 pub mod wire;
 
 use std::fs::File;
@@ -275,6 +276,7 @@ pub fn rule(id: u32, direction: Direction, protocol: Protocol, port: Option<u16>
         protocol: Some(protocol),
         port,
         action,
+        mark: netback_filter::Mark::NONE,
     }
 }
 
@@ -298,6 +300,7 @@ pub fn verdict(action: Action, rule: u32) -> Verdict {
         origin: Direction::FromGuest,
         rule,
         generation: 1,
+        mark: netback_filter::Mark::NONE,
     }
 }
 
