@@ -10,6 +10,7 @@ mod datapath;
 mod lookup;
 mod machine;
 mod policy;
+mod qos;
 mod report;
 mod trap;
 
@@ -46,6 +47,8 @@ enum Name {
     Datapath,
     /// A decision of the policy engine
     Policy,
+    /// Rates, guarantees and latency of a shaped vif, with this host's kernel
+    Qos,
 }
 
 /// Measures one thing, prints it, and leaves it in `target/bench/NAME.json`.
@@ -60,6 +63,7 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
         Name::Trap => trap::measure(rig, options.runs)?,
         Name::Datapath => datapath::measure()?,
         Name::Policy => policy::measure(options.runs)?,
+        Name::Qos => qos::measure()?,
     };
     let name = options
         .name
