@@ -6,6 +6,7 @@
 
 mod fields;
 mod node;
+pub mod qos;
 mod read;
 mod values;
 
@@ -41,6 +42,8 @@ pub struct Document {
     pub(crate) services: BTreeMap<String, Selector>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) rules: Vec<Rule>,
+    #[serde(skip_serializing_if = "qos::Qos::is_empty")]
+    pub(crate) qos: qos::Qos,
     #[serde(skip)]
     pub(crate) origin: Origin,
 }
@@ -61,6 +64,7 @@ impl PartialEq for Document {
             && self.locks == other.locks
             && self.services == other.services
             && self.rules == other.rules
+            && self.qos == other.qos
     }
 }
 
@@ -106,6 +110,11 @@ impl Document {
     /// The rules, in the order written.
     pub fn rules(&self) -> &[Rule] {
         &self.rules
+    }
+
+    /// What it says of bandwidth, priority and DSCP.
+    pub fn qos(&self) -> &qos::Qos {
+        &self.qos
     }
 }
 

@@ -14,7 +14,15 @@ use crate::pattern::Pattern;
 use crate::port::Protocol;
 use crate::problem::{Place, Problem, Problems, nearest};
 
-const DOCUMENT: [&str; 6] = ["policy", "description", "default", "lock", "services", "rules"];
+const DOCUMENT: [&str; 7] = [
+    "policy",
+    "description",
+    "default",
+    "lock",
+    "services",
+    "rules",
+    "qos",
+];
 const SELECTOR: [&str; 8] = [
     "vm",
     "address",
@@ -103,6 +111,10 @@ fn read(reader: &Reader<'_>, root: &Node, file: &str) -> Option<Document> {
         .filter(|n| !matches!(n.value, Value::Null))
         .map(|n| rules(reader, n, &services))
         .unwrap_or_default();
+    let qos = fields
+        .get("qos")
+        .map(|n| super::qos::read::qos(reader, n, &services))
+        .unwrap_or_default();
     Some(Document {
         name: name?,
         description,
@@ -113,6 +125,7 @@ fn read(reader: &Reader<'_>, root: &Node, file: &str) -> Option<Document> {
             .filter_map(|(name, selector)| Some((name, selector?)))
             .collect(),
         rules,
+        qos,
         origin: Origin {
             file: file.to_owned(),
             name: name_node?.place,
@@ -225,7 +238,7 @@ fn action(reader: &Reader<'_>, fields: &super::fields::Fields<'_>, of: &str) -> 
 
 /// Services by name; `None` where the name stands but its selector is wrong, so that rules that use it are
 /// not told that it is unknown.
-type Services = HashMap<String, Option<Selector>>;
+pub(super) type Services = HashMap<String, Option<Selector>>;
 
 fn services(reader: &Reader<'_>, node: &Node) -> Services {
     let mut services = Services::new();
@@ -302,7 +315,7 @@ fn selector(reader: &Reader<'_>, node: &Node, of: &str) -> Option<Selector> {
 }
 
 /// Ports mean something only with a protocol that has them.
-fn ports_fit(reader: &Reader<'_>, ports: Option<&Node>, protocol: Option<Protocol>) {
+pub(super) fn ports_fit(reader: &Reader<'_>, ports: Option<&Node>, protocol: Option<Protocol>) {
     if let (Some(node), Some(protocol)) = (ports, protocol)
         && !protocol.has_ports()
     {
@@ -389,7 +402,7 @@ fn rule(reader: &Reader<'_>, node: &Node, services: &Services) -> Option<(Rule, 
 }
 
 /// A peer of `from`: it must say who it is, as ports are the destination's.
-fn source(reader: &Reader<'_>, node: &Node, services: &Services) -> Option<Peer> {
+pub(super) fn source(reader: &Reader<'_>, node: &Node, services: &Services) -> Option<Peer> {
     let peer = peer(reader, node, services)?;
     match &peer {
         Peer::Inline(selector) if !selector.port.is_empty() || selector.protocol.is_some() => {
@@ -415,7 +428,7 @@ fn source(reader: &Reader<'_>, node: &Node, services: &Services) -> Option<Peer>
     }
 }
 
-fn peer(reader: &Reader<'_>, node: &Node, services: &Services) -> Option<Peer> {
+pub(super) fn peer(reader: &Reader<'_>, node: &Node, services: &Services) -> Option<Peer> {
     if let Value::Map(_) = node.value {
         return selector(reader, node, "a selector").map(|s| Peer::Inline(Box::new(s)));
     }
