@@ -26,6 +26,9 @@
 //! Sequence numbers are not followed: what a stranger can inject into an allowed connection is what TCP itself lets
 //! through.
 //!
+//! A verdict or rule also says how the flow's packets are treated where they pass: a [`Mark`] has a DSCP, which is written into them,
+//! and a [`Class`], which says how they share the bandwidth of a vif that is shaped ([`Datapath::shape`]).
+//!
 //! # Sizes
 //!
 //! Entries of flows and verdicts are evicted when least recently used. An evicted verdict is one that the rules

@@ -30,6 +30,7 @@ use crate::gate::{Told, Way};
 use crate::inventory::Inventory;
 use crate::lookups::{Answer, Lookups, Question};
 use crate::registry::lock;
+use crate::shapes::{self, Shapes};
 use crate::tables;
 use crate::world::{Listeners, Vm, World};
 
@@ -107,6 +108,8 @@ pub enum Order {
         /// Domain id.
         scope: u32,
     },
+    /// A vif of a guest got the datapath.
+    Covered,
     /// Whether traps tell of a guest's connections, or lookups do.
     Trapped {
         /// Domain id.
@@ -167,6 +170,7 @@ pub struct Enforcer {
     dirty: bool,
     /// What the vif tables hold.
     published: Option<tables::Tables>,
+    shapes: Shapes,
 }
 
 impl Enforcer {
@@ -181,6 +185,7 @@ impl Enforcer {
         log: Arc<EventLog>,
         owners: Arc<Owners>,
         lookups: Lookups,
+        shapes: Shapes,
     ) -> Result<Enforcer, DaemonError> {
         let flows = lock(&datapath).flow_writer();
         let mut enforcer = Enforcer {
@@ -198,6 +203,7 @@ impl Enforcer {
             heard: BTreeMap::new(),
             dirty: false,
             published: None,
+            shapes,
         };
         let rules = enforcer.policies.rules();
         enforcer.enforce(rules)?;
@@ -278,6 +284,19 @@ impl Enforcer {
         } else {
             0
         })
+    }
+
+    /// Shapes the vifs of the guests as `rules` say.
+    fn shape(&mut self, rules: &policy::Ruleset) -> Result<(), DaemonError> {
+        let guests = &self.guests;
+        self.shapes.apply(&mut lock(&self.datapath), rules, |scope| {
+            guests.get(&scope).map(|vm| &vm.id)
+        })
+    }
+
+    /// Whether `rules` promise more to a guest that is here than there is.
+    fn check_shapes(&self, rules: &policy::Ruleset) -> Result<(), DaemonError> {
+        shapes::check(rules, self.guests.values().map(|vm| &vm.id))
     }
 
     /// Logs an event of a domain.

@@ -15,6 +15,7 @@ use policy::{Decider, Decision, Flow, Protocol, RuleId, Side};
 use vmi_xen::linux::{self, Credentials, Socket};
 use vmi_xen::observe::{Observer, Subject};
 
+use crate::shapes;
 use crate::world::World;
 
 /// A flow as one of its guests sees it.
@@ -286,20 +287,26 @@ pub fn write_verdict(
     let mut written = true;
     // The destination first: by the time the source's packet may leave, its way in is open.
     if let Some(peer) = world.vm_at(way.remote.ip()).filter(|vm| vm.scope != way.scope) {
-        let verdict = datapath_verdict(decision, Direction::ToGuest);
+        let verdict = datapath_verdict(world, decision, Direction::ToGuest);
         written &= put(&way.seen_by(peer.scope).key(), verdict).is_ok();
     }
-    written & put(&way.key(), datapath_verdict(decision, Direction::FromGuest)).is_ok()
+    written
+        & put(
+            &way.key(),
+            datapath_verdict(world, decision, Direction::FromGuest),
+        )
+        .is_ok()
 }
 
 /// The decision as the datapath takes it.
-pub fn datapath_verdict(decision: &Decision, origin: Direction) -> Verdict {
+pub fn datapath_verdict(world: &World, decision: &Decision, origin: Direction) -> Verdict {
     Verdict {
         action: action(decision),
         origin,
         rule: rule_number(decision),
         // The datapath keeps 32 bits: enough for a change a second for a century.
         generation: u32::try_from(decision.generation).unwrap_or(u32::MAX),
+        mark: shapes::mark(&world.rules, decision),
     }
 }
 
@@ -356,6 +363,7 @@ mod tests {
                 refuse: policy::Refuse::Rst,
                 audit: false,
                 by,
+                class: None,
                 generation: 1,
             };
             assert_ne!(rule_number(&decision), 0);

@@ -20,6 +20,7 @@ mod lock;
 mod lookups;
 mod present;
 mod registry;
+mod shapes;
 mod store;
 mod tables;
 mod traces;

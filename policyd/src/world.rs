@@ -170,6 +170,7 @@ impl World {
             Verdict::Allow => Decision {
                 // No rule decided: not knowing did.
                 by: Decider::Nothing,
+                class: None,
                 verdict: Verdict::Deny,
                 audit: false,
                 ..decision

@@ -34,6 +34,7 @@ pub fn run(args: &Args, output: &mut Output) -> Result<(), ToolError> {
         Command::Events(events) => watch::events(&client, events, output),
         Command::Trace(trace) => trace::trace(&client, trace, output),
         Command::Flows { follow, domain } => watch::flows(&client, domain.as_deref(), *follow, output),
+        Command::Qos { domain } => domains::qos(&client, domain.as_deref(), output),
         Command::PolicyApply { file, dry_run } => policies::apply(&client, file, *dry_run, output),
         Command::PolicyList => policies::list(&client, output),
         Command::PolicyShow { name } => policies::show(&client, name, output),

@@ -21,8 +21,13 @@ const GSO: u64 = 65_536;
 #[non_exhaustive]
 pub enum ShapeError {
     /// More is promised than there is.
-    #[error("guarantees of {guaranteed} are more than the total of {total}: lower them, or raise the total")]
+    #[error(
+        "guarantees of {guaranteed} are more than the total of {total} {}: lower them, or raise the total",
+        words(*direction)
+    )]
     Oversold {
+        /// Which way.
+        direction: Direction,
         /// The sum of the guarantees.
         guaranteed: Rate,
         /// What the vif may carry that way.
@@ -44,6 +49,13 @@ pub enum ShapeError {
         /// The class's index; 0 for the default class.
         index: u16,
     },
+}
+
+fn words(direction: Direction) -> &'static str {
+    match direction {
+        Direction::FromGuest => "from the guest",
+        Direction::ToGuest => "to the guest",
+    }
 }
 
 /// One HTB class.
@@ -78,6 +90,17 @@ fn share(priority: Priority) -> u64 {
 }
 
 impl Shaping {
+    /// Whether a vif could be shaped so.
+    ///
+    /// # Errors
+    /// When the classes contradict themselves or a total.
+    pub fn check(&self) -> Result<(), ShapeError> {
+        for direction in Direction::BOTH {
+            self.tree(direction)?;
+        }
+        Ok(())
+    }
+
     /// `None`: that direction needs no shaper.
     ///
     /// # Errors
@@ -108,10 +131,10 @@ impl Shaping {
         if total.is_none() && self.classes.iter().all(|class| class.ceiling.is_none()) {
             return Ok(None);
         }
-        self.nodes(total.unwrap_or(Rate::MAX)).map(Some)
+        self.nodes(direction, total.unwrap_or(Rate::MAX)).map(Some)
     }
 
-    fn nodes(&self, total: Rate) -> Result<Tree, ShapeError> {
+    fn nodes(&self, direction: Direction, total: Rate) -> Result<Tree, ShapeError> {
         let guaranteed = self
             .classes
             .iter()
@@ -119,6 +142,7 @@ impl Shaping {
             .fold(0_u64, |sum, rate| sum.saturating_add(rate.bits()));
         if guaranteed > total.bits() {
             return Err(ShapeError::Oversold {
+                direction,
                 guaranteed: Rate(guaranteed),
                 total,
             });

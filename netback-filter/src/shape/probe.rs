@@ -10,7 +10,9 @@ use super::ingress::redirect_all;
 use super::plan::Node;
 use super::{Class, Tree, links};
 use crate::error::Error;
-use crate::netlink::Netlink;
+use crate::netlink::{Netlink, put};
+
+const TCA_FQ_CODEL_MEMORY_LIMIT: u16 = 9;
 
 /// The queue of each class, the best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +43,18 @@ impl Leaf {
         match self {
             // `struct tc_fifo_qopt` alone are the options, without a header of its own.
             Self::Bfifo => with_options(&kind, &limit.to_ne_bytes()),
-            Self::FqCodel | Self::Sfq => with_options(&kind, &[]),
+            // Its own limit is 32 MiB. What waits behind an IFB lies in the guest's memory, and a guest that goes has to wait for
+            // it. Counted with what the kernel keeps beside each packet, at most as much again.
+            Self::FqCodel => {
+                let mut options = Vec::new();
+                put(
+                    &mut options,
+                    TCA_FQ_CODEL_MEMORY_LIMIT,
+                    &limit.saturating_mul(2).to_ne_bytes(),
+                );
+                with_options(&kind, &options)
+            }
+            Self::Sfq => with_options(&kind, &[]),
         }
     }
 }
@@ -92,11 +105,12 @@ impl Shaper {
         };
         let device = nix::net::if_::if_nametoindex(name.as_str()).map_err(|errno| failed(errno.into()));
         let probed = device.and_then(|ifindex| {
-            let leaf = best_leaf(&mut netlink, ifindex, &name, &mut missing)?;
+            let leaf = best_leaf(&mut netlink, ifindex, &name, &mut missing);
             let from_guest = ifb && diverts(&mut netlink, ifindex, &mut missing);
+            // Whatever came of it.
             links::delete(&mut netlink, ifindex)
                 .map_err(|e| Error::tc(&name, "remove the device to try qdiscs on", e))?;
-            Ok((leaf, from_guest))
+            Ok((leaf?, from_guest))
         });
         let (leaf, from_guest) = probed?;
         Ok(Self {

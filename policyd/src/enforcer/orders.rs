@@ -37,6 +37,11 @@ impl Enforcer {
                 let _ = ready.send(());
             }
             Order::GuestDown { scope } => self.guest_down(scope),
+            Order::Covered => {
+                let rules = self.policies.rules();
+                // Said in the log, and by the API.
+                let _ = self.shape(&rules);
+            }
             Order::Trapped { scope, trapped } => {
                 if let Some(vm) = self.guests.get_mut(&scope)
                     && vm.trapped != trapped
@@ -117,7 +122,10 @@ impl Enforcer {
         let world = self.world.load_full();
         let now = decide(&world, way, who);
         let (decision, write) = match shown {
-            Shown::Trap(then) if (then.verdict, then.generation) == (now.verdict, now.generation) => {
+            Shown::Trap(then)
+                if (then.verdict, then.class, then.generation)
+                    == (now.verdict, now.class, now.generation) =>
+            {
                 (then, None)
             }
             // It was decided a moment before a change of policy or listeners that this thread has since put in force.
@@ -340,6 +348,7 @@ impl Enforcer {
         uid: u32,
     ) -> Result<Applied, crate::daemon::DaemonError> {
         let change = self.policies.prepare_apply(request, uid)?;
+        self.check_shapes(change.rules())?;
         if request.dry_run {
             return Ok(Applied {
                 name: change.name().to_owned(),
@@ -353,6 +362,7 @@ impl Enforcer {
 
     fn delete(&mut self, name: &str, uid: u32) -> Result<Applied, crate::daemon::DaemonError> {
         let change = self.policies.prepare_delete(name, uid)?;
+        self.check_shapes(change.rules())?;
         self.carry_out(change, "delete")
     }
 
@@ -366,7 +376,9 @@ impl Enforcer {
         let name = change.name().to_owned();
         let rules = Arc::clone(change.rules());
         let undo = self.policies.store_change(&change)?;
-        match self.enforce(Arc::clone(&rules)) {
+        // The classes before the flows that are marked to be in them.
+        let in_force = self.shape(&rules).and_then(|()| self.enforce(Arc::clone(&rules)));
+        match in_force {
             Ok(flows_changed) => {
                 self.policies.adopt(change);
                 let generation = rules.generation();
@@ -385,6 +397,10 @@ impl Enforcer {
                 })
             }
             Err(e) => {
+                let before = self.policies.rules();
+                if let Err(again) = self.shape(&before) {
+                    log::error!("the vifs are not shaped as they were: {again}");
+                }
                 self.policies.take_back(undo)?;
                 Err(e)
             }
