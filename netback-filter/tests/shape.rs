@@ -149,6 +149,35 @@ fn a_guarantee_is_had_and_a_ceiling_held_among_two() {
 }
 
 #[test]
+fn what_is_not_promised_goes_by_priority() {
+    World::run(|world| {
+        let (first, last) = (
+            class(0, Priority::Interactive, 0, 0),
+            class(1, Priority::Bulk, 0, 0),
+        );
+        let rules = [in_class(1, 6000, first.class), in_class(2, 6001, last.class)].concat();
+        let mut datapath = world.attach(ScopeConfig::open(), rules);
+        let shaped = Shaping {
+            classes: vec![first, last],
+            ..total(100, 100)
+        };
+        datapath.shape(VIF, &shaped).unwrap();
+        for direction in Direction::BOTH {
+            let last = stream(world, direction, 6001);
+            let first = stream(world, direction, 6000);
+            std::thread::sleep(WARM);
+            let [first, last] = mbits([&first, &last], TIME);
+            assert!(
+                first > 75.0 && last < 20.0,
+                "{direction:?}: {first:.1}, {last:.1} of 100 Mbit/s"
+            );
+            // It is not starved.
+            assert!(last > 0.2, "{direction:?}: {last:.1} Mbit/s");
+        }
+    });
+}
+
+#[test]
 fn a_question_does_not_wait_behind_bulk() {
     World::run(|world| {
         let (quick, bulk) = (class(0, Priority::Realtime, 0, 0), class(1, Priority::Bulk, 0, 0));
@@ -279,8 +308,14 @@ fn what_cannot_be_changes_nothing() {
 #[test]
 fn shaping_outlives_its_process_and_not_its_vif() {
     World::run(|world| {
-        let mut datapath = world.attach(ScopeConfig::open(), vec![]);
-        datapath.shape(VIF, &total(80, 80)).unwrap();
+        let bulk = class(4, Priority::Bulk, 0, 0);
+        let rules = in_class(1, 5000, bulk.class).to_vec();
+        let mut datapath = world.attach(ScopeConfig::open(), rules);
+        let shaped = Shaping {
+            classes: vec![bulk],
+            ..total(80, 80)
+        };
+        datapath.shape(VIF, &shaped).unwrap();
         let before = qdiscs(world);
         drop(datapath);
         let mut datapath: Datapath = world.open();
@@ -293,6 +328,11 @@ fn shaping_outlives_its_process_and_not_its_vif() {
         let [is] = mbits([&stream], TIME);
         near("after a restart", is, 80.0);
         drop(stream);
+        for stats in datapath.class_stats(VIF).unwrap() {
+            let is_its = stats.class == Some(bulk.class);
+            assert!(!is_its || stats.packets > 100, "{stats:?}");
+        }
+        assert_eq!(qdiscs(world), before);
 
         world.ip("dom0", &format!("link del {VIF}"));
         assert!(!world.ip("dom0", "-o link show type ifb").is_empty());
