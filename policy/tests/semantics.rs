@@ -414,6 +414,10 @@ fn a_flow_that_passes_is_in_the_first_class_that_it_matches() {
         to_cache(end(&web1).with_process(CURL)).as_deref(),
         Some("p/cache")
     );
+    let cached = flow(end(&web1).with_process(CURL), end(&db1), 6379);
+    let explained = rules.explain(&cached).to_string();
+    let said = "\nclass: p/cache (realtime, guarantee 10mbit, ceiling 100mbit, dscp ef)\n";
+    assert!(explained.contains(said), "{explained}");
     // Not known to be curl, it is what any is.
     assert_eq!(to_cache(end(&web1)).as_deref(), Some("p/any-cache"));
     assert_eq!(class(&flow(end(&web1), end(&db1), 80)), None);

@@ -5,6 +5,7 @@ pub(super) mod read;
 mod values;
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::Serialize;
 
@@ -88,6 +89,22 @@ pub struct Treatment {
     /// What is written into them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dscp: Option<Dscp>,
+}
+
+impl fmt::Display for Treatment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.priority.as_str())?;
+        if let Some(guarantee) = self.bandwidth.guarantee {
+            write!(f, ", guarantee {guarantee}")?;
+        }
+        if let Some(ceiling) = self.bandwidth.ceiling {
+            write!(f, ", ceiling {ceiling}")?;
+        }
+        match self.dscp {
+            Some(dscp) => write!(f, ", dscp {dscp}"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// What a class has.
