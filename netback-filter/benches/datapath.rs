@@ -113,6 +113,7 @@ fn main() {
             origin: Direction::FromGuest,
             rule: 9,
             generation: 1,
+            mark: netback_filter::Mark::NONE,
         };
 
         let begin = std::time::Instant::now();

@@ -32,6 +32,9 @@ INLINE struct verdict verdict_of(const struct flow_value *flow)
 	verdict.refuse = flow->refuse;
 	verdict.origin = flow->origin;
 	verdict.decided_by = flow->decided_by;
+	verdict.class = flow->class;
+	verdict.dscp = flow->dscp;
+	verdict.pad = 0;
 	return verdict;
 }
 
@@ -87,6 +90,8 @@ OUTLINE struct flow_value *write_flow(const struct flow_key *key, const struct v
 	value.refuse = verdict->refuse;
 	value.origin = verdict->origin;
 	value.decided_by = verdict->decided_by;
+	value.class = verdict->class;
+	value.dscp = verdict->dscp;
 	value.told = 0;
 	value.peer_class = 0; /* classes are those of one generation */
 	if (bpf_map_update_elem(&flows, key, &value, BPF_ANY))

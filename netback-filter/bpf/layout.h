@@ -58,6 +58,14 @@ struct flow_key {
 };
 _Static_assert(sizeof(struct flow_key) == 44, "flow_key");
 
+/*
+ * Classes of a shaped vif are HTB classes MAJOR:MINOR. The lowest 4 bits of a minor are the packet's TC_PRIO: where it goes on
+ * over a device that is not ours, that is what is left of it.
+ */
+#define SHAPE_MAJOR 0x786du
+#define SHAPE_DEFAULT 0x0010 /* of what is in no class */
+#define MARK_DSCP 0x80
+
 /* TCP flags seen, one byte a direction: a direction is served by one queue, so by one CPU at a time. */
 #define SEEN_SYN 0x01
 #define SEEN_ACK 0x02
@@ -90,7 +98,9 @@ struct flow_value {
 	__u32 retransmissions[2];
 	__u32 zero_windows[2]; /* said by the sender of this direction: it takes no more */
 	__u32 setup_us;	       /* from SYN to SYN-ACK; 0 before that */
-	__u32 plain;	       /* 1: it goes where it is addressed; 0: that was not asked yet, or it has a backend */
+	__u8 plain;	       /* 1: it goes where it is addressed; 0: that was not asked yet, or it has a backend */
+	__u8 dscp;	       /* part of the verdict: MARK_DSCP and the value, or 0 */
+	__u16 class;	       /* part of the verdict: see SHAPE_DEFAULT; or 0 */
 	__u32 peer_class;      /* of the other end, and 1; 0: not asked yet */
 	__u16 rtt_tick[2];     /* when a round trip was last put into a histogram, in units of TICK_SHIFT */
 };
@@ -99,7 +109,7 @@ _Static_assert(sizeof(struct flow_value) == 144, "flow_value");
 struct vif_config {
 	__u32 scope;
 	__u8 mac[6]; /* the guest's; all zero when not known */
-	__u8 pad;
+	__u8 shaped; /* 1: its packets are to tell their class */
 	__u8 moving; /* 1: these programs may be on hooks of both kinds, so that a packet meets them twice */
 };
 _Static_assert(sizeof(struct vif_config) == 12, "vif_config");
@@ -147,9 +157,11 @@ struct rule_value {
 	__u32 rule;
 	__u8 action;
 	__u8 refuse;
-	__u16 pad;
+	__u16 class; /* as in flow_value */
+	__u8 dscp;
+	__u8 pad[3];
 };
-_Static_assert(sizeof(struct rule_value) == 8, "rule_value");
+_Static_assert(sizeof(struct rule_value) == 12, "rule_value");
 
 struct fragment_key {
 	__u32 scope;
@@ -178,9 +190,11 @@ struct fragment_value {
 	struct address other; /* in place of the other end's address */
 	__u8 mac[6];
 	__u8 translated;
-	__u8 pad;
+	__u8 dscp;
+	__u16 class;
+	__u8 pad[6];
 };
-_Static_assert(sizeof(struct fragment_value) == 32, "fragment_value");
+_Static_assert(sizeof(struct fragment_value) == 40, "fragment_value");
 
 /* Services and backends of one generation. */
 #define SERVICES 256

@@ -17,6 +17,7 @@
 #include "histogram.h"
 #include "lock.h"
 #include "service.h"
+#include "shape.h"
 #include "translate.h"
 #include "virtual.h"
 
@@ -40,6 +41,12 @@ INLINE int drop(struct __sk_buff *skb, const struct context *c)
 {
 	c->counters->denied++;
 	return alters(c) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
+}
+
+/* Not 0: the packet must not go on. */
+INLINE int mark(struct __sk_buff *skb, const struct context *c, struct packet *p, const struct verdict *verdict)
+{
+	return alters(c) ? set_mark(skb, c->vif, p, verdict->class, verdict->dscp) : 0;
 }
 
 INLINE int pass(struct __sk_buff *skb, const struct context *c, const struct packet *p)
@@ -109,9 +116,14 @@ INLINE void set_fragment_key(const struct packet *p, struct fragment_key *key)
 	key->remote = p->translated && p->direction == TO_GUEST ? p->backend.address : p->key.remote;
 }
 
-OUTLINE int remember_fragment(const struct packet *p, __u64 now)
+OUTLINE int remember_fragment(const struct packet *p, const struct verdict *verdict, __u64 now)
 {
-	struct fragment_value value = { .ns = now, .translated = p->translated };
+	struct fragment_value value = {
+		.ns = now,
+		.translated = p->translated,
+		.class = verdict->class,
+		.dscp = verdict->dscp,
+	};
 	struct fragment_key key;
 
 	set_fragment_key(p, &key);
@@ -121,8 +133,8 @@ OUTLINE int remember_fragment(const struct packet *p, __u64 now)
 	return 0;
 }
 
-/* Whether the first fragment passed; translated, then this one is to be as well. */
-OUTLINE int first_fragment_passed(struct packet *p)
+/* Whether the first fragment passed; translated or marked, then this one is to be as well. */
+OUTLINE int first_fragment_passed(struct packet *p, struct verdict *verdict)
 {
 	struct fragment_key key;
 	struct fragment_value *first;
@@ -131,6 +143,8 @@ OUTLINE int first_fragment_passed(struct packet *p)
 	first = bpf_map_lookup_elem(&fragments, &key);
 	if (!first)
 		return 0;
+	verdict->class = first->class;
+	verdict->dscp = first->dscp;
 	p->translated = first->translated;
 	if (!p->translated)
 		return 1;
@@ -269,7 +283,9 @@ INLINE int filter_flow(struct __sk_buff *skb, const struct context *c, struct pa
 	}
 	if (verdict.action == ALLOW) {
 		if (p->more_fragments)
-			remember_fragment(p, c->now);
+			remember_fragment(p, &verdict, c->now);
+		if (mark(skb, c, p, &verdict))
+			return drop(skb, c);
 		if (p->translated)
 			return pass_translated(skb, c, p);
 		if (p->direction == FROM_GUEST && is_echo_request(p) && alters(c) && is_virtual(&p->key.remote))
@@ -367,6 +383,7 @@ INLINE int filter(struct __sk_buff *skb, const __u8 direction)
 	if (!c.scope || !c.counters || !p) /* the loader attaches no vif before its scope is set */
 		return TC_ACT_SHOT;
 	c.now = bpf_ktime_get_ns();
+	set_class(skb, c.vif, 0);
 
 	parse(skb, counter_key.scope, direction, p);
 	if (direction == TO_GUEST && is_for_another(p, c.vif)) {
@@ -393,12 +410,17 @@ INLINE int filter(struct __sk_buff *skb, const __u8 direction)
 	case KIND_UNKNOWN_L3:
 		c.counters->unknown_l3++;
 		return c.scope->unjudged == ALLOW ? pass(skb, &c, p) : drop(skb, &c);
-	case KIND_LATER_FRAGMENT:
-		if (!first_fragment_passed(p)) {
+	case KIND_LATER_FRAGMENT: {
+		struct verdict first = {};
+
+		if (!first_fragment_passed(p, &first)) {
 			c.counters->fragments++;
 			return drop(skb, &c);
 		}
+		if (mark(skb, &c, p, &first))
+			return drop(skb, &c);
 		return p->translated ? pass_translated(skb, &c, p) : pass(skb, &c, p);
+	}
 	case KIND_ICMP_ERROR: {
 		int related = relate_error(skb, p, c.now, alters(&c));
 

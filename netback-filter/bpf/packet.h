@@ -82,6 +82,7 @@ struct packet {
 	__u32 payload; /* bytes of TCP payload */
 	__u32 sample_us; /* of the round trip that it ended */
 	__u8 macs[2 * ETH_ALEN];
+	__u8 tos;	 /* traffic class: DSCP and ECN */
 	__u8 translated; /* `key` has the flow as the guest has it; on the wire `backend` is its other end */
 	struct endpoint backend;
 };
@@ -383,6 +384,7 @@ INLINE int parse_ipv4(struct __sk_buff *skb, struct packet *p, const int from_gu
 		return KIND_MALFORMED;
 	p->ipv4 = 1;
 	p->fixed_header = header == sizeof(ip);
+	p->tos = ip.tos;
 	p->l3_end = ETH_HLEN + total;
 	p->l4 = ETH_HLEN + header;
 	p->key.proto = ip.protocol;
@@ -407,6 +409,7 @@ INLINE int parse_ipv6(struct __sk_buff *skb, struct packet *p, const int from_gu
 		return KIND_MALFORMED;
 	p->l3_end = ETH_HLEN + sizeof(ip) + ntohs(ip.payload_len);
 	p->l4 = ETH_HLEN + sizeof(ip);
+	p->tos = (__u8)(ip.priority << 4) | (ip.flow_lbl[0] >> 4);
 	set_v6(&p->key, &ip, from_guest);
 	next = ip.nexthdr;
 #pragma clang loop unroll(full)

@@ -12,6 +12,9 @@ struct verdict {
 	__u8 refuse;
 	__u8 origin;
 	__u8 decided_by;
+	__u16 class;
+	__u8 dscp;
+	__u8 pad;
 };
 
 /* Which rule set this packet is under. Read once a packet: both lookups and the verdict name the same one. */
@@ -99,9 +102,13 @@ OUTLINE int decide_by_tables(const struct flow_key *key, const struct scope_conf
 		verdict->rule = found->rule;
 		verdict->action = found->action;
 		verdict->refuse = found->refuse;
+		verdict->class = found->class;
+		verdict->dscp = found->dscp;
 		verdict->decided_by = BY_RULE;
 	} else {
 		verdict->rule = 0;
+		verdict->class = 0;
+		verdict->dscp = 0;
 		verdict->action = origin == FROM_GUEST ? scope->default_action[FROM_GUEST] :
 							 scope->default_action[TO_GUEST];
 		verdict->refuse = origin == FROM_GUEST ? scope->default_refuse[FROM_GUEST] :

@@ -72,6 +72,7 @@ fn attach(pin_dir: &str, interface: &str, scope: &str, kind: &str, ports: &[&str
                     .map_err(|_| format!("`{port}` is no port\n{USAGE}"))?,
             ),
             action: Action::Allow,
+            mark: netback_filter::Mark::NONE,
         });
     }
     run(pin_dir, interface, scope, config, &set).map_err(|e| e.to_string())

@@ -29,6 +29,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         origin: Direction::FromGuest,
         rule: 1,
         generation: 1,
+        mark: netback_filter::Mark::NONE,
     };
     let mut costs = Vec::new();
     for port in 1..=VERDICTS {

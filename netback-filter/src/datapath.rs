@@ -26,6 +26,8 @@ use crate::publish::{RuleTables, failed, full_or_failed, keys, removed};
 use crate::rules::RuleSet;
 use crate::serve::ServiceMaps;
 use crate::services::Service;
+use crate::shape::Shaper;
+use crate::shaping;
 use crate::sys::{self, Table};
 use crate::tcx;
 use crate::types::{Counters, Direction, ScopeConfig, ScopeStats, VifConfig};
@@ -136,7 +138,9 @@ pub struct Datapath {
     event_bytes: u32,
     opened: Opened,
     programs: Programs,
-    vifs: HashMap<MapData, u32, RawVif>,
+    /// Once it was asked for.
+    pub(crate) shaper: Option<Shaper>,
+    pub(crate) vifs: HashMap<MapData, u32, RawVif>,
     scopes: HashMap<MapData, u32, RawScope>,
     sources: HashMap<MapData, RawSource, u8>,
     counters: PerCpuHashMap<MapData, RawCounterKey, RawCounters>,
@@ -172,6 +176,7 @@ impl Datapath {
             event_bytes: config.event_bytes,
             opened,
             programs,
+            shaper: None,
             vifs: pins.map("vifs")?,
             scopes: pins.map("scopes")?,
             sources: pins.map("sources")?,
@@ -224,11 +229,15 @@ impl Datapath {
         }
         let room = self.capacity("vifs");
         let earlier = self.vifs.get(&ifindex, 0).ok();
+        let raw = RawVif {
+            shaped: earlier.map_or(0, |vif| vif.shaped),
+            ..config.raw()
+        };
         // Before the filters: they pass what has no entry.
         self.vifs
-            .insert(ifindex, config.raw(), 0)
+            .insert(ifindex, raw, 0)
             .map_err(|e| full_or_failed("vifs", room, e))?;
-        let attached = self.put(ifindex, interface, config.raw());
+        let attached = self.put(ifindex, interface, raw);
         if attached.is_err() {
             match earlier {
                 Some(raw) => self.vifs.insert(ifindex, raw, 0).map_err(|e| failed("vifs", e))?,
@@ -251,12 +260,13 @@ impl Datapath {
         )
     }
 
-    /// Takes our filters off a vif. Returns whether there were any.
+    /// Takes our filters off a vif, and its shaping. Returns whether there were any.
     ///
     /// # Errors
     /// When there is no such interface, or the kernel refuses.
     pub fn detach(&mut self, interface: &str) -> Result<bool, Error> {
         let ifindex = ifindex(interface)?;
+        shaping::remove(ifindex, interface)?;
         let found = Place::new(self.pins.dir(), ifindex, interface).detach()?;
         removed("vifs", self.vifs.remove(&ifindex))?;
         Ok(found)
@@ -323,17 +333,20 @@ impl Datapath {
             path: self.pins.dir().to_owned(),
             source,
         })?;
+        shaping::prune()?;
         Ok(gone.len())
     }
 
-    /// Takes everything down: filters, also those left under older maps, then pins. Traffic then flows as without us.
+    /// Takes everything down: shaping, filters, also those left under older maps, then pins. Traffic then flows as without us.
     ///
     /// # Errors
     /// Of the first thing that could not be removed, after trying all of them.
     pub fn detach_all(self) -> Result<(), Error> {
         let mut first_error = None;
         for (ifindex, name) in link::interfaces()? {
-            match Place::new(self.pins.dir(), ifindex, &name).detach() {
+            match shaping::remove(ifindex, &name)
+                .and_then(|()| Place::new(self.pins.dir(), ifindex, &name).detach())
+            {
                 Ok(_) | Err(Error::NoInterface { .. }) => {}
                 Err(error) => {
                     warn!("{error}");
@@ -531,7 +544,7 @@ fn table<K: Pod, V: Pod>(pins: &Pins, name: &'static str) -> Result<Table<K, V>,
     })
 }
 
-fn ifindex(interface: &str) -> Result<u32, Error> {
+pub(crate) fn ifindex(interface: &str) -> Result<u32, Error> {
     nix::net::if_::if_nametoindex(interface).map_err(|_| Error::NoInterface {
         interface: interface.to_owned(),
     })

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use crate::rules::RuleError;
 use crate::services::ServiceError;
+use crate::shape::ShapeError;
 
 /// An error of the datapath.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +84,43 @@ pub enum Error {
         /// The interface's name.
         interface: String,
     },
+    /// The vif's root qdisc is somebody else's.
+    #[error(
+        "{interface}: its root qdisc is of kind {kind}, and not ours: take it off (`tc qdisc del dev {interface} root`) to \
+         have the vif shaped, or leave its bandwidth out of the policy"
+    )]
+    ForeignQdisc {
+        /// The interface's name.
+        interface: String,
+        /// The qdisc's kind, as tc(8) has it.
+        kind: String,
+    },
+    /// It cannot be shaped so; it stays as it was.
+    #[error("{interface}: {source}")]
+    Shape {
+        /// The interface's name.
+        interface: String,
+        /// What is wrong.
+        source: ShapeError,
+    },
+    /// The kernel has not what it takes.
+    #[error(
+        "{interface}: this kernel cannot shape {what} guests: it lacks {missing} (are the modules there? `modprobe -a {missing}`)"
+    )]
+    NoShaper {
+        /// The interface's name.
+        interface: String,
+        /// "to" or "from".
+        what: &'static str,
+        /// Modules, by spaces.
+        missing: String,
+    },
+    /// A vif is attached before it is shaped.
+    #[error("{interface} is not attached: attach it before it is shaped")]
+    NotAttached {
+        /// The interface's name.
+        interface: String,
+    },
     /// The list of interfaces or filters cannot be read.
     #[error("cannot read the network interfaces: {source}")]
     Netlink {
@@ -119,6 +157,21 @@ pub enum Error {
         /// What is wrong.
         source: ServiceError,
     },
+}
+
+impl Error {
+    /// What traffic control or a device's change came to.
+    pub(crate) fn tc(interface: &str, what: &'static str, source: io::Error) -> Self {
+        let interface = interface.to_owned();
+        if source.raw_os_error() == Some(libc::ENODEV) {
+            return Self::NoInterface { interface };
+        }
+        Self::Tc {
+            interface,
+            what,
+            source,
+        }
+    }
 }
 
 /// The whole chain of causes in one line: the loader's outermost words alone say little.

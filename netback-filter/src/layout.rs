@@ -27,6 +27,10 @@ pub(crate) const CLASS_ANY: u32 = u32::MAX;
 pub(crate) const PROTO_ANY: u8 = 0;
 pub(crate) const PORT_ANY: u16 = 0;
 
+pub(crate) const SHAPE_MAJOR: u32 = 0x786d;
+pub(crate) const SHAPE_DEFAULT: u16 = 0x0010;
+pub(crate) const MARK_DSCP: u8 = 0x80;
+
 pub(crate) const SEEN_SYN: u8 = 0x01;
 pub(crate) const SEEN_FIN: u8 = 0x04;
 pub(crate) const SEEN_RST: u8 = 0x08;
@@ -87,7 +91,9 @@ pub(crate) struct RawFlowValue {
     pub retransmissions: [u32; 2],
     pub zero_windows: [u32; 2],
     pub setup_us: u32,
-    pub plain: u32,
+    pub plain: u8,
+    pub dscp: u8,
+    pub class: u16,
     pub peer_class: u32,
     pub rtt_tick: [u16; 2],
 }
@@ -97,7 +103,7 @@ pub(crate) struct RawFlowValue {
 pub(crate) struct RawVif {
     pub scope: u32,
     pub mac: [u8; 6],
-    pub pad: u8,
+    pub shaped: u8,
     pub moving: u8,
 }
 
@@ -137,7 +143,9 @@ pub(crate) struct RawRule {
     pub rule: u32,
     pub action: u8,
     pub refuse: u8,
-    pub pad: u16,
+    pub class: u16,
+    pub dscp: u8,
+    pub pad: [u8; 3],
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -296,7 +304,7 @@ mirrors! {
     RawScope => 16,
     RawPeer => 20,
     RawRuleKey => 16,
-    RawRule => 8,
+    RawRule => 12,
     RawSource => 20,
     RawCounterKey => 8,
     RawCounters => 112,

@@ -27,6 +27,9 @@
 //! Sequence numbers are not followed: what a stranger can inject into an allowed connection is what TCP itself lets
 //! through.
 //!
+//! A verdict or rule also says how the flow's packets are treated where they pass: a [`Mark`] has a DSCP, which is written into them,
+//! and a [`Class`], which says how they share the bandwidth of a vif that is shaped ([`Datapath::shape`]).
+//!
 //! # Kernels
 //!
 //! The programs have some 7,500 instructions, for which the verifier follows about 100,000: so Linux 5.2 is the oldest that
@@ -56,6 +59,8 @@ mod publish;
 mod rules;
 mod serve;
 mod services;
+mod shape;
+mod shaping;
 mod spread;
 mod sys;
 mod tcx;
@@ -71,6 +76,9 @@ pub use prohibited::Prohibited;
 pub use rules::{Peer, PeerMatch, Rule, RuleError, RuleSet};
 pub use serve::Target;
 pub use services::{Backend, BackendState, Service, ServiceError};
+pub use shape::{
+    Class, ClassStats, Dscp, Leaf, Mark, Priority, Rate, ShapeClass, ShapeError, Shaper, Shaping,
+};
 pub use types::{
     Action, AdoptEstablished, Counters, DecidedBy, Direction, FlowKey, Lock, Protocol, Refuse, ScopeConfig,
     ScopeStats, Verdict, VifConfig,

@@ -28,16 +28,7 @@ impl<'a> Link<'a> {
     }
 
     fn tc(&self, what: &'static str, source: io::Error) -> Error {
-        if source.raw_os_error() == Some(libc::ENODEV) {
-            return Error::NoInterface {
-                interface: self.name.to_owned(),
-            };
-        }
-        Error::Tc {
-            interface: self.name.to_owned(),
-            what,
-            source,
-        }
+        Error::tc(self.name, what, source)
     }
 
     /// Sets both filters, or exchanges those of an earlier attach without a gap.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! The few messages of rtnetlink that put a BPF filter on a vif. The loader library can attach one but neither exchange
-//! it in place by handle, nor list others' filters, nor take the qdisc off again.
+//! it in place by handle, nor list others' filters, nor take the qdisc off again. `shape` adds those that shape.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -9,10 +9,10 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, socket,
 };
 
-const RTM_NEWQDISC: u16 = 36;
-const RTM_DELQDISC: u16 = 37;
-const RTM_GETQDISC: u16 = 38;
-const RTM_NEWTFILTER: u16 = 44;
+pub(crate) const RTM_NEWQDISC: u16 = 36;
+pub(crate) const RTM_DELQDISC: u16 = 37;
+pub(crate) const RTM_GETQDISC: u16 = 38;
+pub(crate) const RTM_NEWTFILTER: u16 = 44;
 const RTM_DELTFILTER: u16 = 45;
 const RTM_GETTFILTER: u16 = 46;
 
@@ -20,13 +20,13 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 
 const NLM_F_REQUEST: u16 = 0x001;
-const NLM_F_ACK: u16 = 0x004;
-const NLM_F_EXCL: u16 = 0x200;
-const NLM_F_CREATE: u16 = 0x400;
-const NLM_F_DUMP: u16 = 0x300;
+pub(crate) const NLM_F_ACK: u16 = 0x004;
+pub(crate) const NLM_F_EXCL: u16 = 0x200;
+pub(crate) const NLM_F_CREATE: u16 = 0x400;
+pub(crate) const NLM_F_DUMP: u16 = 0x300;
 
-const TCA_KIND: u16 = 1;
-const TCA_OPTIONS: u16 = 2;
+pub(crate) const TCA_KIND: u16 = 1;
+pub(crate) const TCA_OPTIONS: u16 = 2;
 const TCA_BPF_FD: u16 = 6;
 const TCA_BPF_NAME: u16 = 7;
 const TCA_BPF_FLAGS: u16 = 8;
@@ -39,7 +39,7 @@ const CLSACT_HANDLE: u32 = 0xffff_0000;
 const ALL_PROTOCOLS: u32 = 0x0003_u16.to_be() as u32;
 
 const HEADER: usize = 16;
-const TCMSG: usize = 20;
+pub(crate) const TCMSG: usize = 20;
 
 /// A hook of the clsact qdisc: the parent of its filters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,11 +59,11 @@ pub(crate) struct Filter {
 }
 
 /// `struct tcmsg`.
-struct TcMessage {
-    ifindex: u32,
-    handle: u32,
-    parent: u32,
-    info: u32,
+pub(crate) struct TcMessage {
+    pub ifindex: u32,
+    pub handle: u32,
+    pub parent: u32,
+    pub info: u32,
 }
 
 /// A socket of rtnetlink, in the network namespace of the thread that opened it.
@@ -199,26 +199,33 @@ impl Netlink {
             .collect())
     }
 
-    /// Sends a request and gathers the bodies of its answers, up to the acknowledgement or the end of the dump.
-    fn request(
+    /// A request of traffic control: see [`Self::send`].
+    pub(crate) fn request(
         &mut self,
         kind: u16,
         flags: u16,
         tc: &TcMessage,
         attributes: &[u8],
     ) -> io::Result<Vec<Vec<u8>>> {
+        let mut body = Vec::with_capacity(TCMSG + attributes.len());
+        body.extend(0_u32.to_ne_bytes()); // family and padding
+        for word in [tc.ifindex, tc.handle, tc.parent, tc.info] {
+            body.extend(word.to_ne_bytes());
+        }
+        body.extend(attributes);
+        self.send(kind, flags, &body)
+    }
+
+    /// Sends a request and gathers the bodies of its answers, up to the acknowledgement or the end of the dump.
+    pub(crate) fn send(&mut self, kind: u16, flags: u16, body: &[u8]) -> io::Result<Vec<Vec<u8>>> {
         self.sequence += 1;
-        let mut message = Vec::with_capacity(HEADER + TCMSG + attributes.len());
-        message.extend(((HEADER + TCMSG + attributes.len()) as u32).to_ne_bytes());
+        let mut message = Vec::with_capacity(HEADER + body.len());
+        message.extend(((HEADER + body.len()) as u32).to_ne_bytes());
         message.extend(kind.to_ne_bytes());
         message.extend((NLM_F_REQUEST | flags).to_ne_bytes());
         message.extend(self.sequence.to_ne_bytes());
         message.extend(0_u32.to_ne_bytes());
-        message.extend(0_u32.to_ne_bytes()); // family and padding
-        for word in [tc.ifindex, tc.handle, tc.parent, tc.info] {
-            message.extend(word.to_ne_bytes());
-        }
-        message.extend(attributes);
+        message.extend(body);
         send(self.socket.as_raw_fd(), &message, MsgFlags::empty())?;
 
         let mut bodies = Vec::new();
@@ -247,7 +254,7 @@ impl Netlink {
     }
 }
 
-fn filter_message(ifindex: u32, hook: Hook, filter: &Filter) -> TcMessage {
+pub(crate) fn filter_message(ifindex: u32, hook: Hook, filter: &Filter) -> TcMessage {
     TcMessage {
         ifindex,
         handle: filter.handle,
@@ -257,18 +264,18 @@ fn filter_message(ifindex: u32, hook: Hook, filter: &Filter) -> TcMessage {
 }
 
 /// Appends an attribute, padded to 4 bytes.
-fn put(to: &mut Vec<u8>, kind: u16, value: &[u8]) {
+pub(crate) fn put(to: &mut Vec<u8>, kind: u16, value: &[u8]) {
     to.extend(((4 + value.len()) as u16).to_ne_bytes());
     to.extend(kind.to_ne_bytes());
     to.extend(value);
     to.resize(to.len().next_multiple_of(4), 0);
 }
 
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+pub(crate) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     bytes.get(at..)?.first_chunk().map(|b| u16::from_ne_bytes(*b))
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..)?.first_chunk().map(|b| u32::from_ne_bytes(*b))
 }
 
@@ -280,7 +287,7 @@ fn split_message(bytes: &[u8]) -> Option<(u16, u32, &[u8], &[u8])> {
     Some((u16_at(bytes, 4)?, u32_at(bytes, 8)?, body, next))
 }
 
-fn attribute(mut bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+pub(crate) fn attribute(mut bytes: &[u8], wanted: u16) -> Option<&[u8]> {
     loop {
         let length = u16_at(bytes, 0)? as usize;
         let value = bytes.get(4..length)?;

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use crate::layout::{
     CLASS_ANY, PORT_ANY, PROTO_ANY, RawAddress, RawPeer, RawRule, RawRuleKey, be16, raw_address,
 };
+use crate::shape::Mark;
 use crate::types::{Action, Direction, Protocol};
 
 /// Class of every address that no peer covers.
@@ -55,6 +56,8 @@ pub struct Rule {
     pub port: Option<u16>,
     /// What becomes of such flows.
     pub action: Action,
+    /// How their packets are treated where they pass.
+    pub mark: Mark,
 }
 
 /// Peers and rules that take force together.
@@ -234,13 +237,16 @@ impl Rule {
             direction: self.direction.raw(),
             slot,
         };
+        let (class, dscp) = self.mark.raw();
         Ok((
             key,
             RawRule {
                 rule: self.id,
                 action,
                 refuse,
-                pad: 0,
+                class,
+                dscp,
+                pad: [0; 3],
             },
         ))
     }
@@ -260,6 +266,7 @@ mod tests {
             protocol: Some(Protocol::TCP),
             port,
             action,
+            mark: Mark::NONE,
         }
     }
 

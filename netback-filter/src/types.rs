@@ -9,6 +9,7 @@ use crate::layout::{
     RawCounters, RawFlowKey, RawFlowValue, RawScope, RawVif, SCOPE_LOCK_ADDRESS, SCOPE_LOCK_MAC,
     SCOPE_MONITOR_ONLY, SCOPE_PASS_DHCP, be16, raw_address, socket_address,
 };
+use crate::shape::Mark;
 
 /// Which way a packet goes, or which end opened a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -177,6 +178,8 @@ pub struct Verdict {
     pub rule: u32,
     /// The generation of the rule set it was decided under.
     pub generation: u32,
+    /// How its packets are treated where they pass.
+    pub mark: Mark,
 }
 
 impl Verdict {
@@ -186,6 +189,7 @@ impl Verdict {
         value.origin = self.origin.raw();
         value.rule = self.rule;
         value.generation = self.generation;
+        (value.class, value.dscp) = self.mark.raw();
         value.decided_by = decided_by.raw();
         // Classes are those of one generation.
         value.peer_class = 0;
@@ -197,6 +201,7 @@ impl Verdict {
             origin: Direction::from_raw(raw.origin),
             rule: raw.rule,
             generation: raw.generation,
+            mark: Mark::from_raw(raw.class, raw.dscp),
         }
     }
 }

@@ -63,6 +63,7 @@ fn the_most_precise_rule_decides() {
             protocol,
             port,
             action: Action::Allow,
+            mark: netback_filter::Mark::NONE,
         };
         let class = PeerMatch::Class(5);
         let mut rules = vec![
@@ -168,6 +169,7 @@ fn a_rule_set_that_fails_leaves_the_one_in_force() {
                 allow_tcp(1, 80),
                 Rule {
                     action: DROP,
+                    mark: netback_filter::Mark::NONE,
                     ..allow_tcp(2, 80)
                 },
             ],

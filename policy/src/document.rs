@@ -6,6 +6,7 @@
 
 mod fields;
 mod node;
+pub mod qos;
 mod read;
 mod read_routes;
 mod routes;
@@ -48,6 +49,8 @@ pub struct Document {
     pub(crate) routes: BTreeMap<String, Route>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) rules: Vec<Rule>,
+    #[serde(skip_serializing_if = "qos::Qos::is_empty")]
+    pub(crate) qos: qos::Qos,
     #[serde(skip)]
     pub(crate) origin: Origin,
 }
@@ -70,6 +73,7 @@ impl PartialEq for Document {
             && self.services == other.services
             && self.routes == other.routes
             && self.rules == other.rules
+            && self.qos == other.qos
     }
 }
 
@@ -120,6 +124,11 @@ impl Document {
     /// The rules, in the order written.
     pub fn rules(&self) -> &[Rule] {
         &self.rules
+    }
+
+    /// What it says of bandwidth, priority and DSCP.
+    pub fn qos(&self) -> &qos::Qos {
+        &self.qos
     }
 }
 

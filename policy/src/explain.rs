@@ -18,6 +18,8 @@ const MAX_NEAR: usize = 20;
 pub struct Explanation {
     /// What was decided.
     pub decision: Decision,
+    /// The class of bandwidth that it is in if it passes, and how that is treated.
+    pub class: Option<String>,
     /// The rule that decided, if one did.
     pub rule: Option<Match>,
     /// Every other rule that matched, in order.
@@ -79,6 +81,10 @@ impl Ruleset {
         let decision = self.decide(flow);
         let mut explanation = Explanation {
             decision,
+            class: decision
+                .class
+                .and_then(|id| self.class(id))
+                .map(|class| format!("{class} ({})", class.treatment)),
             rule: None,
             also: Vec::new(),
             near: Vec::new(),
@@ -329,6 +335,9 @@ impl Display for Explanation {
             (Decider::Unserved, _) => "as its route has no backend for it".to_owned(),
         };
         write!(f, "{verdict} {by}; generation {}", self.decision.generation)?;
+        if let Some(class) = &self.class {
+            write!(f, "\nclass: {class}")?;
+        }
         for m in &self.also {
             write!(
                 f,

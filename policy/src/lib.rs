@@ -103,9 +103,33 @@
 //!   port (`listener`), or when another program does than the service says. All but `check` are on.
 //! - Only guests of this host are redirected, and a guest does not serve itself.
 //!
+//! # Bandwidth, priority, DSCP
+//!
+//! ```yaml
+//! qos:
+//!   vms:                         # per VM: what each of its vifs may carry in all
+//!     "web*": { to_guest: 1gbit, from_guest: 200mbit }
+//!   classes:                     # a flow is in the first that it matches, as a rule matches
+//!     - name: cache
+//!       from: shop-client
+//!       to: redis
+//!       bandwidth: { guarantee: 10mbit, ceiling: 100mbit }
+//!       priority: realtime       # realtime, interactive, default, bulk
+//!       dscp: ef                 # a name, or 0 to 63
+//!     - { name: backup, from: any, to: { address: 10.9.0.0/16 }, priority: bulk }
+//! ```
+//!
+//! - Rates are bits per second, decimal, as tc(8) writes them: `bit`, `kbit`, `mbit`, `gbit`, from 8kbit to 100gbit.
+//! - All flows of a class share its bandwidth at each vif they pass, and what it says holds in each direction by itself.
+//!   A guarantee is of the VM's total: where that is not set there is nothing to be short of.
+//! - Beyond the guarantees it goes by priority: a lower one waits for all higher. What is in no class has `default`.
+//! - A flow whose process is not known is in no class that asks for a process.
+//! - Two sets that speak of one VM's total: the more specific pattern counts, of equal ones the lower total.
+//!
 //! # Limits
 //!
-//! A text of [`document::MAX_TEXT`] bytes, [`document::MAX_RULES`] rules and [`document::MAX_ROUTES`] routes in all, lists of
+//! A text of [`document::MAX_TEXT`] bytes, [`document::MAX_RULES`] rules, [`document::MAX_ROUTES`] routes and
+//! [`document::qos::MAX_CLASSES`] classes in all, lists of
 //! [`document::MAX_LIST`] values, patterns of [`pattern::MAX_PATTERN`] bytes.
 #![forbid(unsafe_code)]
 
@@ -119,11 +143,13 @@ mod matching;
 pub mod pattern;
 pub mod port;
 mod problem;
+mod qos;
 mod route;
 mod ruleset;
 mod settings;
 
 pub use block::Block;
+pub use document::qos::{Bandwidth, Dscp, Priority, Qos, QosClass, Rate, Totals, Treatment};
 pub use document::{Action, Document, Lock, Refuse};
 pub use explain::{Consulted, Explanation, Match, NearMiss};
 pub use flow::{Endpoint, Flow, Owner, Process, Side, VmId};
@@ -131,6 +157,7 @@ pub use identity::{Identity, ServiceName};
 pub use matching::Condition;
 pub use port::{PortRange, Protocol};
 pub use problem::{Place, Problem, Problems};
+pub use qos::{Class, ClassId};
 pub use route::{Role, Route, RouteBackend, RouteTarget, Version};
 pub use ruleset::{Decider, Decision, RuleId, RuleName, Ruleset, Verdict};
 pub use settings::VmSetting;

@@ -14,6 +14,7 @@ use crate::index::Index;
 use crate::matching::{Subject, Truth, port_in};
 use crate::port::{PortRange, Protocol};
 use crate::problem::{Problem, Problems};
+use crate::qos::{self, ClassId, Classes};
 use crate::route::{self, Route};
 use crate::settings::{Settings, VmSetting};
 
@@ -74,6 +75,8 @@ pub struct Decision {
     pub audit: bool,
     /// What decided.
     pub by: Decider,
+    /// The class of a flow that passes.
+    pub class: Option<ClassId>,
     /// The generation of the ruleset.
     pub generation: u64,
 }
@@ -89,13 +92,19 @@ impl Decision {
             refuse,
             audit: action == Action::Audit,
             by,
+            class: None,
             generation,
         }
     }
 
     /// Whether `action` would come to the same.
     fn does(&self, action: Action) -> bool {
-        *self == Decision::new(action, self.by, self.generation)
+        let other = Decision::new(action, self.by, self.generation);
+        *self
+            == Decision {
+                class: self.class,
+                ..other
+            }
     }
 }
 
@@ -163,7 +172,7 @@ impl CompiledRule {
         self.ports.is_empty() || port_in(&self.ports, flow.protocol, flow.port)
     }
 
-    fn matches(&self, flow: &Flow<'_>, source: &Subject<'_>, destination: &Subject<'_>) -> Truth {
+    pub(crate) fn matches(&self, flow: &Flow<'_>, source: &Subject<'_>, destination: &Subject<'_>) -> Truth {
         if !self.protocol_holds(flow) || !self.port_holds(flow) {
             return Truth::No;
         }
@@ -201,6 +210,7 @@ pub struct Ruleset {
     routes: Box<[Arc<Route>]>,
     pub(crate) defaults: Settings<Action>,
     locks: Settings<Lock>,
+    pub(crate) classes: Classes,
     index: Index,
     generation: u64,
 }
@@ -247,6 +257,7 @@ impl Ruleset {
         }
         Ok(Ruleset {
             index: Index::build(&rules),
+            classes: Classes::compile(&documents, &services),
             rules: rules.into(),
             services: services.into(),
             routes: routes.into(),
@@ -264,6 +275,7 @@ impl Ruleset {
             routes: Box::default(),
             defaults: defaults(&[]),
             locks: locks(&[]),
+            classes: Classes::compile(&[], &[]),
             index: Index::build(&[]),
             generation,
         }
@@ -282,7 +294,8 @@ impl Ruleset {
     /// 4. Else the defaults of both VMs decide: deny at either end denies, audit at either end audits.
     ///
     /// Of several rules of one kind the first of the first set by name is said to have decided. A rule that
-    /// asks for a process does not match an end whose process is not known ([`Owner::Unknown`]).
+    /// asks for a process does not match an end whose process is not known ([`Owner::Unknown`]). The class is the first that
+    /// matches in that sense.
     pub fn decide(&self, flow: &Flow<'_>) -> Decision {
         let source = Subject::of(flow, Side::Source);
         let destination = Subject::of(flow, Side::Destination);
@@ -291,14 +304,21 @@ impl Ruleset {
             self.rule(id)
                 .is_some_and(|rule| rule.matches(flow, &source, &destination) == Truth::Yes)
         });
-        match first.and_then(|id| Some((id, self.rule(id)?))) {
+        let decision = match first.and_then(|id| Some((id, self.rule(id)?))) {
             Some((id, rule)) => Decision::new(rule.action, Decider::Rule(id), self.generation),
             None => self.by_default(flow),
+        };
+        match decision.verdict {
+            Verdict::Allow => Decision {
+                class: self.classes.of(flow, &source, &destination),
+                ..decision
+            },
+            Verdict::Deny => decision,
         }
     }
 
     /// The decision, where it is the same whatever process is at an end that is [`Owner::Unknown`]; `None`
-    /// where it depends. Verdict, `refuse` and `audit` hold; the rule named may be another once more is known.
+    /// where it depends. Verdict, `refuse` and `audit` hold; the rule named, and the class, may be others once more is known.
     ///
     /// This is what may stand in a table that does not know processes.
     pub fn decide_for_any_process(&self, flow: &Flow<'_>) -> Option<Decision> {
@@ -354,18 +374,19 @@ impl Ruleset {
         &self.routes
     }
 
-    /// Every block of addresses that a rule's end or a service mentions.
+    /// Every block of addresses that the end of a rule or class, or a service mentions.
     pub fn address_blocks(&self) -> BTreeSet<Block> {
         self.selectors()
             .flat_map(|selector| selector.address.iter().copied())
             .collect()
     }
 
-    /// Every destination port that a rule or a service mentions, with the protocol it is narrowed to.
+    /// Every destination port that a rule, a class or a service mentions, with the protocol it is narrowed to.
     pub fn ports(&self) -> BTreeSet<(Option<Protocol>, PortRange)> {
         let of_rules = self
             .rules
             .iter()
+            .chain(&self.classes.rules)
             .flat_map(|rule| rule.ports.iter().map(|range| (rule.protocol, *range)));
         let of_selectors = self
             .selectors()
@@ -388,7 +409,8 @@ impl Ruleset {
     }
 
     fn selectors(&self) -> impl Iterator<Item = &Selector> {
-        let of_rules = self.rules.iter().flat_map(|rule| {
+        let all = self.rules.iter().chain(&self.classes.rules);
+        let of_rules = all.flat_map(|rule| {
             rule.from.iter().chain(&rule.to).filter_map(|end| match end {
                 End::Selector { selector, .. } => Some(&**selector),
                 _ => None,
@@ -459,6 +481,7 @@ fn check(documents: &[&Document]) -> Result<(), Problems> {
         });
     }
     route::check(documents, &mut problems);
+    problems.extend(qos::check(documents));
     Problems::or(problems)
 }
 
@@ -468,7 +491,7 @@ fn selector_of(services: &[Service], name: &str) -> Option<Arc<Selector>> {
     services.get(at).map(|service| service.selector.clone())
 }
 
-fn ends(peers: &[Peer], services: &[Service]) -> Box<[End]> {
+pub(crate) fn ends(peers: &[Peer], services: &[Service]) -> Box<[End]> {
     peers
         .iter()
         .filter_map(|peer| {

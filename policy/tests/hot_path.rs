@@ -36,6 +36,23 @@ static ALLOCATOR: Counting = Counting;
 
 /// `n` services of a VM each, `n` rules between neighbours, and some rules for outside and for all.
 fn policy(n: usize) -> Ruleset {
+    ruleset(&text(n))
+}
+
+/// The same, with a class of bandwidth for each pair of neighbours.
+fn policy_with_classes(n: usize) -> Ruleset {
+    let mut text = text(n);
+    text.push_str("qos:\n  classes:\n");
+    for i in 0..n {
+        text.push_str(&format!(
+            "  - {{ name: c{i}, from: s{i}, to: s{}, priority: bulk }}\n",
+            (i + 1) % n
+        ));
+    }
+    ruleset(&text)
+}
+
+fn text(n: usize) -> String {
     let mut text = String::from("policy: big\ndefault: { \"*\": deny }\nservices:\n");
     for i in 0..n {
         text.push_str(&format!(
@@ -58,7 +75,11 @@ fn policy(n: usize) -> Ruleset {
         ));
     }
     text.push_str("- { name: no-telnet, from: any, to: any, ports: 23, action: deny }\n");
-    let document = Document::parse("big.yaml", &text).unwrap();
+    text
+}
+
+fn ruleset(text: &str) -> Ruleset {
+    let document = Document::parse("big.yaml", text).unwrap();
     Ruleset::compile(&[document], 1).unwrap()
 }
 
@@ -101,12 +122,14 @@ impl Case {
 #[test]
 fn deciding_allocates_nothing() {
     let n = 300;
-    let ruleset = policy(n);
+    let ruleset = policy_with_classes(n);
     let cases: Vec<Case> = (0..n).map(|i| Case::new(i, n)).collect();
     let before = ALLOCATIONS.with(Cell::get);
     for case in &cases {
         let flow = case.flow();
-        assert_eq!(ruleset.decide(&flow).verdict, Verdict::Allow);
+        let decision = ruleset.decide(&flow);
+        assert_eq!(decision.verdict, Verdict::Allow);
+        assert!(decision.class.is_some());
         let other = Flow { port: 9, ..flow };
         assert_eq!(ruleset.decide(&other).verdict, Verdict::Deny);
         black_box(ruleset.decide_for_any_process(&flow));
@@ -115,8 +138,7 @@ fn deciding_allocates_nothing() {
 }
 
 /// Nanoseconds per decision, the best of some rounds: other work on the machine only ever adds.
-fn cost(n: usize) -> f64 {
-    let ruleset = policy(n);
+fn cost(n: usize, ruleset: Ruleset) -> f64 {
     let cases: Vec<Case> = (0..64).map(|i| Case::new(i * n / 64, n)).collect();
     let round = || {
         let start = Instant::now();
@@ -132,10 +154,16 @@ fn cost(n: usize) -> f64 {
 
 #[test]
 fn cost_does_not_grow_with_the_policy() {
-    let (small, large) = (cost(64), cost(6_400));
+    let (small, large) = (cost(64, policy(64)), cost(6_400, policy(6_400)));
+    let classed = cost(900, policy_with_classes(900));
     // Read by `cargo xtask bench policy`.
     println!("bench: {small:.0} ns a decision among 129 rules");
     println!("bench: {large:.0} ns a decision among 6601 rules");
+    println!("bench: {classed:.0} ns a decision among 1101 rules, and a class among 900");
     // A hundred times the rules: caches may miss more, a scan of all would show as a factor near 100.
     assert!(large < small * 10.0, "{small:.0} ns, then {large:.0} ns");
+    assert!(
+        classed < small * 10.0,
+        "{small:.0} ns, with classes {classed:.0} ns"
+    );
 }

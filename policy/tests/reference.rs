@@ -84,6 +84,27 @@ fn default(sets: &[&Document], vm: &VmId) -> Option<Action> {
         .map(|s| s.3)
 }
 
+/// Name of the class that a flow which passes is in.
+fn expect_class(documents: &[Document], flow: &Flow<'_>) -> Option<String> {
+    let mut sets: Vec<&Document> = documents.iter().collect();
+    sets.sort_by_key(|d| d.name());
+    sets.iter().find_map(|set| {
+        let class = set.qos().classes.iter().find(|class| {
+            let rule = Rule {
+                name: String::new(),
+                description: None,
+                from: class.from.clone(),
+                to: class.to.clone(),
+                ports: class.ports.clone(),
+                protocol: class.protocol,
+                action: Action::Allow,
+            };
+            holds(set, &rule, flow)
+        })?;
+        Some(format!("{}/{}", set.name(), class.name))
+    })
+}
+
 fn holds(set: &Document, rule: &Rule, flow: &Flow<'_>) -> bool {
     let ported = matches!(flow.protocol.0, 6 | 17 | 132);
     rule.protocol.is_none_or(|p| p == flow.protocol)
@@ -172,6 +193,18 @@ proptest! {
             let flow = owned.flow();
             let decision = ruleset.decide(&flow);
             prop_assert_eq!(got(&ruleset, &decision), expect(&documents, &flow), "{:?}", owned);
+            let class = decision.class.map(|id| ruleset.class(id).unwrap().to_string());
+            let expected = match decision.verdict {
+                Verdict::Allow => expect_class(&documents, &flow),
+                Verdict::Deny => None,
+            };
+            prop_assert_eq!(class, expected, "{:?}", owned);
+            if let Some(id) = decision.class {
+                for vm in [flow.source.vm, flow.destination.vm].into_iter().flatten() {
+                    // Both their vifs have it.
+                    prop_assert!(ruleset.classes_of(vm).any(|class| class.id == id), "{:?}", owned);
+                }
+            }
         }
     }
 }

@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use policy::{
-    Decider, Document, Endpoint, Flow, Lock, Owner, Process, Protocol, Refuse, RuleId, Ruleset, Side,
-    Verdict, VmId,
+    Decider, Document, Endpoint, Flow, Lock, Owner, Priority, Process, Protocol, Rate, Refuse, RuleId,
+    Ruleset, Side, Verdict, VmId,
 };
 
 fn vm(name: &str) -> VmId {
@@ -385,6 +385,80 @@ default of db1: deny (set p, \"db*\")"
     );
 }
 
+const QOS: &str = "policy: p
+default: { db2: deny }
+services:
+  curl: { vm: web1, exe: /usr/bin/curl }
+  redis: { vm: db1, port: 6379 }
+qos:
+  vms:
+    \"web*\": { to_guest: 1gbit, from_guest: 200mbit }
+    web2: { from_guest: 10mbit }
+  classes:
+  - { name: cache, from: curl, to: redis, bandwidth: { guarantee: 10mbit, ceiling: 100mbit }, priority: realtime, dscp: ef }
+  - { name: any-cache, from: any, to: redis, priority: interactive }
+  - { name: out, from: { vm: \"web*\" }, to: world, priority: bulk, dscp: 8 }
+";
+
+#[test]
+fn a_flow_that_passes_is_in_the_first_class_that_it_matches() {
+    let rules = ruleset(QOS);
+    let (web1, web2, db1, db2) = (vm("web1"), vm("web2"), vm("db1"), vm("db2"));
+    let end = |vm| Endpoint::guest(vm, [10, 0, 0, 1].into());
+    let class = |flow: &Flow<'_>| {
+        let id = rules.decide(flow).class?;
+        Some(rules.class(id).unwrap().to_string())
+    };
+    let to_cache = |source| class(&flow(source, end(&db1), 6379));
+    assert_eq!(
+        to_cache(end(&web1).with_process(CURL)).as_deref(),
+        Some("p/cache")
+    );
+    let cached = flow(end(&web1).with_process(CURL), end(&db1), 6379);
+    let explained = rules.explain(&cached).to_string();
+    let said = "\nclass: p/cache (realtime, guarantee 10mbit, ceiling 100mbit, dscp ef)\n";
+    assert!(explained.contains(said), "{explained}");
+    // Not known to be curl, it is what any is.
+    assert_eq!(to_cache(end(&web1)).as_deref(), Some("p/any-cache"));
+    assert_eq!(class(&flow(end(&web1), end(&db1), 80)), None);
+    let world = Endpoint::world([192, 0, 2, 1].into());
+    assert_eq!(class(&flow(end(&web2), world, 80)).as_deref(), Some("p/out"));
+    // What does not pass is in none.
+    assert_eq!(class(&flow(end(&web1), end(&db2), 6379)), None);
+
+    let first = rules.classes().next().unwrap().treatment;
+    assert_eq!(first.bandwidth.guarantee.unwrap().bits(), 10_000_000);
+    assert_eq!(
+        (first.priority, first.dscp.unwrap().value()),
+        (Priority::Realtime, 46)
+    );
+    let of = |vm| {
+        rules
+            .classes_of(vm)
+            .map(|class| class.name.to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(of(&web1), ["cache", "any-cache", "out"]);
+    assert_eq!(of(&db1), ["cache", "any-cache"]);
+    assert_eq!(of(&db2), ["any-cache"]);
+    assert!(rules.ports().iter().any(|(_, range)| range.contains(6379)));
+}
+
+#[test]
+fn the_total_of_a_vm_is_that_of_the_most_specific_pattern_and_of_equal_ones_the_lower() {
+    let other = "policy: q\nqos: { vms: { \"web*\": { to_guest: 500mbit } } }\n";
+    let rules = Ruleset::compile(&[document(QOS), document(other)], 9).unwrap();
+    let of = |name: &str| {
+        rules
+            .totals_of(&vm(name))
+            .map(|said| (said.value.to_guest, said.value.from_guest))
+    };
+    let rate = |text: &str| text.parse::<Rate>().ok();
+    assert_eq!(of("web1"), Some((rate("500mbit"), None)));
+    assert_eq!(of("web2"), Some((None, rate("10mbit"))));
+    assert_eq!(of("db1"), None);
+}
+
 #[test]
 fn the_canonical_form_is_read_back() {
     let original = document(
@@ -396,6 +470,11 @@ services:
 rules:
 - { name: r, description: why, from: [any, a2], to: [{ address: 10.0.0.0/8 }, world], ports: 80-90, protocol: tcp, action: deny, refuse: drop }
 - { name: s, from: a2, to: unattributed, action: audit }
+qos:
+  vms: { \"web*\": { to_guest: 1gbit, from_guest: 1.5mbit }, db1: { from_guest: 8kbit } }
+  classes:
+  - { name: c, description: why, from: any, to: a2, ports: [1, 5-9], protocol: tcp, bandwidth: { guarantee: 12345bit }, priority: bulk, dscp: 3 }
+  - { name: d, from: any, to: world, dscp: EF }
 "
         .replace("protocol: 47", "protocol: sctp")
         .replace("rules:", "  a2: { uid: 0 }\nrules:")

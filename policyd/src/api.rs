@@ -82,6 +82,7 @@ pub async fn serve(
         .route("/v1/domains/{domain}/trace", get(trace::trace))
         .route("/v1/flows", get(handlers::flows))
         .route("/v1/routes", get(handlers::routes))
+        .route("/v1/qos", get(handlers::qos))
         .route("/v1/events", get(stream::events))
         .route("/v1/policies", get(handlers::policies).post(handlers::apply))
         .route(

@@ -35,6 +35,7 @@ use crate::lookups::{self, Lookups};
 use crate::present;
 use crate::registry::{DomainEntry, Registry, lock};
 use crate::routes::Facade;
+use crate::shapes::{self, Shapes};
 use crate::store::{Store, StoreError};
 use crate::traces::Trace;
 use crate::watcher::Watcher;
@@ -96,6 +97,7 @@ pub struct Daemon {
     datapath: Arc<Mutex<Datapath>>,
     orders: Sender<Order>,
     supervisor: Arc<Supervisor>,
+    shape_problems: shapes::Problems,
     stopping: watch::Receiver<bool>,
     started: Instant,
     xen: String,
@@ -150,6 +152,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let (orders, orders_in) = bounded(ORDERS);
     let (facts, facts_in) = bounded(FACTS);
     let (lookups, questions) = Lookups::new();
+    let shape_problems = shapes::Problems::default();
     let enforcer = Enforcer::new(
         policies,
         Arc::clone(&datapath),
@@ -157,6 +160,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         Arc::clone(&events),
         Arc::clone(&owners),
         lookups.clone(),
+        Shapes::new(Arc::clone(&shape_problems)),
     )?;
     let enforcer = spawn("enforcer", move || enforcer.run(&orders_in, &facts_in))?;
     let stop = Arc::new(AtomicBool::new(false));
@@ -213,6 +217,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         datapath,
         orders: orders.clone(),
         supervisor: Arc::clone(&supervisor),
+        shape_problems,
         stopping,
         started: Instant::now(),
         xen: format!("{}.{}{}", version.major, version.minor, version.extra),
@@ -437,6 +442,39 @@ impl Daemon {
             .collect())
     }
 
+    /// `GET /v1/qos`.
+    pub fn qos(&self, domain: Option<&str>) -> Result<api::Qos, DaemonError> {
+        let scope = domain.map(|d| self.find(d)).transpose()?.map(|d| d.scope());
+        let world = self.world.load();
+        let problems = lock(&self.shape_problems).clone();
+        let mut datapath = lock(&self.datapath);
+        let shaper = datapath.shaper()?.to_string();
+        let mut vifs = Vec::new();
+        for vif in datapath.attached()? {
+            if scope.is_some_and(|scope| scope != vif.config.scope) {
+                continue;
+            }
+            let stats = match datapath.class_stats(&vif.name) {
+                Err(netback_filter::Error::NoInterface { .. }) => continue,
+                stats => stats?,
+            };
+            let problem = problems.get(&vif.name).cloned();
+            if !stats.is_empty() || problem.is_some() {
+                let classes = stats.iter().map(|stats| present::class(&world, stats)).collect();
+                vifs.push(api::ShapedVif {
+                    domain: match world.vm(vif.config.scope) {
+                        Some(vm) => vm.id.name.clone(),
+                        None => vif.config.scope.to_string(),
+                    },
+                    vif: vif.name,
+                    problem,
+                    classes,
+                });
+            }
+        }
+        Ok(api::Qos { shaper, vifs })
+    }
+
     /// `GET /v1/domains/{domain}/graph`: processes and pipes read from the guest now, flows as the vifs counted them.
     pub fn graph(&self, domain: &str) -> Result<api::Graph, DaemonError> {
         let entry = self.find(domain)?;
@@ -500,6 +538,7 @@ impl Daemon {
             refuse: Refuse::Rst,
             audit: false,
             by: decider(record.verdict.rule),
+            class: None,
             generation: u64::from(record.verdict.generation),
         };
         let ms = |since: u64| {

@@ -31,6 +31,7 @@ use crate::gate::{Judged, Told, Way};
 use crate::inventory::Inventory;
 use crate::lookups::{Answer, Lookups, Question};
 use crate::registry::lock;
+use crate::shapes::{self, Shapes};
 use crate::tables;
 use crate::world::{Listeners, Mac, Vm, World};
 use health::Health;
@@ -109,6 +110,8 @@ pub enum Order {
         /// Domain id.
         scope: u32,
     },
+    /// A vif of a guest got the datapath.
+    Covered,
     /// Whether traps tell of a guest's connections, or lookups do.
     Trapped {
         /// Domain id.
@@ -194,6 +197,7 @@ pub struct Enforcer {
     published: Option<tables::Tables>,
     /// The services that the datapath has.
     services: Option<Vec<Service>>,
+    shapes: Shapes,
 }
 
 impl Enforcer {
@@ -208,6 +212,7 @@ impl Enforcer {
         log: Arc<EventLog>,
         owners: Arc<Owners>,
         lookups: Lookups,
+        shapes: Shapes,
     ) -> Result<Enforcer, DaemonError> {
         let flows = lock(&datapath).flow_writer();
         let mut enforcer = Enforcer {
@@ -228,6 +233,7 @@ impl Enforcer {
             settled: false,
             published: None,
             services: None,
+            shapes,
         };
         let rules = enforcer.policies.rules();
         enforcer.enforce(rules)?;
@@ -333,6 +339,19 @@ impl Enforcer {
             self.services = Some(services);
         }
         Ok(())
+    }
+
+    /// Shapes the vifs of the guests as `rules` say.
+    fn shape(&mut self, rules: &policy::Ruleset) -> Result<(), DaemonError> {
+        let guests = &self.guests;
+        self.shapes.apply(&mut lock(&self.datapath), rules, |scope| {
+            guests.get(&scope).map(|vm| &vm.id)
+        })
+    }
+
+    /// Whether `rules` promise more to a guest that is here than there is.
+    fn check_shapes(&self, rules: &policy::Ruleset) -> Result<(), DaemonError> {
+        shapes::check(rules, self.guests.values().map(|vm| &vm.id))
     }
 
     /// Logs an event of a domain.

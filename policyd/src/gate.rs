@@ -15,6 +15,7 @@ use policy::{Decider, Decision, Flow, Protocol, RuleId, Side};
 use vmi_xen::linux::{self, Credentials, Socket};
 use vmi_xen::observe::{Observer, Subject};
 
+use crate::shapes;
 use crate::world::World;
 
 /// A flow as one of its guests sees it.
@@ -350,7 +351,7 @@ pub fn write_verdict(world: &World, flows: &FlowWriter, write: Write, way: &Way,
     // The destination first: by the time the source's packet may leave, its way in is open.
     let beyond = judged.beyond(way);
     if let Some(peer) = world.vm_at(beyond.remote.ip()).filter(|vm| vm.scope != way.scope) {
-        let verdict = datapath_verdict(&judged.decision, Direction::ToGuest);
+        let verdict = datapath_verdict(world, &judged.decision, Direction::ToGuest);
         written &= put(&beyond.seen_by(peer.scope).key(), verdict).is_ok();
     }
     // Then where it goes: it was allowed to this backend and no other.
@@ -362,19 +363,20 @@ pub fn write_verdict(world: &World, flows: &FlowWriter, write: Write, way: &Way,
     written
         & put(
             &way.key(),
-            datapath_verdict(&judged.decision, Direction::FromGuest),
+            datapath_verdict(world, &judged.decision, Direction::FromGuest),
         )
         .is_ok()
 }
 
 /// The decision as the datapath takes it.
-pub fn datapath_verdict(decision: &Decision, origin: Direction) -> Verdict {
+pub fn datapath_verdict(world: &World, decision: &Decision, origin: Direction) -> Verdict {
     Verdict {
         action: action(decision),
         origin,
         rule: rule_number(decision),
         // The datapath keeps 32 bits: enough for a change a second for a century.
         generation: u32::try_from(decision.generation).unwrap_or(u32::MAX),
+        mark: shapes::mark(&world.rules, decision),
     }
 }
 
@@ -438,6 +440,7 @@ mod tests {
                 refuse: policy::Refuse::Rst,
                 audit: false,
                 by,
+                class: None,
                 generation: 1,
             };
             assert_ne!(rule_number(&decision), 0);

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use crossbeam_channel::Sender;
-use netback_filter::{Action, Direction, FlowKey, FlowWriter, Verdict};
+use netback_filter::{Action, Direction, FlowKey, FlowWriter, Mark, Verdict};
 use policy::Protocol;
 use policy::document::{Check, Health};
 use tokio::net::TcpSocket;
@@ -180,6 +180,7 @@ async fn ask(
             origin: Direction::ToGuest,
             rule: NO_RULE,
             generation,
+            mark: Mark::default(),
         };
         if let Err(e) = flows.set(key, verdict) {
             log::warn!("{end} is not checked: {e}");

@@ -23,6 +23,7 @@ mod lookups;
 mod present;
 mod registry;
 mod routes;
+mod shapes;
 mod store;
 mod tables;
 mod traces;

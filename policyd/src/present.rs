@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use netback_filter::{FlowKey, FlowRecord};
-use policy::{Decider, Endpoint, Protocol, Role, Side};
+use netback_filter::{Class, ClassStats, Direction, FlowKey, FlowRecord, Priority};
+use policy::{ClassId, Decider, Endpoint, Protocol, Role, Side};
 use policyd_api as api;
 use vmi_xen::integrity::{Finding, Report, Severity};
 use vmi_xen::linux::{self, Socket};
@@ -118,6 +118,44 @@ pub fn timing(record: &FlowRecord) -> api::Timing {
         retransmissions_in: back,
         zero_windows_out: shut_out,
         zero_windows_in: shut_in,
+    }
+}
+
+/// A class at a vif.
+pub fn class(world: &World, stats: &ClassStats) -> api::ShapedClass {
+    let index = stats.class.and_then(Class::index);
+    let name = match (stats.class, index) {
+        (None, _) => "total".to_owned(),
+        (Some(_), None) => "default".to_owned(),
+        // The number may be of a class that is just going.
+        (Some(_), Some(index)) => match world.rules.class(ClassId(index.into())) {
+            Some(class) => class.to_string(),
+            None => format!("class {index}"),
+        },
+    };
+    api::ShapedClass {
+        direction: match stats.direction {
+            Direction::FromGuest => "out",
+            Direction::ToGuest => "in",
+        }
+        .into(),
+        class: name,
+        priority: stats.class.map(|class| {
+            match class.priority() {
+                Priority::Realtime => "realtime",
+                Priority::Interactive => "interactive",
+                Priority::Default => "default",
+                Priority::Bulk => "bulk",
+            }
+            .to_owned()
+        }),
+        rate: stats.rate.bits(),
+        ceiling: stats.ceiling.bits(),
+        bytes: stats.bytes,
+        packets: stats.packets,
+        drops: stats.drops,
+        backlog_bytes: stats.backlog_bytes,
+        backlog_packets: stats.backlog_packets,
     }
 }
 

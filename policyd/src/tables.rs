@@ -14,6 +14,7 @@ use policy::{Block, Decision, Endpoint, Flow, PortRange, Protocol, Verdict};
 use crate::daemon::DaemonError;
 use crate::gate::{action, rule_number};
 use crate::routes::{Facade, Member};
+use crate::shapes;
 use crate::world::{Vm, World};
 
 /// Rules the vif tables may hold in one generation. A range of ports that some rule treats apart costs one for each port.
@@ -240,6 +241,7 @@ fn rules_of(
         protocol: protocol.map(|p| netback_filter::Protocol(p.0)),
         port,
         action: action(decision),
+        mark: shapes::mark(&world.rules, decision),
     };
     let other = ask(OTHER, 0);
     out.push(rule(None, None, &other));
@@ -349,9 +351,9 @@ fn intervals(
         .filter_map(|(first, last)| PortRange::new(first, last))
 }
 
-/// Whether two decisions come to the same at a vif, name of the rule included.
+/// Whether two decisions come to the same at a vif, name of the rule and class included.
 fn same(a: &Decision, b: &Decision) -> bool {
-    action(a) == action(b) && (a.verdict == Verdict::Allow || a.by == b.by)
+    action(a) == action(b) && a.class == b.class && (a.verdict == Verdict::Allow || a.by == b.by)
 }
 
 #[cfg(test)]

@@ -259,8 +259,11 @@ impl Watcher {
         if before && std::fs::exists(format!("/sys/class/net/{}", backend.name)).unwrap_or(false) {
             return true;
         }
-        match lock(&self.datapath).attach(&backend.name, config) {
+        // The lock is let go before anything is ordered of the enforcer, which takes it too.
+        let attached = lock(&self.datapath).attach(&backend.name, config);
+        match attached {
             Ok(()) => {
+                self.context.order(Order::Covered);
                 log::info!("{}: {} is covered", entry.vm.name, backend.name);
                 self.refused.remove(&backend.name);
                 true

@@ -190,6 +190,7 @@ impl World {
             Verdict::Allow => Decision {
                 // No rule decided: not knowing did.
                 by: Decider::Nothing,
+                class: None,
                 verdict: Verdict::Deny,
                 audit: false,
                 ..decision
@@ -204,6 +205,7 @@ impl World {
             refuse: route.refuse,
             audit: false,
             by: Decider::Unserved,
+            class: None,
             generation: self.rules.generation(),
         }
     }

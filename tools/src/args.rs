@@ -119,6 +119,15 @@ pub enum Command {
         EXAMPLES\n  xmesh routes\n  xmesh --json routes | jq '.[].backends[] | select(.state == \"down\")'"
     )]
     Routes,
+    /// List how interfaces are shaped, and what each class carried.
+    #[command(
+        after_help = "DIR is out (from the guest) or in (to it); RATE is what a class has in any case, CEIL what it does not go beyond; \
+        BACKLOG waits. The last line says what shapes here."
+    )]
+    Qos {
+        /// Name or id; all domains without it.
+        domain: Option<String>,
+    },
     /// Put a policy set in force.
     #[command(after_help = "EXAMPLES\n  xmesh policy-apply -n shop.yaml\n  xmesh policy-apply shop.yaml")]
     PolicyApply {
@@ -345,5 +354,6 @@ mod tests {
         let (example, _) = after.split_once(".Ed\n").unwrap();
         let document = policy::Document::parse("xmesh-policy.5", example).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(document.rules().len(), 2);
+        assert_eq!(document.qos().classes.len(), 1);
     }
 }

@@ -35,6 +35,7 @@ pub fn run(args: &Args, output: &mut Output) -> Result<(), ToolError> {
         Command::Trace(trace) => trace::trace(&client, trace, output),
         Command::Flows { follow, domain } => watch::flows(&client, domain.as_deref(), *follow, output),
         Command::Routes => policies::routes(&client, output),
+        Command::Qos { domain } => domains::qos(&client, domain.as_deref(), output),
         Command::PolicyApply { file, dry_run } => policies::apply(&client, file, *dry_run, output),
         Command::PolicyList => policies::list(&client, output),
         Command::PolicyShow { name } => policies::show(&client, name, output),

@@ -11,7 +11,8 @@ use std::process::{Output, Stdio};
 use daemon::{Daemon, command, json, xmesh};
 use policyd_api::{
     Applied, BackendState, Decision, Domain, ErrorBody, Event, Explained, Flow, Mode, Party, PolicyDocument,
-    PolicySummary, Probe, Process, Route, RouteBackend, Routed, Verdict, Vif, What,
+    PolicySummary, Probe, Process, Qos, Route, RouteBackend, Routed, ShapedClass, ShapedVif, Verdict, Vif,
+    What,
 };
 
 fn out(output: &Output) -> String {
@@ -86,6 +87,53 @@ fn list_is_a_table_of_eighty_columns() {
     let parsed: Vec<Domain> = serde_json::from_slice(&daemon.run(&["--json", "list"]).stdout).unwrap();
     assert_eq!(parsed[1].id, 12);
     assert_eq!(daemon.asked()[0], "GET /v1/domains");
+}
+
+#[test]
+fn qos_lists_classes_the_shaper_and_what_is_not_shaped() {
+    let class = |direction: &str, class: &str, priority: Option<&str>| ShapedClass {
+        direction: direction.into(),
+        class: class.into(),
+        priority: priority.map(str::to_owned),
+        rate: 10_000_000,
+        ceiling: 1_000_000_000,
+        bytes: 4096,
+        packets: 3,
+        drops: 2,
+        backlog_bytes: 1500,
+        backlog_packets: 1,
+    };
+    let qos = Qos {
+        shaper: "htb+fq_codel, from guests by ifb".into(),
+        vifs: vec![
+            ShapedVif {
+                domain: "web1".into(),
+                vif: "vif3.0".into(),
+                problem: None,
+                classes: vec![
+                    class("out", "total", None),
+                    class("in", "shop/cache", Some("realtime")),
+                ],
+            },
+            ShapedVif {
+                domain: "db1".into(),
+                vif: "vif4.0".into(),
+                problem: Some("its root qdisc is of kind tbf".into()),
+                classes: vec![],
+            },
+        ],
+    };
+    let daemon = Daemon::start(move |_| json(&qos));
+    let output = daemon.run(&["qos", "web1"]);
+    assert_eq!(
+        out(&output),
+        "Vif     Dir  Class       Priority    Rate   Ceil  Sent  Drops  Backlog  Domain\n\
+         vif3.0  out  total       -         10mbit  1gbit  4.0K      2     1.5K  web1\n\
+         vif3.0  in   shop/cache  realtime  10mbit  1gbit  4.0K      2     1.5K  web1\n\
+         shaper: htb+fq_codel, from guests by ifb\n\
+         problem of db1: its root qdisc is of kind tbf\n"
+    );
+    assert_eq!(daemon.asked(), ["GET /v1/qos?domain=web1"]);
 }
 
 fn process(pid: u32) -> Process {

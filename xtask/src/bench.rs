@@ -11,6 +11,7 @@ mod lookup;
 mod machine;
 mod netback;
 mod policy;
+mod qos;
 mod report;
 mod trap;
 
@@ -49,6 +50,8 @@ enum Name {
     Netback,
     /// A decision of the policy engine
     Policy,
+    /// Rates, guarantees and latency of a shaped vif, with this host's kernel
+    Qos,
 }
 
 /// Measures one thing, prints it, and leaves it in `target/bench/NAME.json`.
@@ -64,6 +67,7 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
         Name::Datapath => datapath::measure()?,
         Name::Netback => netback::measure()?,
         Name::Policy => policy::measure(options.runs)?,
+        Name::Qos => qos::measure()?,
     };
     let name = options
         .name

@@ -17,6 +17,7 @@ pub mod capture;
 pub mod frame;
 pub mod run;
 pub mod site;
+pub mod traffic;
 pub mod wire;
 
 use std::fs::File;
@@ -347,6 +348,7 @@ pub fn rule(id: u32, direction: Direction, protocol: Protocol, port: Option<u16>
         protocol: Some(protocol),
         port,
         action,
+        mark: netback_filter::Mark::NONE,
     }
 }
 
@@ -370,6 +372,7 @@ pub fn verdict(action: Action, rule: u32) -> Verdict {
         origin: Direction::FromGuest,
         rule,
         generation: 1,
+        mark: netback_filter::Mark::NONE,
     }
 }
 

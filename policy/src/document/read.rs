@@ -15,7 +15,7 @@ use crate::pattern::Pattern;
 use crate::port::Protocol;
 use crate::problem::{Place, Problem, Problems, nearest};
 
-const DOCUMENT: [&str; 7] = [
+const DOCUMENT: [&str; 8] = [
     "policy",
     "description",
     "default",
@@ -23,6 +23,7 @@ const DOCUMENT: [&str; 7] = [
     "services",
     "routes",
     "rules",
+    "qos",
 ];
 const SELECTOR: [&str; 8] = [
     "vm",
@@ -117,6 +118,10 @@ fn read(reader: &Reader<'_>, root: &Node, file: &str) -> Option<Document> {
         .filter(|n| !matches!(n.value, Value::Null))
         .map(|n| routes(reader, n, &services))
         .unwrap_or_default();
+    let qos = fields
+        .get("qos")
+        .map(|n| super::qos::read::qos(reader, n, &services))
+        .unwrap_or_default();
     Some(Document {
         name: name?,
         description,
@@ -128,6 +133,7 @@ fn read(reader: &Reader<'_>, root: &Node, file: &str) -> Option<Document> {
             .collect(),
         routes,
         rules,
+        qos,
         origin: Origin {
             file: file.to_owned(),
             name: name_node?.place,
@@ -323,7 +329,7 @@ pub(super) fn selector(reader: &Reader<'_>, node: &Node, of: &str) -> Option<Sel
 }
 
 /// Ports mean something only with a protocol that has them.
-fn ports_fit(reader: &Reader<'_>, ports: Option<&Node>, protocol: Option<Protocol>) {
+pub(super) fn ports_fit(reader: &Reader<'_>, ports: Option<&Node>, protocol: Option<Protocol>) {
     if let (Some(node), Some(protocol)) = (ports, protocol)
         && !protocol.has_ports()
     {
@@ -436,7 +442,7 @@ pub(super) fn source(reader: &Reader<'_>, node: &Node, services: &Services) -> O
     }
 }
 
-fn peer(reader: &Reader<'_>, node: &Node, services: &Services) -> Option<Peer> {
+pub(super) fn peer(reader: &Reader<'_>, node: &Node, services: &Services) -> Option<Peer> {
     if let Value::Map(_) = node.value {
         return selector(reader, node, "a selector").map(|s| Peer::Inline(Box::new(s)));
     }

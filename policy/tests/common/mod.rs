@@ -151,6 +151,36 @@ fn rule() -> impl Strategy<Value = Value> {
         })
 }
 
+/// A class, without its name.
+fn class() -> impl Strategy<Value = Value> {
+    let rates = select(vec![
+        json!({ "guarantee": "10mbit" }),
+        json!({ "guarantee": "1500kbit", "ceiling": "1gbit" }),
+        json!({ "ceiling": "12345bit" }),
+    ]);
+    (
+        (peers(false), peers(true)),
+        proptest::option::weighted(0.4, ports()),
+        proptest::option::weighted(0.3, protocol()),
+        rates,
+        select(vec!["realtime", "interactive", "default", "bulk"]),
+        proptest::option::weighted(0.5, select(vec![json!("ef"), json!("af41"), json!(3), json!(0)])),
+    )
+        .prop_map(|((from, to), ports, protocol, bandwidth, priority, dscp)| {
+            let mut class = json!({ "from": from, "to": to, "bandwidth": bandwidth, "priority": priority });
+            if let Some(ports) = ports {
+                class["ports"] = ports;
+            }
+            if let Some(protocol) = protocol {
+                class["protocol"] = json!(protocol);
+            }
+            if let Some(dscp) = dscp {
+                class["dscp"] = dscp;
+            }
+            class
+        })
+}
+
 fn document(name: &'static str) -> impl Strategy<Value = Document> {
     (
         proptest::collection::btree_map(select(&VMS[..6]), action(), 0..3),
@@ -158,29 +188,33 @@ fn document(name: &'static str) -> impl Strategy<Value = Document> {
         selector(true),
         proptest::collection::vec(rule(), 0..8),
         proptest::collection::vec((peers(false), select(vec!["v1", "v2", "v3"])), 0..4),
+        proptest::collection::vec(class(), 0..5),
     )
-        .prop_map(move |(defaults, client, server, mut rules, canary)| {
-            for (i, rule) in rules.iter_mut().enumerate() {
-                rule["name"] = json!(format!("r{i}"));
-            }
-            let defaults: serde_json::Map<String, Value> = defaults
-                .into_iter()
-                .map(|(vm, (action, refuse))| {
-                    let value = match refuse {
-                        Some(refuse) => json!({ "action": action, "refuse": refuse }),
-                        None => json!(action),
-                    };
-                    (vm.to_owned(), value)
+        .prop_map(
+            move |(defaults, client, server, mut rules, canary, mut classes)| {
+                for (i, rule) in rules.iter_mut().chain(&mut classes).enumerate() {
+                    rule["name"] = json!(format!("r{i}"));
+                }
+                let defaults: serde_json::Map<String, Value> = defaults
+                    .into_iter()
+                    .map(|(vm, (action, refuse))| {
+                        let value = match refuse {
+                            Some(refuse) => json!({ "action": action, "refuse": refuse }),
+                            None => json!(action),
+                        };
+                        (vm.to_owned(), value)
+                    })
+                    .collect();
+                let text = json!({
+                    "policy": name, "default": defaults,
+                    "services": { "client": client, "server": server }, "rules": rules,
+                    "routes": { "r": route(name, canary) },
+                    "qos": { "classes": classes, "vms": { "web*": { "to_guest": "1gbit" } } },
                 })
-                .collect();
-            let text = json!({
-                "policy": name, "default": defaults,
-                "services": { "client": client, "server": server }, "rules": rules,
-                "routes": { "r": route(name, canary) },
-            })
-            .to_string();
-            Document::parse("random", &text).unwrap_or_else(|p| panic!("{text}\n{p}"))
-        })
+                .to_string();
+                Document::parse("random", &text).unwrap_or_else(|p| panic!("{text}\n{p}"))
+            },
+        )
 }
 
 /// A route of its own for each set; nobody opens a flow to it from outside.

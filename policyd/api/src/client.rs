@@ -111,6 +111,14 @@ impl Client {
         }
     }
 
+    /// How vifs are shaped, and what they carried, of one domain or all.
+    pub fn qos(&self, domain: Option<&str>) -> Result<Qos, ClientError> {
+        match domain {
+            Some(d) => self.get(&format!("/v1/qos?domain={}", escape(d))),
+            None => self.get("/v1/qos"),
+        }
+    }
+
     /// Events, those kept by the daemon first; with `follow`, then those that come.
     pub fn events(&self, filter: &EventFilter) -> Result<Stream<'_, Event>, ClientError> {
         let mut query = vec![format!("follow={}", filter.follow)];

@@ -7,9 +7,11 @@
 #![forbid(unsafe_code)]
 
 mod client;
+mod qos;
 mod types;
 
 pub use client::{Client, ClientError, Stream};
+pub use qos::*;
 pub use types::*;
 
 /// Where policyd listens unless told otherwise.

@@ -86,7 +86,7 @@ pub async fn graph(State(daemon): State<Arc<Daemon>>, Path(domain): Path<String>
     blocking(move || daemon.graph(&domain)).await
 }
 
-/// Query of `/v1/flows`.
+/// Query of `/v1/flows` and `/v1/qos`.
 #[derive(Deserialize)]
 pub struct FlowQuery {
     domain: Option<String>,
@@ -98,6 +98,10 @@ pub async fn flows(State(daemon): State<Arc<Daemon>>, Query(query): Query<FlowQu
 
 pub async fn routes(State(daemon): State<Arc<Daemon>>) -> Answer<Vec<Route>> {
     blocking(move || daemon.routes()).await
+}
+
+pub async fn qos(State(daemon): State<Arc<Daemon>>, Query(query): Query<FlowQuery>) -> Answer<Qos> {
+    blocking(move || daemon.qos(query.domain.as_deref())).await
 }
 
 pub async fn policies(State(daemon): State<Arc<Daemon>>) -> Answer<Vec<PolicySummary>> {

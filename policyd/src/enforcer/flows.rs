@@ -297,6 +297,7 @@ impl Enforcer {
             refuse: Refuse::Rst,
             audit: false,
             by: decider(event.flow.verdict.rule),
+            class: None,
             generation: u64::from(event.flow.verdict.generation),
         };
         self.say(

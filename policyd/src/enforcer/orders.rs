@@ -37,6 +37,11 @@ impl Enforcer {
                 let _ = ready.send(());
             }
             Order::GuestDown { scope } => self.guest_down(scope),
+            Order::Covered => {
+                let rules = self.policies.rules();
+                // Said in the log, and by the API.
+                let _ = self.shape(&rules);
+            }
             Order::Trapped {
                 scope,
                 trapped,
@@ -135,7 +140,9 @@ impl Enforcer {
                     _ => judge(&world, way, who, Some(then.backend.unwrap_or(way.remote))),
                 };
                 let (before, after) = (then.decision, now.decision);
-                match (before.verdict, before.generation) == (after.verdict, after.generation) {
+                match (before.verdict, before.class, before.generation)
+                    == (after.verdict, after.class, after.generation)
+                {
                     true => (then, None),
                     // It was decided a moment before a change of policy or listeners that this thread has since put in force.
                     false => (now, Some(Write::Revise)),
@@ -377,6 +384,7 @@ impl Enforcer {
         uid: u32,
     ) -> Result<Applied, crate::daemon::DaemonError> {
         let change = self.policies.prepare_apply(request, uid)?;
+        self.check_shapes(change.rules())?;
         if request.dry_run {
             self.check_routes(change.rules(), change.name())?;
             return Ok(Applied {
@@ -417,6 +425,7 @@ impl Enforcer {
 
     fn delete(&mut self, name: &str, uid: u32) -> Result<Applied, crate::daemon::DaemonError> {
         let change = self.policies.prepare_delete(name, uid)?;
+        self.check_shapes(change.rules())?;
         self.carry_out(change, "delete")
     }
 
@@ -433,7 +442,9 @@ impl Enforcer {
         let undo = self.policies.store_change(&change)?;
         // What is acknowledged is in force.
         self.settled = true;
-        match self.enforce(Arc::clone(&rules)) {
+        // The classes before the flows that are marked to be in them.
+        let in_force = self.shape(&rules).and_then(|()| self.enforce(Arc::clone(&rules)));
+        match in_force {
             Ok(flows_changed) => {
                 self.policies.adopt(change);
                 let generation = rules.generation();
@@ -452,6 +463,10 @@ impl Enforcer {
                 })
             }
             Err(e) => {
+                let before = self.policies.rules();
+                if let Err(again) = self.shape(&before) {
+                    log::error!("the vifs are not shaped as they were: {again}");
+                }
                 self.policies.take_back(undo)?;
                 Err(e)
             }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-3.0-only
-//! `list`, `info`, `ps`, `probes`, `conns`, `check`, `graph`.
+//! `list`, `info`, `ps`, `probes`, `conns`, `check`, `graph`, `qos`.
 
 use policyd_api::{Client, Severity};
 
 use crate::error::ToolError;
 use crate::output::Output;
-use crate::render::{check, domain, graph};
+use crate::render::{check, domain, graph, qos};
 
 pub fn list(client: &Client, verbose: bool, output: &mut Output) -> Result<(), ToolError> {
     let domains = client.domains()?;
@@ -16,6 +16,10 @@ pub fn list(client: &Client, verbose: bool, output: &mut Output) -> Result<(), T
         eprintln!("{remark}");
     }
     Ok(())
+}
+
+pub fn qos(client: &Client, name: Option<&str>, output: &mut Output) -> Result<(), ToolError> {
+    output.answer(&client.qos(name)?, qos::table)
 }
 
 pub fn info(client: &Client, output: &mut Output) -> Result<(), ToolError> {
