@@ -22,7 +22,7 @@ const GROUPS: [(&str, &str, Option<&str>); 4] = [
     ),
 ];
 const TRAFFIC: &str = "veth pairs as vifs, all contenders at once, measured in turn, median of 15 rounds: both ends in \
-    one thread: a TCP stream of 0.25 s in pieces of 32 KiB, and 4000 questions of one byte with their answers";
+    one thread: a TCP stream of 0.25 s, by the median of pieces of 32 KiB, and 4000 questions of one byte with their answers";
 const TEST_RUN: &str = "BPF_PROG_TEST_RUN on this host, one packet at a time, each of another flow all over the table, median of 100000";
 /// There where the kernel has ipvs.
 const IPVS: &str = "/proc/net/ip_vs";
