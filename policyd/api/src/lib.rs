@@ -6,10 +6,14 @@
 //! Xen's libraries nor the daemon.
 #![forbid(unsafe_code)]
 
+pub mod chain;
 mod client;
+mod control;
+pub mod export;
 mod types;
 
 pub use client::{Client, ClientError, Stream};
+pub use control::*;
 pub use types::*;
 
 /// Where policyd listens unless told otherwise.
