@@ -278,6 +278,9 @@ pub fn write_verdict(
     way: &Way,
     decision: &Decision,
 ) -> bool {
+    if world.holds {
+        return true;
+    }
     let put = |key: &FlowKey, verdict: Verdict| match write {
         Write::New => flows.set(key, verdict),
         Write::Revise => flows.revise(key, verdict),

@@ -6,6 +6,7 @@
 
 mod api;
 mod args;
+mod control;
 mod daemon;
 mod domain;
 mod enforcer;
@@ -20,7 +21,6 @@ mod lock;
 mod lookups;
 mod present;
 mod registry;
-mod store;
 mod tables;
 mod traces;
 mod vif_events;

@@ -15,6 +15,8 @@ use vmi_xen::observe::Subject;
 pub struct World {
     /// The policy in force.
     pub rules: Arc<Ruleset>,
+    /// The policy is lost: what the vifs have from before holds, and nothing is written there.
+    pub holds: bool,
     vms: Vec<Vm>,
     by_address: HashMap<IpAddr, usize>,
     by_scope: HashMap<u32, usize>,
@@ -147,6 +149,7 @@ impl World {
         }
         World {
             rules,
+            holds: false,
             vms,
             by_address,
             by_scope,

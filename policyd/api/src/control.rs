@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::chain::{Anchor, AuditEntry};
+use crate::chain::{Anchor, AuditEntry, Chain};
 
 /// Who asked for something, by the kernel's word.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -207,4 +207,22 @@ pub struct StoreStatus {
     /// What is wrong, and what to do.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
+}
+
+impl AuditCheck {
+    /// Checks a log; with `noted`, the hash of an entry that was noted elsewhere, also that the log still has it.
+    pub fn of(chain: &Chain, noted: Option<&str>) -> AuditCheck {
+        let broken = match (chain.verify(), noted) {
+            (Err(broken), _) => Some(broken.to_string()),
+            (Ok(()), Some(noted)) if !chain.has(noted) => Some(format!(
+                "no entry of the audit log has the hash {noted}: it was cut off or replaced, or is older than what is kept"
+            )),
+            _ => None,
+        };
+        AuditCheck {
+            entries: chain.entries.len() as u64,
+            head: chain.head.clone(),
+            broken,
+        }
+    }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use policy::{Endpoint, Protocol, VmId};
-use policyd_api::{Applied, Seen, What};
+use policyd_api::{Seen, What};
 use vmi_xen::linux::Socket;
 use vmi_xen::observe::Subject;
 
@@ -20,17 +20,14 @@ use crate::world::{Listener, Listeners, Vm};
 impl Enforcer {
     pub(super) fn obey(&mut self, order: Order) {
         match order {
-            Order::Apply { request, uid, reply } => {
-                let _ = reply.send(self.apply(&request, uid));
-            }
-            Order::Delete { name, uid, reply } => {
-                let _ = reply.send(self.delete(&name, uid));
+            Order::Change { request, reply } => {
+                let _ = reply.send(self.change(&request));
             }
             Order::List { reply } => {
-                let _ = reply.send(self.policies.list());
+                let _ = reply.send((self.policies.generation(), self.policies.list()));
             }
             Order::Show { name, reply } => {
-                let _ = reply.send(self.policies.show(&name));
+                let _ = reply.send(self.policies.show(&name).map(|set| (self.policies.generation(), set)));
             }
             Order::GuestUp { scope, vm, ready } => {
                 self.guest_up(scope, vm);
@@ -330,63 +327,6 @@ impl Enforcer {
                 let decision = decide(&world, &way, &c.subject);
                 write_verdict(&world, &self.flows, write, &way, &decision);
                 lock(&self.owners.map).insert(way, Arc::clone(&c.subject));
-            }
-        }
-    }
-
-    fn apply(
-        &mut self,
-        request: &policyd_api::ApplyRequest,
-        uid: u32,
-    ) -> Result<Applied, crate::daemon::DaemonError> {
-        let change = self.policies.prepare_apply(request, uid)?;
-        if request.dry_run {
-            return Ok(Applied {
-                name: change.name().to_owned(),
-                generation: self.policies.rules().generation(),
-                flows_changed: 0,
-                dry_run: true,
-            });
-        }
-        self.carry_out(change, "apply")
-    }
-
-    fn delete(&mut self, name: &str, uid: u32) -> Result<Applied, crate::daemon::DaemonError> {
-        let change = self.policies.prepare_delete(name, uid)?;
-        self.carry_out(change, "delete")
-    }
-
-    /// Durable first, then in force, then acknowledged. When it cannot be put in force it is taken back from the store, so
-    /// that a refused change is absent everywhere.
-    fn carry_out(
-        &mut self,
-        change: super::policies::Change,
-        verb: &str,
-    ) -> Result<Applied, crate::daemon::DaemonError> {
-        let name = change.name().to_owned();
-        let rules = Arc::clone(change.rules());
-        let undo = self.policies.store_change(&change)?;
-        match self.enforce(Arc::clone(&rules)) {
-            Ok(flows_changed) => {
-                self.policies.adopt(change);
-                let generation = rules.generation();
-                self.log.publish(
-                    None,
-                    What::Policy {
-                        generation,
-                        change: format!("{verb} {name}"),
-                    },
-                );
-                Ok(Applied {
-                    name,
-                    generation,
-                    flows_changed,
-                    dry_run: false,
-                })
-            }
-            Err(e) => {
-                self.policies.take_back(undo)?;
-                Err(e)
             }
         }
     }

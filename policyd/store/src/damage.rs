@@ -7,11 +7,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use policyd_api::chain::{Attempt, Outcome};
-use policyd_api::export::{Export, ExportedSet};
+use policyd_api::export::Export;
 use policyd_api::{Action, Author, Generation};
 use serde::{Deserialize, Serialize};
 
-use crate::store::{AUDIT_BASE, AUDIT_HEAD, GENERATION, RECOVERY};
+use crate::store::{GENERATION, RECOVERY};
 use crate::trees::{Batch, In, OpenFailure, Trees};
 use crate::{StoreError, export, history, migrate, now_ns};
 
@@ -71,6 +71,13 @@ pub fn is_damage(e: &sled::Error) -> bool {
         ),
         sled::Error::CollectionNotFound(_) => true,
     }
+}
+
+/// Whether there was something in the store: an export of it is there, or its log has what only a record has.
+pub fn was_used(path: &Path) -> bool {
+    const IN_RECORDS: &[u8] = b"\"applied_ns\"";
+    export::newest(path).is_some()
+        || fs::read(path.join("db")).is_ok_and(|log| log.windows(IN_RECORDS.len()).any(|w| w == IN_RECORDS))
 }
 
 /// Reads all that the store must have. What is wrong with the audit log alone is said, and no reason to do without the sets.
@@ -165,7 +172,7 @@ pub fn set_aside(
         }
         Err(OpenFailure::Panic) => return Err(stuck(io::Error::other("sled panicked over a new store"))),
     };
-    migrate::migrate(&trees)?;
+    migrate::migrate(&trees, false)?;
     let recovery = Recovery {
         aside,
         why: why.to_owned(),
@@ -181,23 +188,8 @@ pub fn set_aside(
 fn seed(trees: &Trees, export: Option<Export>, recovery: &Recovery) -> Result<(), StoreError> {
     let export = export.unwrap_or_default();
     let mut batch = Batch::default();
-    for (name, set) in &export.sets {
-        batch.put::<ExportedSet>(In::Sets, name.as_bytes(), set)?;
-    }
-    for generation in &export.history {
-        batch.put(In::History, &generation.generation.to_be_bytes(), generation)?;
-    }
-    for (id, parts) in &export.texts {
-        batch.put(In::Texts, id.as_bytes(), parts)?;
-    }
-    for (id, part) in &export.parts {
-        batch.put_bytes(In::Parts, id.as_bytes(), part.clone().into_bytes());
-    }
-    for entry in &export.audit.entries {
-        batch.put(In::Audit, &entry.seq.to_be_bytes(), entry)?;
-    }
-    batch.put(In::Meta, AUDIT_BASE, &export.audit.base)?;
-    batch.put(In::Meta, AUDIT_HEAD, &export.audit.head)?;
+    export::fill(&mut batch, &export)?;
+    export::fill_audit(&mut batch, &export)?;
     batch.put(In::Meta, GENERATION, &export.generation)?;
     batch.put(In::Meta, RECOVERY, recovery)?;
     trees.commit(&batch)?;

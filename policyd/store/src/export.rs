@@ -12,7 +12,8 @@ use policyd_api::export::{Export, ExportedSet};
 use policyd_api::{Author, Version};
 
 use crate::damage::beside;
-use crate::trees::{In, Trees};
+use crate::store::{AUDIT_BASE, AUDIT_HEAD};
+use crate::trees::{Batch, In, Trees};
 use crate::{StoreError, history, migrate, now_ns, texts};
 
 /// Entries of the audit log in an automatic export: enough to go on from.
@@ -103,6 +104,32 @@ pub fn salvage(trees: &Trees) -> Option<Export> {
         export.sets.insert(name, record);
     }
     (!export.sets.is_empty()).then_some(export)
+}
+
+/// Puts sets, history and texts of an export.
+pub fn fill(batch: &mut Batch, export: &Export) -> Result<(), StoreError> {
+    for (name, set) in &export.sets {
+        batch.put(In::Sets, name.as_bytes(), set)?;
+    }
+    for generation in &export.history {
+        batch.put(In::History, &generation.generation.to_be_bytes(), generation)?;
+    }
+    for (id, parts) in &export.texts {
+        batch.put(In::Texts, id.as_bytes(), parts)?;
+    }
+    for (id, part) in &export.parts {
+        batch.put_bytes(In::Parts, id.as_bytes(), part.clone().into_bytes());
+    }
+    Ok(())
+}
+
+/// Puts the audit log of an export, into a store that has none.
+pub fn fill_audit(batch: &mut Batch, export: &Export) -> Result<(), StoreError> {
+    for entry in &export.audit.entries {
+        batch.put(In::Audit, &entry.seq.to_be_bytes(), entry)?;
+    }
+    batch.put(In::Meta, AUDIT_BASE, &export.audit.base)?;
+    batch.put(In::Meta, AUDIT_HEAD, &export.audit.head)
 }
 
 fn add_text(export: &mut Export, id: String, text: &str) {

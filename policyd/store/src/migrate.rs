@@ -33,11 +33,11 @@ pub struct OldRecord {
     pub by_uid: u32,
 }
 
-/// Brings the trees to the current layout, by one transaction.
+/// Brings the trees to the current layout, by one transaction. `used`: something had been written.
 ///
 /// # Errors
 /// [`StoreError::Damaged`] for a record that is not readable, or a layout of a later version.
-pub fn migrate(trees: &Trees) -> Result<(), StoreError> {
+pub fn migrate(trees: &Trees, used: bool) -> Result<(), StoreError> {
     match trees.get::<u32>(In::Meta, LAYOUT)? {
         Some(CURRENT) => {
             // Left over if the daemon ended between both steps.
@@ -50,6 +50,12 @@ pub fn migrate(trees: &Trees) -> Result<(), StoreError> {
             return Err(StoreError::Damaged {
                 what: "layout".into(),
                 why: format!("it is {other}, and this version knows {CURRENT}"),
+            });
+        }
+        None if used && trees.old_tree(OLD_TREE)?.is_none() => {
+            return Err(StoreError::Damaged {
+                what: "log".into(),
+                why: "nothing of what was written is in it".into(),
             });
         }
         None => {}

@@ -51,8 +51,8 @@ pub struct Change {
     pub what: String,
     /// By name of the set: file and text, or none for a set that is to go.
     pub edits: Vec<(String, Option<(String, String)>)>,
-    /// Of an import, texts of older generations that are kept too.
-    pub texts: Vec<String>,
+    /// Of an import into a store without a history of its own: the export, whose history goes on. Edits are against its sets.
+    pub continues: Option<Box<Export>>,
 }
 
 /// What takes a stored change back.
@@ -102,6 +102,9 @@ impl Store {
         }
         let ballast = Ballast::of(damage::beside(path, "ballast"), config.ballast);
         let (trees, problems) = open_trees(path, &ballast)?;
+        let (last_export, newest) = export::newest(path)
+            .map(|(file, export)| (file, export.generation))
+            .unzip();
         let store = Store(Arc::new(Shared {
             path: path.to_owned(),
             ballast,
@@ -109,11 +112,16 @@ impl Store {
             state: RwLock::new(State {
                 trees: Some(trees),
                 problems,
-                last_export: export::newest(path).map(|(file, _)| file),
+                last_export,
                 ..State::default()
             }),
         }));
         store.0.ballast.take();
+        // The first of a store, and that of a change whose daemon ended before it was written.
+        let (generation, recovery) = (store.generation()?, store.recovery()?);
+        if recovery.is_none() && newest != Some(generation) {
+            store.export_beside();
+        }
         let swept = store.read(texts::sweep);
         if let Err(e) = swept {
             log::warn!("texts that nothing needs stay in the store: {e}");
@@ -292,12 +300,19 @@ impl Store {
     /// The writes of a change, and what the audit log says of it.
     fn batch(&self, trees: &Trees, change: &Change) -> Result<(Batch, Attempt), StoreError> {
         let mut batch = Batch::default();
-        for text in &change.texts {
-            texts::put(trees, &mut batch, text)?;
-        }
+        let audit_goes_on = match &change.continues {
+            Some(export) => {
+                export::fill(&mut batch, export)?;
+                history::head(trees)? == Anchor::default()
+            }
+            None => false,
+        };
         let mut edits = Vec::new();
         for (set, after) in &change.edits {
-            let before: Option<ExportedSet> = trees.get(In::Sets, set.as_bytes())?;
+            let before: Option<ExportedSet> = match &change.continues {
+                Some(export) => export.sets.get(set).cloned(),
+                None => trees.get(In::Sets, set.as_bytes())?,
+            };
             let after = match after {
                 Some((file, text)) => {
                     let version = Version {
@@ -350,7 +365,15 @@ impl Store {
             batch.remove(In::Meta, RECOVERY);
         }
         history::prune(trees, &mut batch, change.generation, self.0.config.generations)?;
-        history::append(trees, &mut batch, vec![attempt.clone()], self.0.config.audit)?;
+        match (&change.continues, audit_goes_on) {
+            (Some(export), true) => {
+                export::fill_audit(&mut batch, export)?;
+                let entry = AuditEntry::after(&export.audit.head, attempt.clone());
+                batch.put(In::Audit, &entry.seq.to_be_bytes(), &entry)?;
+                batch.put(In::Meta, AUDIT_HEAD, &entry.anchor())?;
+            }
+            _ => history::append(trees, &mut batch, vec![attempt.clone()], self.0.config.audit)?,
+        }
         Ok((batch, attempt))
     }
 
@@ -497,6 +520,8 @@ fn open_trees(path: &Path, ballast: &Ballast) -> Result<(Trees, Vec<String>), St
         path: path.to_owned(),
         source,
     };
+    // Sled takes a log whose beginning it cannot read for a new one.
+    let used = damage::was_used(path);
     let first = Trees::open(path);
     let opened = match first {
         Err(OpenFailure::Error(e)) if is_full(&e) && ballast.give_up() => {
@@ -509,7 +534,7 @@ fn open_trees(path: &Path, ballast: &Ballast) -> Result<(Trees, Vec<String>), St
         other => other,
     };
     let damaged = match opened {
-        Ok(trees) => match migrate::migrate(&trees).and_then(|()| damage::check(&trees, path)) {
+        Ok(trees) => match migrate::migrate(&trees, used).and_then(|()| damage::check(&trees, path)) {
             Ok(problems) => return Ok((trees, problems)),
             Err(StoreError::Damaged { what, why }) => {
                 let salvage = export::salvage(&trees);

@@ -314,3 +314,52 @@ fn a_generation_that_is_not_kept_is_named() {
     );
     assert!(store.sets_at(51).is_err());
 }
+
+/// What a policyd without history has left.
+fn old_store(path: &Path, records: &[(&str, &str)]) {
+    let db = sled(path);
+    let policies = db.open_tree("policies").expect("a tree");
+    for (name, record) in records {
+        policies.insert(name, *record).expect("inserts");
+    }
+    db.open_tree("meta").expect("a tree").insert(b"generation", &7_u64.to_be_bytes()).expect("inserts");
+    db.flush().expect("flushes");
+}
+
+const OLD_A: &str = r#"{"text":"policy: a\n","file":"a.yaml","generation":3,"applied_ns":5,"by_uid":1000}"#;
+const OLD_B: &str = r#"{"text":"policy: b\n","file":"b.yaml","generation":7,"applied_ns":9,"by_uid":0}"#;
+
+#[test]
+fn a_store_of_the_older_layout_is_taken_over() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("store");
+    old_store(&path, &[("a", OLD_A), ("b", OLD_B)]);
+    for _ in 0..2 {
+        let store = open(&path);
+        assert_eq!(store.recovery().expect("reads"), None);
+        let (generation, sets) = store.sets().expect("reads");
+        assert_eq!(generation, 7);
+        let (name, a) = &sets[0];
+        assert_eq!((name.as_str(), a.text.as_str()), ("a", "policy: a\n"));
+        assert_eq!((a.record.generation, a.record.applied_ns, a.record.by.uid), (3, 5, 1000));
+        assert_eq!(a.record.version.file, "a.yaml");
+        assert_eq!(sets.len(), 2);
+        let (history, _) = store.history(u64::MAX, 10, None).expect("reads");
+        assert_eq!((history.len(), history[0].action), (1, Action::Migrate));
+        store.chain().expect("reads").verify().expect("whole");
+    }
+}
+
+#[test]
+fn of_a_damaged_store_of_the_older_layout_the_good_sets_are_saved() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("store");
+    old_store(&path, &[("a", OLD_A), ("b", "{\"text\":")]);
+    let store = open(&path);
+    let recovery = store.recovery().expect("reads").expect("noticed");
+    assert!(recovery.why.contains("policies/b"), "{recovery}");
+    assert!(recovery.export.expect("salvaged").ends_with("store.exports/salvaged-00000000000000000007.json"));
+    let (generation, sets) = store.sets().expect("reads");
+    assert_eq!((generation, sets.len()), (7, 1));
+    assert_eq!(sets[0].1.text, "policy: a\n");
+}

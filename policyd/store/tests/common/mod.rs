@@ -58,7 +58,7 @@ pub fn change(generation: u64) -> Change {
         message: Some(format!("change {generation}")),
         what: format!("sets of {generation}"),
         edits: edits(generation),
-        texts: Vec::new(),
+        continues: None,
     }
 }
 
