@@ -92,7 +92,9 @@ impl Daemon {
     /// `GET /v1/export`: the file.
     pub fn export(&self) -> Result<Vec<u8>, DaemonError> {
         let export = self.store.export(Scope::All)?;
-        export.to_bytes().map_err(|e| DaemonError::Internal(e.to_string()))
+        export
+            .to_bytes()
+            .map_err(|e| DaemonError::Internal(e.to_string()))
     }
 
     /// `GET /v1/history`.

@@ -25,9 +25,9 @@ impl IntoResponse for Refusal {
 impl From<DaemonError> for Refusal {
     fn from(e: DaemonError) -> Refusal {
         let status = match &e {
-            DaemonError::NoSuchDomain(_) | DaemonError::NoSuchPolicy(_) | DaemonError::NoSuchGeneration(_) => {
-                StatusCode::NOT_FOUND
-            }
+            DaemonError::NoSuchDomain(_)
+            | DaemonError::NoSuchPolicy(_)
+            | DaemonError::NoSuchGeneration(_) => StatusCode::NOT_FOUND,
             DaemonError::Stale(_) => StatusCode::PRECONDITION_FAILED,
             DaemonError::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             DaemonError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,

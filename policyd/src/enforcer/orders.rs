@@ -27,7 +27,11 @@ impl Enforcer {
                 let _ = reply.send((self.policies.generation(), self.policies.list()));
             }
             Order::Show { name, reply } => {
-                let _ = reply.send(self.policies.show(&name).map(|set| (self.policies.generation(), set)));
+                let _ = reply.send(
+                    self.policies
+                        .show(&name)
+                        .map(|set| (self.policies.generation(), set)),
+                );
             }
             Order::GuestUp { scope, vm, ready } => {
                 self.guest_up(scope, vm);

@@ -322,7 +322,10 @@ fn old_store(path: &Path, records: &[(&str, &str)]) {
     for (name, record) in records {
         policies.insert(name, *record).expect("inserts");
     }
-    db.open_tree("meta").expect("a tree").insert(b"generation", &7_u64.to_be_bytes()).expect("inserts");
+    db.open_tree("meta")
+        .expect("a tree")
+        .insert(b"generation", &7_u64.to_be_bytes())
+        .expect("inserts");
     db.flush().expect("flushes");
 }
 
@@ -341,7 +344,10 @@ fn a_store_of_the_older_layout_is_taken_over() {
         assert_eq!(generation, 7);
         let (name, a) = &sets[0];
         assert_eq!((name.as_str(), a.text.as_str()), ("a", "policy: a\n"));
-        assert_eq!((a.record.generation, a.record.applied_ns, a.record.by.uid), (3, 5, 1000));
+        assert_eq!(
+            (a.record.generation, a.record.applied_ns, a.record.by.uid),
+            (3, 5, 1000)
+        );
         assert_eq!(a.record.version.file, "a.yaml");
         assert_eq!(sets.len(), 2);
         let (history, _) = store.history(u64::MAX, 10, None).expect("reads");
@@ -358,7 +364,12 @@ fn of_a_damaged_store_of_the_older_layout_the_good_sets_are_saved() {
     let store = open(&path);
     let recovery = store.recovery().expect("reads").expect("noticed");
     assert!(recovery.why.contains("policies/b"), "{recovery}");
-    assert!(recovery.export.expect("salvaged").ends_with("store.exports/salvaged-00000000000000000007.json"));
+    assert!(
+        recovery
+            .export
+            .expect("salvaged")
+            .ends_with("store.exports/salvaged-00000000000000000007.json")
+    );
     let (generation, sets) = store.sets().expect("reads");
     assert_eq!((generation, sets.len()), (7, 1));
     assert_eq!(sets[0].1.text, "policy: a\n");

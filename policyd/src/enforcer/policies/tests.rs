@@ -28,11 +28,7 @@ impl Fixture {
         let store = open(&dir.path().join("store"));
         let (policies, problems) = Policies::load(store.clone()).expect("loads");
         assert!(problems.is_empty(), "{problems:?}");
-        Fixture {
-            dir,
-            store,
-            policies,
-        }
+        Fixture { dir, store, policies }
     }
 
     /// As the enforcer does it, where nothing can go wrong at the vifs.
@@ -42,7 +38,10 @@ impl Fixture {
         self.policies.store_change(&prepared)?;
         self.policies.release();
         self.policies.adopt(prepared);
-        assert_eq!(self.store.generation().expect("reads"), self.policies.generation());
+        assert_eq!(
+            self.store.generation().expect("reads"),
+            self.policies.generation()
+        );
         Ok(names)
     }
 
@@ -99,7 +98,10 @@ fn a_change_that_is_taken_back_leaves_the_store_as_it_was() {
     assert_eq!(chain.verify(), Ok(()));
     assert_eq!(chain.entries.len(), 6);
     let last = &chain.entries[5].attempt.outcome;
-    assert!(matches!(last, Outcome::Withdrawn { generation: 3, why } if why == "the vifs"), "{last:?}");
+    assert!(
+        matches!(last, Outcome::Withdrawn { generation: 3, why } if why == "the vifs"),
+        "{last:?}"
+    );
     let (again, problems) = Policies::load(fixture.store.clone()).expect("loads");
     assert!(problems.is_empty(), "{problems:?}");
     assert_eq!(again.list().len(), 2);
@@ -111,10 +113,15 @@ fn several_documents_are_one_generation_or_none() {
     let mut fixture = Fixture::new();
     assert_eq!(fixture.apply(&[A1, B]), ["a", "b"]);
     assert_eq!(fixture.policies.generation(), 1);
-    let error = fixture.try_to(&apply(&[A2, "policy: [\n", "rules: []\n"])).expect_err("invalid");
+    let error = fixture
+        .try_to(&apply(&[A2, "policy: [\n", "rules: []\n"]))
+        .expect_err("invalid");
     // The problems of all are told.
     let text = error.to_string();
-    assert!(text.contains("1.yaml:1:9") && text.contains("2.yaml:1:1"), "{text}");
+    assert!(
+        text.contains("1.yaml:1:9") && text.contains("2.yaml:1:1"),
+        "{text}"
+    );
     let error = fixture.try_to(&apply(&[A1, A2])).expect_err("twice").to_string();
     assert!(error.contains("0.yaml and 1.yaml are both the set a"), "{error}");
     assert_eq!(fixture.descriptions(), pairs(&[("a", "first"), ("b", "b")]));
@@ -128,15 +135,29 @@ fn a_rollback_is_a_new_generation_with_the_sets_of_then() {
     fixture.apply(&[A2, B]);
     fixture.try_to(&wish(Wish::Delete("a".into()))).expect("deletes");
     assert_eq!(fixture.descriptions(), pairs(&[("b", "b")]));
-    assert_eq!(fixture.try_to(&wish(Wish::Rollback(1))).expect("goes back"), ["a", "b"]);
+    assert_eq!(
+        fixture.try_to(&wish(Wish::Rollback(1))).expect("goes back"),
+        ["a", "b"]
+    );
     assert_eq!(fixture.policies.generation(), 4);
     assert_eq!(fixture.descriptions(), pairs(&[("a", "first")]));
     // And forth again; what is as it was is not touched.
-    assert_eq!(fixture.try_to(&wish(Wish::Rollback(2))).expect("goes forth"), ["a", "b"]);
+    assert_eq!(
+        fixture.try_to(&wish(Wish::Rollback(2))).expect("goes forth"),
+        ["a", "b"]
+    );
     assert_eq!(fixture.descriptions(), pairs(&[("a", "second"), ("b", "b")]));
-    assert!(fixture.try_to(&wish(Wish::Rollback(2))).expect("is so").is_empty());
+    assert!(
+        fixture
+            .try_to(&wish(Wish::Rollback(2)))
+            .expect("is so")
+            .is_empty()
+    );
     // To before everything.
-    assert_eq!(fixture.try_to(&wish(Wish::Rollback(0))).expect("goes back"), ["a", "b"]);
+    assert_eq!(
+        fixture.try_to(&wish(Wish::Rollback(0))).expect("goes back"),
+        ["a", "b"]
+    );
     assert!(fixture.descriptions().is_empty());
     let error = fixture.try_to(&wish(Wish::Rollback(99))).expect_err("not kept");
     assert!(matches!(error, DaemonError::NoSuchGeneration(_)), "{error}");
@@ -158,18 +179,32 @@ fn a_rollback_to_what_is_no_longer_valid_is_refused_whole() {
         to: None,
         message: None,
         what: "old".into(),
-        edits: vec![("old".into(), Some(("old.yaml".into(), "policy: old\nforms: 1\n".into())))],
+        edits: vec![(
+            "old".into(),
+            Some(("old.yaml".into(), "policy: old\nforms: 1\n".into())),
+        )],
         continues: None,
     };
     fixture.store.commit(&old).expect("stores");
     let (policies, problems) = Policies::load(fixture.store.clone()).expect("loads");
-    assert!(problems[0].contains("policy old is not in force: old.yaml:2:1"), "{problems:?}");
+    assert!(
+        problems[0].contains("policy old is not in force: old.yaml:2:1"),
+        "{problems:?}"
+    );
     fixture.policies = policies;
     // It can be deleted all the same.
-    fixture.try_to(&wish(Wish::Delete("old".into()))).expect("deletes");
+    fixture
+        .try_to(&wish(Wish::Delete("old".into())))
+        .expect("deletes");
     fixture.apply(&[A1]);
-    let error = fixture.try_to(&wish(Wish::Rollback(1))).expect_err("not valid").to_string();
-    assert!(error.contains("generation 1 cannot be put in force") && error.contains("old.yaml:2:1"), "{error}");
+    let error = fixture
+        .try_to(&wish(Wish::Rollback(1)))
+        .expect_err("not valid")
+        .to_string();
+    assert!(
+        error.contains("generation 1 cannot be put in force") && error.contains("old.yaml:2:1"),
+        "{error}"
+    );
     assert_eq!(fixture.descriptions(), pairs(&[("a", "first")]));
     assert_eq!(fixture.policies.generation(), 3);
 }
@@ -185,9 +220,14 @@ fn a_caller_who_saw_another_generation_is_refused() {
     for wish in [Wish::Delete("a".into()), Wish::Rollback(0)] {
         let error = fixture.try_to(&with(0, wish)).expect_err("stale");
         assert!(matches!(error, DaemonError::Stale(_)), "{error}");
-        assert!(error.to_string().contains("generation 1 is in force, not 0"), "{error}");
+        assert!(
+            error.to_string().contains("generation 1 is in force, not 0"),
+            "{error}"
+        );
     }
-    fixture.try_to(&with(1, Wish::Delete("a".into()))).expect("is right");
+    fixture
+        .try_to(&with(1, Wish::Delete("a".into())))
+        .expect("is right");
 }
 
 #[test]
@@ -227,7 +267,10 @@ fn an_import_makes_all_sets_those_of_the_export() {
     assert_eq!(new.policies.generation(), 3);
     assert_eq!(new.descriptions(), pairs(&[("a", "second"), ("b", "b")]));
     let (history, _) = new.store.history(u64::MAX, 10, None).expect("reads");
-    assert_eq!(history.iter().map(|g| g.generation).collect::<Vec<_>>(), [3, 2, 1]);
+    assert_eq!(
+        history.iter().map(|g| g.generation).collect::<Vec<_>>(),
+        [3, 2, 1]
+    );
     let chain = new.store.chain().expect("reads");
     assert_eq!((chain.verify(), chain.entries.len()), (Ok(()), 3));
     new.try_to(&wish(Wish::Rollback(1))).expect("goes back");
@@ -248,11 +291,22 @@ fn after_damage_the_export_is_in_force_and_only_an_import_is_taken() {
     let mut fixture = Fixture { dir, store, policies };
     assert_eq!(fixture.descriptions(), pairs(&[("a", "first"), ("b", "b")]));
     assert!(!fixture.policies.holds());
-    let error = fixture.try_to(&apply(&[A2])).expect_err("waits for the import").to_string();
-    let file = fixture.dir.path().join("store.exports/generation-00000000000000000002.json");
-    assert!(error.contains(&format!("`xmesh policy-import {}`", file.display())), "{error}");
+    let error = fixture
+        .try_to(&apply(&[A2]))
+        .expect_err("waits for the import")
+        .to_string();
+    let file = fixture
+        .dir
+        .path()
+        .join("store.exports/generation-00000000000000000002.json");
+    assert!(
+        error.contains(&format!("`xmesh policy-import {}`", file.display())),
+        "{error}"
+    );
     let export = Export::from_bytes(&std::fs::read(&file).expect("reads")).expect("whole");
-    fixture.try_to(&wish(Wish::Import(Box::new(export)))).expect("imports");
+    fixture
+        .try_to(&wish(Wish::Import(Box::new(export))))
+        .expect("imports");
     assert_eq!(fixture.policies.generation(), 3);
     fixture.apply(&[A2]);
 }
