@@ -84,7 +84,7 @@ pub async fn serve(
         .route("/v1/flows", get(handlers::flows))
         .route("/v1/events", get(stream::events))
         .route("/v1/explain", post(handlers::explain))
-        .merge(control::routes())
+        .merge(control::routes(Arc::clone(&daemon.control)))
         .fallback(handlers::not_found)
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(daemon);

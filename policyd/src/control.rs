@@ -1,16 +1,21 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! What the API asks about policy: changes, which the enforcer makes, and what is read straight from the store.
 
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
 use policyd_api as api;
 use policyd_api::chain::{Attempt, Outcome};
 use policyd_api::export::Export;
 use policyd_api::{Action, Author};
-use policyd_store::{Scope, StoreError};
+use policyd_store::{Scope, Store, StoreError};
 
-use crate::daemon::{Daemon, DaemonError};
+use crate::daemon::DaemonError;
 use crate::enforcer::{Order, Request, Wish};
 use crate::events::now_ns;
 
+/// How long a caller of the API waits for the enforcer.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Entries in an answer unless told.
 const PAGE: usize = 100;
 /// Most entries in an answer.
@@ -37,7 +42,32 @@ pub fn author(uid: u32) -> Author {
     }
 }
 
-impl Daemon {
+/// Policy as the API sees it: what the enforcer is asked, and the store for who only reads.
+pub struct Control {
+    store: Store,
+    orders: Sender<Order>,
+}
+
+impl Control {
+    /// `orders`: to the enforcer.
+    pub fn new(store: Store, orders: Sender<Order>) -> Control {
+        Control { store, orders }
+    }
+
+    /// How the store is.
+    pub fn store_status(&self) -> api::StoreStatus {
+        self.store.status()
+    }
+
+    fn ask<T>(&self, order: impl FnOnce(Sender<T>) -> Order) -> Result<T, DaemonError> {
+        let (reply, answer): (Sender<T>, Receiver<T>) = bounded(1);
+        let gone = || DaemonError::Unavailable("policyd is stopping; nothing was changed".into());
+        self.orders
+            .send_timeout(order(reply), PATIENCE)
+            .map_err(|_| gone())?;
+        answer.recv().map_err(|_| gone())
+    }
+
     /// `GET /v1/policies`, with the generation in force.
     pub fn policies(&self) -> Result<(u64, Vec<api::PolicySummary>), DaemonError> {
         self.ask(|reply| Order::List { reply })

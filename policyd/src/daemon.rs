@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Sender, bounded};
 use netback_filter::{Config as DatapathConfig, Datapath};
 use netback_filter::{DecidedBy, Direction, FlowRecord};
 use policy::{Decision, Endpoint, Flow, Owner, Protocol, Refuse, Ruleset, Verdict};
@@ -22,6 +22,7 @@ use xen_bindings::store::Store as Xenstore;
 use xen_bindings::version::Version;
 
 use crate::args::Options;
+use crate::control::Control;
 use crate::domain::Context;
 use crate::enforcer::{Enforcer, Order, Owners, Policies};
 use crate::events::EventLog;
@@ -44,8 +45,6 @@ const EVENT_LOG: usize = 16 << 10;
 const FACTS: usize = 64 << 10;
 /// Orders under way to the enforcer.
 const ORDERS: usize = 1024;
-/// How long a caller of the API waits for the enforcer.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the daemon answers when it cannot do what is asked.
 #[derive(Debug, thiserror::Error)]
@@ -83,8 +82,8 @@ impl From<netback_filter::Error> for DaemonError {
 pub struct Daemon {
     /// The event log.
     pub events: Arc<EventLog>,
-    /// What was stored, for who only reads it.
-    pub store: Store,
+    /// Policy: its changes, its history.
+    pub control: Arc<Control>,
     registry: Arc<Registry>,
     world: Arc<ArcSwap<World>>,
     owners: Arc<Owners>,
@@ -201,7 +200,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let (stop_api, stopping) = watch::channel(false);
     let daemon = Arc::new(Daemon {
         events,
-        store,
+        control: Arc::new(Control::new(store, orders.clone())),
         registry,
         world,
         owners,
@@ -293,7 +292,7 @@ impl Daemon {
             xen: self.xen.clone(),
             events_lost: self.events.missed(),
             lookups: present::lookups(&self.lookups.stats()),
-            store: self.store.status(),
+            store: self.control.store_status(),
         }
     }
 
@@ -517,16 +516,6 @@ impl Daemon {
             }
             .into(),
         }
-    }
-
-    /// Asks the enforcer, and waits for its answer.
-    pub fn ask<T>(&self, order: impl FnOnce(Sender<T>) -> Order) -> Result<T, DaemonError> {
-        let (reply, answer): (Sender<T>, Receiver<T>) = bounded(1);
-        let gone = || DaemonError::Unavailable("policyd is stopping; nothing was changed".into());
-        self.orders
-            .send_timeout(order(reply), PATIENCE)
-            .map_err(|_| gone())?;
-        answer.recv().map_err(|_| gone())
     }
 
     /// `POST /v1/explain`.

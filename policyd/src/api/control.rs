@@ -17,15 +17,14 @@ use serde::{Deserialize, Serialize};
 
 use super::Caller;
 use super::handlers::{Answer, Refusal, blocking};
-use crate::control::author;
-use crate::daemon::Daemon;
+use crate::control::{Control, author};
 use crate::enforcer::{Request, Wish};
 
 /// An export has all texts that are kept; parts that versions share are in it once.
 const MAX_IMPORT: usize = 256 << 20;
 
 /// The routes.
-pub fn routes() -> Router<Arc<Daemon>> {
+pub fn routes<S>(control: Arc<Control>) -> Router<S> {
     Router::new()
         .route("/v1/policies", get(policies).post(apply))
         .route("/v1/policies/{name}", get(policy).delete(delete))
@@ -39,6 +38,7 @@ pub fn routes() -> Router<Arc<Daemon>> {
             "/v1/import",
             post(import).layer(DefaultBodyLimit::max(MAX_IMPORT)),
         )
+        .with_state(control)
 }
 
 /// An answer with the generation as its ETag.
@@ -75,18 +75,18 @@ fn if_match(headers: &HeaderMap) -> Result<Option<u64>, Refusal> {
     }
 }
 
-async fn policies(State(daemon): State<Arc<Daemon>>) -> Reply<Vec<PolicySummary>> {
-    let Json((generation, sets)) = blocking(move || daemon.policies()).await?;
+async fn policies(State(control): State<Arc<Control>>) -> Reply<Vec<PolicySummary>> {
+    let Json((generation, sets)) = blocking(move || control.policies()).await?;
     Ok(Tagged(generation, sets))
 }
 
-async fn policy(State(daemon): State<Arc<Daemon>>, Path(name): Path<String>) -> Reply<PolicyDocument> {
-    let Json((generation, set)) = blocking(move || daemon.policy(&name)).await?;
+async fn policy(State(control): State<Arc<Control>>, Path(name): Path<String>) -> Reply<PolicyDocument> {
+    let Json((generation, set)) = blocking(move || control.policy(&name)).await?;
     Ok(Tagged(generation, set))
 }
 
 async fn change(
-    daemon: Arc<Daemon>,
+    control: Arc<Control>,
     caller: Caller,
     headers: &HeaderMap,
     wish: Wish,
@@ -94,7 +94,7 @@ async fn change(
 ) -> Reply<Applied> {
     let if_generation = if_match(headers)?;
     let work = move || {
-        daemon.change(Request {
+        control.change(Request {
             wish,
             by: author(caller.uid),
             message: options.message,
@@ -107,7 +107,7 @@ async fn change(
 }
 
 async fn apply(
-    State(daemon): State<Arc<Daemon>>,
+    State(control): State<Arc<Control>>,
     ConnectInfo(caller): ConnectInfo<Caller>,
     headers: HeaderMap,
     request: Result<Json<ApplyRequest>, JsonRejection>,
@@ -117,31 +117,31 @@ async fn apply(
         dry_run: request.dry_run,
         message: request.message,
     };
-    change(daemon, caller, &headers, Wish::Apply(request.documents), options).await
+    change(control, caller, &headers, Wish::Apply(request.documents), options).await
 }
 
 async fn delete(
-    State(daemon): State<Arc<Daemon>>,
+    State(control): State<Arc<Control>>,
     ConnectInfo(caller): ConnectInfo<Caller>,
     Path(name): Path<String>,
     Query(options): Query<ChangeOptions>,
     headers: HeaderMap,
 ) -> Reply<Applied> {
-    change(daemon, caller, &headers, Wish::Delete(name), options).await
+    change(control, caller, &headers, Wish::Delete(name), options).await
 }
 
 async fn rollback(
-    State(daemon): State<Arc<Daemon>>,
+    State(control): State<Arc<Control>>,
     ConnectInfo(caller): ConnectInfo<Caller>,
     Path(generation): Path<u64>,
     Query(options): Query<ChangeOptions>,
     headers: HeaderMap,
 ) -> Reply<Applied> {
-    change(daemon, caller, &headers, Wish::Rollback(generation), options).await
+    change(control, caller, &headers, Wish::Rollback(generation), options).await
 }
 
 async fn import(
-    State(daemon): State<Arc<Daemon>>,
+    State(control): State<Arc<Control>>,
     ConnectInfo(caller): ConnectInfo<Caller>,
     Query(options): Query<ChangeOptions>,
     headers: HeaderMap,
@@ -149,27 +149,27 @@ async fn import(
 ) -> Reply<Applied> {
     let file = file.map_err(|e| Refusal(e.status(), e.body_text()))?;
     let if_generation = if_match(&headers)?;
-    let work = move || daemon.import(&file, options, if_generation, author(caller.uid));
+    let work = move || control.import(&file, options, if_generation, author(caller.uid));
     let Json(applied) = blocking(work).await?;
     Ok(changed(applied))
 }
 
-async fn export(State(daemon): State<Arc<Daemon>>) -> Result<Response, Refusal> {
-    let Json(file) = blocking(move || daemon.export()).await?;
+async fn export(State(control): State<Arc<Control>>) -> Result<Response, Refusal> {
+    let Json(file) = blocking(move || control.export()).await?;
     Ok(([(header::CONTENT_TYPE, "application/octet-stream")], file).into_response())
 }
 
-async fn history(State(daemon): State<Arc<Daemon>>, Query(query): Query<PageQuery>) -> Reply<HistoryPage> {
-    let Json(page) = blocking(move || daemon.history(&query)).await?;
+async fn history(State(control): State<Arc<Control>>, Query(query): Query<PageQuery>) -> Reply<HistoryPage> {
+    let Json(page) = blocking(move || control.history(&query)).await?;
     Ok(Tagged(page.generation, page))
 }
 
-async fn sets_at(State(daemon): State<Arc<Daemon>>, Path(generation): Path<u64>) -> Answer<SetsAt> {
-    blocking(move || daemon.sets_at(generation)).await
+async fn sets_at(State(control): State<Arc<Control>>, Path(generation): Path<u64>) -> Answer<SetsAt> {
+    blocking(move || control.sets_at(generation)).await
 }
 
-async fn audit(State(daemon): State<Arc<Daemon>>, Query(query): Query<PageQuery>) -> Answer<AuditPage> {
-    blocking(move || daemon.audit(&query)).await
+async fn audit(State(control): State<Arc<Control>>, Query(query): Query<PageQuery>) -> Answer<AuditPage> {
+    blocking(move || control.audit(&query)).await
 }
 
 /// Query of `/v1/audit/check`.
@@ -178,6 +178,9 @@ struct Noted {
     head: Option<String>,
 }
 
-async fn audit_check(State(daemon): State<Arc<Daemon>>, Query(noted): Query<Noted>) -> Answer<AuditCheck> {
-    blocking(move || daemon.audit_check(noted.head.as_deref())).await
+async fn audit_check(State(control): State<Arc<Control>>, Query(noted): Query<Noted>) -> Answer<AuditCheck> {
+    blocking(move || control.audit_check(noted.head.as_deref())).await
 }
+
+#[cfg(test)]
+mod tests;
