@@ -4,6 +4,7 @@
 //! Handlers translate; what they ask for is done by [`Daemon`]. Whatever may block (guest memory, the store, the
 //! enforcer) runs on the blocking pool, so a slow question delays nobody else.
 
+mod control;
 mod handlers;
 mod stream;
 mod trace;
@@ -84,12 +85,8 @@ pub async fn serve(
         .route("/v1/routes", get(handlers::routes))
         .route("/v1/qos", get(handlers::qos))
         .route("/v1/events", get(stream::events))
-        .route("/v1/policies", get(handlers::policies).post(handlers::apply))
-        .route(
-            "/v1/policies/{name}",
-            get(handlers::policy).delete(handlers::delete),
-        )
         .route("/v1/explain", post(handlers::explain))
+        .merge(control::routes(Arc::clone(&daemon.control)))
         .fallback(handlers::not_found)
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(daemon);

@@ -9,11 +9,12 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Sender, bounded};
 use netback_filter::{Config as DatapathConfig, Datapath};
 use netback_filter::{DecidedBy, Direction, FlowRecord};
 use policy::{Decider, Decision, Protocol, Refuse, Ruleset, Verdict};
 use policyd_api as api;
+use policyd_store::Store;
 use tokio::sync::watch;
 use vmi_xen::meter::TrapBudget;
 use vmi_xen::observe::Subject;
@@ -22,6 +23,7 @@ use xen_bindings::store::Store as Xenstore;
 use xen_bindings::version::Version;
 
 use crate::args::Options;
+use crate::control::Control;
 use crate::domain::Context;
 use crate::enforcer::{Enforcer, Order, Owners, Policies};
 use crate::events::EventLog;
@@ -36,7 +38,6 @@ use crate::present;
 use crate::registry::{DomainEntry, Registry, lock};
 use crate::routes::Facade;
 use crate::shapes::{self, Shapes};
-use crate::store::{Store, StoreError};
 use crate::traces::Trace;
 use crate::watcher::Watcher;
 use crate::world::World;
@@ -48,8 +49,6 @@ const EVENT_LOG: usize = 16 << 10;
 const FACTS: usize = 64 << 10;
 /// Orders under way to the enforcer.
 const ORDERS: usize = 1024;
-/// How long a caller of the API waits for the enforcer.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A flow's protocol, the address that it is for, and its backend.
 type FlowKeyEnd = (u8, SocketAddr, SocketAddr);
@@ -66,18 +65,18 @@ pub enum DaemonError {
     /// The input is wrong; every line says where and what to do.
     #[error("{0}")]
     Invalid(String),
+    /// No such generation, or it is not kept.
+    #[error("{0}")]
+    NoSuchGeneration(String),
+    /// The policy is not what the caller thought that it is.
+    #[error("{0}")]
+    Stale(String),
     /// Not now.
     #[error("{0}")]
     Unavailable(String),
     /// The daemon's own trouble.
     #[error("{0}")]
     Internal(String),
-}
-
-impl From<StoreError> for DaemonError {
-    fn from(e: StoreError) -> DaemonError {
-        DaemonError::Internal(e.to_string())
-    }
 }
 
 impl From<netback_filter::Error> for DaemonError {
@@ -90,6 +89,8 @@ impl From<netback_filter::Error> for DaemonError {
 pub struct Daemon {
     /// The event log.
     pub events: Arc<EventLog>,
+    /// Policy: its changes, its history.
+    pub control: Arc<Control>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) world: Arc<ArcSwap<World>>,
     owners: Arc<Owners>,
@@ -131,7 +132,8 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
             "Xen was booted without altp2m=1: no traps that a guest cannot see; on Intel add it to Xen's command line in GRUB and reboot"
         );
     }
-    let (policies, problems) = Policies::load(Store::open(&options.store)?)?;
+    let store = Store::open(&options.store, policyd_store::Config::default())?;
+    let (policies, problems) = Policies::load(store.clone())?;
     for problem in &problems {
         log::error!("{problem}");
     }
@@ -144,6 +146,9 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let registry = Arc::new(Registry::default());
     let supervisor = Arc::new(Supervisor::start(&undo_dir, Arc::clone(&registry))?);
     let events = Arc::new(EventLog::new(EVENT_LOG));
+    for message in problems.into_iter().chain(store.status().problems) {
+        events.publish(None, api::What::Store { message });
+    }
     let owners = Arc::new(Owners::default());
     let world = Arc::new(ArcSwap::from_pointee(World::new(
         Arc::new(Ruleset::empty(0)),
@@ -210,6 +215,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let (stop_api, stopping) = watch::channel(false);
     let daemon = Arc::new(Daemon {
         events,
+        control: Arc::new(Control::new(store, orders.clone())),
         registry,
         world,
         owners,
@@ -303,6 +309,7 @@ impl Daemon {
             xen: self.xen.clone(),
             events_lost: self.events.missed(),
             lookups: present::lookups(&self.lookups.stats()),
+            store: self.control.store_status(),
         }
     }
 
@@ -581,42 +588,6 @@ impl Daemon {
             }
             .into(),
         }
-    }
-
-    fn ask<T>(&self, order: impl FnOnce(Sender<T>) -> Order) -> Result<T, DaemonError> {
-        let (reply, answer): (Sender<T>, Receiver<T>) = bounded(1);
-        let gone = || DaemonError::Unavailable("policyd is stopping; nothing was changed".into());
-        self.orders
-            .send_timeout(order(reply), PATIENCE)
-            .map_err(|_| gone())?;
-        answer.recv().map_err(|_| gone())
-    }
-
-    /// `GET /v1/policies`.
-    pub fn policies(&self) -> Result<Vec<api::PolicySummary>, DaemonError> {
-        self.ask(|reply| Order::List { reply })
-    }
-
-    /// `GET /v1/policies/{name}`.
-    pub fn policy(&self, name: &str) -> Result<api::PolicyDocument, DaemonError> {
-        self.ask(|reply| Order::Show {
-            name: name.to_owned(),
-            reply,
-        })?
-    }
-
-    /// `POST /v1/policies`.
-    pub fn apply(&self, request: api::ApplyRequest, uid: u32) -> Result<api::Applied, DaemonError> {
-        self.ask(|reply| Order::Apply { request, uid, reply })?
-    }
-
-    /// `DELETE /v1/policies/{name}`.
-    pub fn delete(&self, name: &str, uid: u32) -> Result<api::Applied, DaemonError> {
-        self.ask(|reply| Order::Delete {
-            name: name.to_owned(),
-            uid,
-            reply,
-        })?
     }
 }
 

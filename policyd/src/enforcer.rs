@@ -5,6 +5,7 @@
 //! changes pass here one after the other, "in force" has one meaning: the World is swapped, the tables are
 //! published, and every live flow has been decided anew.
 
+mod changes;
 mod flows;
 mod health;
 mod orders;
@@ -19,11 +20,11 @@ use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender, select};
 use netback_filter::{Datapath, FlowWriter, Service};
 use policy::{Protocol, VmId};
-use policyd_api::{Applied, ApplyRequest, PolicyDocument, PolicySummary, What};
+use policyd_api::{Applied, PolicyDocument, PolicySummary, What};
 use vmi_xen::observe::Subject;
 
 pub use flows::Owners;
-pub use policies::Policies;
+pub use policies::{Policies, Request, Wish};
 
 use crate::daemon::DaemonError;
 use crate::events::EventLog;
@@ -66,35 +67,24 @@ enum Shown {
 
 /// What the enforcer can be told.
 pub enum Order {
-    /// Validate, store and enforce a policy set.
-    Apply {
-        /// The document.
-        request: ApplyRequest,
-        /// Who asks.
-        uid: u32,
+    /// Validate, store and enforce a change of policy.
+    Change {
+        /// What is asked, and who asks.
+        request: Box<Request>,
         /// Where the answer goes.
         reply: Sender<Result<Applied, DaemonError>>,
     },
-    /// Remove a policy set.
-    Delete {
-        /// Its name.
-        name: String,
-        /// Who asks.
-        uid: u32,
-        /// Where the answer goes.
-        reply: Sender<Result<Applied, DaemonError>>,
-    },
-    /// The list of sets.
+    /// The list of sets, with the generation in force.
     List {
         /// Where the answer goes.
-        reply: Sender<Vec<PolicySummary>>,
+        reply: Sender<(u64, Vec<PolicySummary>)>,
     },
-    /// One set with its text.
+    /// One set with its text, with the generation in force.
     Show {
         /// Its name.
         name: String,
         /// Where the answer goes.
-        reply: Sender<Result<PolicyDocument, DaemonError>>,
+        reply: Sender<Result<(u64, PolicyDocument), DaemonError>>,
     },
     /// A guest was created.
     GuestUp {
@@ -292,9 +282,13 @@ impl Enforcer {
     /// Puts `rules` in force: World, tables, live flows. Returns how many flows changed their verdict. On an error the
     /// datapath still has what it had, and so has the World.
     fn enforce(&mut self, rules: Arc<policy::Ruleset>) -> Result<usize, DaemonError> {
-        let world = World::new(rules, self.guests.values().cloned().collect());
+        let mut world = World::new(rules, self.guests.values().cloned().collect());
+        world.holds = self.policies.holds();
         let world = Arc::new(world.with_routes(&self.health));
-        self.publish(tables::compile(&world)?, world.routes.services())?;
+        let (tables, services) = (tables::compile(&world)?, world.routes.services());
+        if !world.holds {
+            self.publish(tables, services)?;
+        }
         let before = self.world.swap(Arc::clone(&world));
         if self.settled {
             self.tell_standings(&before, &world);
@@ -343,6 +337,9 @@ impl Enforcer {
 
     /// Shapes the vifs of the guests as `rules` say.
     fn shape(&mut self, rules: &policy::Ruleset) -> Result<(), DaemonError> {
+        if self.policies.holds() {
+            return Ok(());
+        }
         let guests = &self.guests;
         self.shapes.apply(&mut lock(&self.datapath), rules, |scope| {
             guests.get(&scope).map(|vm| &vm.id)

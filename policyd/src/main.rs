@@ -6,6 +6,7 @@
 
 mod api;
 mod args;
+mod control;
 mod daemon;
 mod domain;
 mod enforcer;
@@ -24,7 +25,6 @@ mod present;
 mod registry;
 mod routes;
 mod shapes;
-mod store;
 mod tables;
 mod traces;
 mod vif_events;

@@ -19,6 +19,8 @@ pub struct World {
     pub rules: Arc<Ruleset>,
     /// Its routes among the guests.
     pub routes: Routes,
+    /// The policy is lost: what the vifs have from before holds, and nothing is written there.
+    pub holds: bool,
     vms: Vec<Vm>,
     by_address: HashMap<IpAddr, usize>,
     by_scope: HashMap<u32, usize>,
@@ -161,6 +163,7 @@ impl World {
         World {
             rules,
             routes: Routes::default(),
+            holds: false,
             vms,
             by_address,
             by_scope,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args as ClapArgs, Parser, Subcommand};
-use policyd_api::What;
+use policyd_api::{ChangeOptions, What};
 
 /// Kinds of event that the daemon knows, and `verdict` for the two that carry one.
 fn kinds() -> impl TypedValueParser<Value = String> {
@@ -128,14 +128,16 @@ pub enum Command {
         /// Name or id; all domains without it.
         domain: Option<String>,
     },
-    /// Put a policy set in force.
-    #[command(after_help = "EXAMPLES\n  xmesh policy-apply -n shop.yaml\n  xmesh policy-apply shop.yaml")]
+    /// Put policy sets in force, all of them by one change or none.
+    #[command(after_help = "EXAMPLES\n  \
+        xmesh policy-apply -n shop.yaml\n  \
+        xmesh policy-apply -m 'the new shop opens' shop.yaml db.yaml")]
     PolicyApply {
-        /// The document; `-` is standard input.
-        file: PathBuf,
-        /// Validate and compile, here and in the daemon, but change nothing.
-        #[arg(short = 'n', long)]
-        dry_run: bool,
+        /// The documents; `-` is standard input.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        #[command(flatten)]
+        change: Change,
     },
     /// List the policy sets in force.
     PolicyList,
@@ -148,7 +150,61 @@ pub enum Command {
     PolicyDelete {
         /// Name of the set.
         name: String,
+        #[command(flatten)]
+        change: Change,
     },
+    /// List the generations of the policy: who changed what, when and why.
+    #[command(after_help = "In SETS, + is a set that is new, - one that is gone.\n\n\
+        EXAMPLES\n  xmesh policy-history shop\n  xmesh --json policy-history | jq -r '.generations[].message'")]
+    PolicyHistory {
+        /// Only changes of this set.
+        set: Option<String>,
+        #[command(flatten)]
+        page: Page,
+    },
+    /// Show what changed between two generations, as diff -u does.
+    #[command(
+        after_help = "Without a generation: what the last change did (to SET). With one: what changed from it until now. \
+        With two: from the first to the second.\n\n\
+        EXAMPLES\n  xmesh policy-diff\n  xmesh policy-diff shop\n  xmesh policy-diff shop 12 15"
+    )]
+    PolicyDiff {
+        /// A set, then up to two generations.
+        #[arg(value_name = "SET|GENERATION", num_args = 0..=3)]
+        which: Vec<String>,
+    },
+    /// Make all sets what they were at a generation. That is a new generation, so it can be undone, too.
+    #[command(
+        after_help = "EXAMPLES\n  xmesh policy-rollback -n 12\n  xmesh policy-rollback 12 -m 'the shop was closed by it'"
+    )]
+    PolicyRollback {
+        /// The generation.
+        generation: u64,
+        #[command(flatten)]
+        change: Change,
+    },
+    /// Write all sets, their history and the audit log to a file.
+    #[command(
+        after_help = "EXAMPLES\n  xmesh policy-export /backup/policy.json\n  xmesh policy-export - | ssh other xmesh policy-import -"
+    )]
+    PolicyExport {
+        /// The file; `-` is standard output.
+        file: PathBuf,
+    },
+    /// Make all sets those of an export.
+    #[command(
+        after_help = "EXAMPLES\n  xmesh policy-import -n /backup/policy.json\n  xmesh policy-import /backup/policy.json"
+    )]
+    PolicyImport {
+        /// The export; `-` is standard input.
+        file: PathBuf,
+        #[command(flatten)]
+        change: Change,
+    },
+    /// List who asked for which change of policy and what became of it, or check that this log is whole.
+    #[command(after_help = "Exit status: 1 if the log is not whole.\n\n\
+        EXAMPLES\n  xmesh audit\n  xmesh audit --verify\n  xmesh audit --verify --head \"$(cat noted)\" /backup/policy.json")]
+    Audit(Audit),
     /// Validate documents without the daemon, each alone and all together.
     PolicyCheck {
         /// The documents; `-` is standard input.
@@ -161,6 +217,63 @@ pub enum Command {
         xmesh explain --from web1:/usr/bin/curl --to shop/cache\n  \
         xmesh explain --from 192.168.7.9 --to web1 --port 443 --protocol tcp")]
     Explain(Explain),
+}
+
+/// What goes with a change of policy.
+#[derive(Debug, ClapArgs)]
+pub struct Change {
+    /// Validate and compile, here and in the daemon, but change nothing.
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    /// Why, for the history and the audit log.
+    #[arg(short, long, value_name = "WHY")]
+    pub message: Option<String>,
+    /// Only if this generation is in force.
+    #[arg(long, value_name = "N")]
+    pub if_generation: Option<u64>,
+}
+
+impl Change {
+    /// As the daemon wants it.
+    pub fn options(&self) -> ChangeOptions {
+        ChangeOptions {
+            dry_run: self.dry_run,
+            message: self.message.clone(),
+        }
+    }
+}
+
+/// Which part of a long list.
+#[derive(Debug, ClapArgs)]
+pub struct Page {
+    /// Only what is older than this number.
+    #[arg(short, long, value_name = "N")]
+    pub before: Option<u64>,
+    /// At most so many.
+    #[arg(short, long, value_name = "N", default_value_t = 100, value_parser = limit)]
+    pub limit: usize,
+}
+
+fn limit(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(n @ 1..=1000) => Ok(n),
+        _ => Err("a number from 1 to 1000; see the rest with --before".to_owned()),
+    }
+}
+
+/// The audit log.
+#[derive(Debug, ClapArgs)]
+pub struct Audit {
+    /// The log in this export, not the daemon's.
+    pub file: Option<PathBuf>,
+    /// Check that the log is whole.
+    #[arg(long)]
+    pub verify: bool,
+    /// Check that it still has the entry with this hash, which `xmesh info` showed.
+    #[arg(long, value_name = "HASH", requires = "verify")]
+    pub head: Option<String>,
+    #[command(flatten)]
+    pub page: Page,
 }
 
 /// Which events to tell.

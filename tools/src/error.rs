@@ -23,6 +23,20 @@ pub enum ToolError {
         /// Why.
         source: io::Error,
     },
+    /// A file could not be written.
+    #[error("xmesh: cannot write {}: {source}", path.display())]
+    Save {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// An export cannot be trusted.
+    #[error("xmesh: {0}")]
+    Export(#[from] policyd_api::export::ExportError),
+    /// The audit log is not whole.
+    #[error("xmesh: {0}")]
+    Broken(String),
     /// A dump is none that is understood.
     #[error("xmesh: {0}")]
     Dump(#[from] vmi_xen::offline::OfflineError),
@@ -72,6 +86,9 @@ impl ToolError {
             ToolError::Client(_)
             | ToolError::Policy(_)
             | ToolError::Read { .. }
+            | ToolError::Save { .. }
+            | ToolError::Export(_)
+            | ToolError::Broken(_)
             | ToolError::Dump(_)
             | ToolError::Guest { .. }
             | ToolError::Incomplete { .. }

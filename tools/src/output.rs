@@ -54,6 +54,11 @@ impl Output {
         Ok(())
     }
 
+    /// Writes a file as it is.
+    pub fn raw(&mut self, bytes: &[u8]) -> Result<(), ToolError> {
+        Ok(self.out.write_all(bytes)?)
+    }
+
     /// Writes what is still held back.
     pub fn finish(&mut self) -> Result<(), ToolError> {
         Ok(self.out.flush()?)

@@ -11,6 +11,7 @@ pub mod flow;
 pub mod graph;
 pub mod guest;
 pub mod policy;
+pub mod policy_history;
 pub mod qos;
 pub mod route;
 pub mod table;

@@ -355,7 +355,7 @@ fn a_policy_is_applied_after_its_own_problems_are_told() {
             return (404, serde_json::to_string(&ErrorBody { error }).unwrap());
         }
         json(&Applied {
-            name: "shop".into(),
+            names: vec!["shop".into()],
             generation: 5,
             flows_changed: 1,
             dry_run: false,
@@ -409,6 +409,7 @@ fn policy_sets_are_listed_and_shown() {
         generation: 5,
         applied_ns: 1_500_000_000,
         by_uid: 0,
+        by_name: None,
     };
     let daemon = Daemon::start(move |target| match target {
         "GET /v1/policies" => json(&vec![summary.clone()]),

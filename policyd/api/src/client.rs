@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! A blocking client for a command-line tool: one request at a time over the unix socket.
 
+mod control;
+
 use std::path::{Path, PathBuf};
 
 use bytes::{Bytes, BytesMut};
@@ -153,7 +155,7 @@ impl Client {
     }
 
     fn stream<T>(&self, path: &str) -> Result<Stream<'_, T>, ClientError> {
-        let response = self.runtime.block_on(self.send(Method::GET, path, None))?;
+        let response = self.runtime.block_on(self.send(Method::GET, path, None, None))?;
         Ok(Stream {
             client: self,
             body: response.into_body(),
@@ -173,43 +175,47 @@ impl Client {
         self.get(&format!("/v1/policies/{}", escape(name)))
     }
 
-    /// Validates, stores and enforces a policy set; answers when it is durable and in force.
-    pub fn apply(&self, request: &ApplyRequest) -> Result<Applied, ClientError> {
-        self.call(Method::POST, "/v1/policies", Some(json(request)?))
-    }
-
-    /// Removes a policy set.
-    pub fn delete(&self, name: &str) -> Result<Applied, ClientError> {
-        self.call(Method::DELETE, &format!("/v1/policies/{}", escape(name)), None)
-    }
-
     /// Asks what would happen to a flow and why.
     pub fn explain(&self, request: &ExplainRequest) -> Result<Explained, ClientError> {
-        self.call(Method::POST, "/v1/explain", Some(json(request)?))
+        self.call(Method::POST, "/v1/explain", Some(json(request)?), None)
     }
 
-    fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        self.call(Method::GET, path, None)
+    pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.call(Method::GET, path, None, None)
     }
 
-    fn call<T: DeserializeOwned>(
+    pub(crate) fn call<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
         body: Option<Bytes>,
+        if_generation: Option<u64>,
     ) -> Result<T, ClientError> {
+        let bytes = self.bytes(method, path, body, if_generation)?;
+        serde_json::from_slice(&bytes).map_err(protocol)
+    }
+
+    /// Asks, and gives the answer as it is.
+    pub(crate) fn bytes(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+        if_generation: Option<u64>,
+    ) -> Result<Bytes, ClientError> {
         self.runtime.block_on(async {
-            let response = self.send(method, path, body).await?;
-            let bytes = response.into_body().collect().await.map_err(protocol)?.to_bytes();
-            serde_json::from_slice(&bytes).map_err(protocol)
+            let response = self.send(method, path, body, if_generation).await?;
+            Ok(response.into_body().collect().await.map_err(protocol)?.to_bytes())
         })
     }
 
+    /// `if_generation`: for the header `If-Match`.
     async fn send(
         &self,
         method: Method,
         path: &str,
         body: Option<Bytes>,
+        if_generation: Option<u64>,
     ) -> Result<Response<Incoming>, ClientError> {
         let stream = UnixStream::connect(&self.path)
             .await
@@ -224,11 +230,15 @@ impl Client {
         tokio::spawn(async move {
             let _ = connection.await;
         });
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(method)
             .uri(path)
             .header("host", "policyd")
-            .header("content-type", "application/json")
+            .header("content-type", "application/json");
+        if let Some(generation) = if_generation {
+            request = request.header("if-match", format!("\"{generation}\""));
+        }
+        let request = request
             .body(Full::new(body.unwrap_or_default()))
             .map_err(protocol)?;
         let response = sender.send_request(request).await.map_err(protocol)?;
@@ -286,7 +296,7 @@ impl<T: DeserializeOwned> Iterator for Stream<'_, T> {
     }
 }
 
-fn json(value: &impl Serialize) -> Result<Bytes, ClientError> {
+pub(crate) fn json(value: &impl Serialize) -> Result<Bytes, ClientError> {
     serde_json::to_vec(value).map(Bytes::from).map_err(protocol)
 }
 
@@ -309,7 +319,7 @@ fn refusal(status: StatusCode, body: &[u8]) -> ClientError {
 }
 
 /// Percent-encodes what may not stand in a path or query as it is.
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for b in text.bytes() {
         if b.is_ascii_alphanumeric() || b"-_.~,".contains(&b) {

@@ -6,11 +6,15 @@
 //! Xen's libraries nor the daemon.
 #![forbid(unsafe_code)]
 
+pub mod chain;
 mod client;
+mod control;
+pub mod export;
 mod qos;
 mod types;
 
 pub use client::{Client, ClientError, Stream};
+pub use control::*;
 pub use qos::*;
 pub use types::*;
 

@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::control::StoreStatus;
+
 /// How much of a domain the daemon sees. Ordered: a later degree sees more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -54,6 +56,9 @@ pub struct Status {
     /// Flows whose owner was looked up.
     #[serde(default)]
     pub lookups: Lookups,
+    /// The store of policies.
+    #[serde(default)]
+    pub store: StoreStatus,
 }
 
 /// One domain on this host.
@@ -569,6 +574,11 @@ pub enum What {
         /// What was done, as `apply shop`.
         change: String,
     },
+    /// The store of policies is not as it should be.
+    Store {
+        /// What is wrong, and what to do.
+        message: String,
+    },
     /// A process, thread or module of a guest hides.
     Hidden {
         /// What was found.
@@ -590,7 +600,7 @@ pub enum What {
 
 impl What {
     /// Every word that names a kind.
-    pub const KINDS: [&str; 18] = [
+    pub const KINDS: [&str; 19] = [
         "fork",
         "exec",
         "exit",
@@ -606,6 +616,7 @@ impl What {
         "sight",
         "domain",
         "policy",
+        "store",
         "hidden",
         "integrity",
         "lost",
@@ -629,6 +640,7 @@ impl What {
             What::Sight { .. } => "sight",
             What::Domain { .. } => "domain",
             What::Policy { .. } => "policy",
+            What::Store { .. } => "store",
             What::Hidden { .. } => "hidden",
             What::Integrity { .. } => "integrity",
             What::Lost { .. } => "lost",
@@ -806,6 +818,9 @@ pub struct PolicySummary {
     pub applied_ns: u64,
     /// The user id in dom0 who applied it.
     pub by_uid: u32,
+    /// That user's name at the time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by_name: Option<String>,
 }
 
 /// A policy set with its text.
@@ -816,31 +831,6 @@ pub struct PolicyDocument {
     pub summary: PolicySummary,
     /// The text as it was applied.
     pub text: String,
-}
-
-/// A change of policy that is asked for.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct ApplyRequest {
-    /// Name of the file, for messages.
-    pub file: String,
-    /// The document.
-    pub text: String,
-    /// Validate and compile only.
-    #[serde(default)]
-    pub dry_run: bool,
-}
-
-/// What a change did.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Applied {
-    /// Name of the set.
-    pub name: String,
-    /// The generation now in force (unchanged for a dry run).
-    pub generation: u64,
-    /// Live flows whose verdict changed.
-    pub flows_changed: usize,
-    /// Whether it was a dry run.
-    pub dry_run: bool,
 }
 
 /// A question: what would happen to this flow?

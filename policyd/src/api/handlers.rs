@@ -5,17 +5,16 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{ConnectInfo, Path, Query, State};
+use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use policyd_api::*;
 use serde::Deserialize;
 
-use super::Caller;
 use crate::daemon::{Daemon, DaemonError};
 
 /// An error as the API gives it.
-pub struct Refusal(StatusCode, String);
+pub struct Refusal(pub StatusCode, pub String);
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
@@ -26,7 +25,10 @@ impl IntoResponse for Refusal {
 impl From<DaemonError> for Refusal {
     fn from(e: DaemonError) -> Refusal {
         let status = match &e {
-            DaemonError::NoSuchDomain(_) | DaemonError::NoSuchPolicy(_) => StatusCode::NOT_FOUND,
+            DaemonError::NoSuchDomain(_)
+            | DaemonError::NoSuchPolicy(_)
+            | DaemonError::NoSuchGeneration(_) => StatusCode::NOT_FOUND,
+            DaemonError::Stale(_) => StatusCode::PRECONDITION_FAILED,
             DaemonError::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             DaemonError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             DaemonError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -41,10 +43,11 @@ impl From<JsonRejection> for Refusal {
     }
 }
 
-type Answer<T> = Result<Json<T>, Refusal>;
+/// What most handlers give.
+pub type Answer<T> = Result<Json<T>, Refusal>;
 
 /// Runs what may block away from the async threads.
-async fn blocking<T: Send + 'static>(
+pub async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, DaemonError> + Send + 'static,
 ) -> Answer<T> {
     match tokio::task::spawn_blocking(work).await {
@@ -56,8 +59,8 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-pub async fn status(State(daemon): State<Arc<Daemon>>) -> Json<Status> {
-    Json(daemon.status())
+pub async fn status(State(daemon): State<Arc<Daemon>>) -> Answer<Status> {
+    blocking(move || Ok(daemon.status())).await
 }
 
 pub async fn domains(State(daemon): State<Arc<Daemon>>) -> Answer<Vec<Domain>> {
@@ -102,31 +105,6 @@ pub async fn routes(State(daemon): State<Arc<Daemon>>) -> Answer<Vec<Route>> {
 
 pub async fn qos(State(daemon): State<Arc<Daemon>>, Query(query): Query<FlowQuery>) -> Answer<Qos> {
     blocking(move || daemon.qos(query.domain.as_deref())).await
-}
-
-pub async fn policies(State(daemon): State<Arc<Daemon>>) -> Answer<Vec<PolicySummary>> {
-    blocking(move || daemon.policies()).await
-}
-
-pub async fn policy(State(daemon): State<Arc<Daemon>>, Path(name): Path<String>) -> Answer<PolicyDocument> {
-    blocking(move || daemon.policy(&name)).await
-}
-
-pub async fn apply(
-    State(daemon): State<Arc<Daemon>>,
-    ConnectInfo(caller): ConnectInfo<Caller>,
-    request: Result<Json<ApplyRequest>, JsonRejection>,
-) -> Answer<Applied> {
-    let Json(request) = request?;
-    blocking(move || daemon.apply(request, caller.uid)).await
-}
-
-pub async fn delete(
-    State(daemon): State<Arc<Daemon>>,
-    ConnectInfo(caller): ConnectInfo<Caller>,
-    Path(name): Path<String>,
-) -> Answer<Applied> {
-    blocking(move || daemon.delete(&name, caller.uid)).await
 }
 
 pub async fn explain(

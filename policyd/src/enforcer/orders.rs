@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use policy::{Decider, Endpoint, Protocol, VmId};
-use policyd_api::{Applied, Seen, What};
+use policyd_api::{Seen, What};
 use vmi_xen::linux::Socket;
 use vmi_xen::observe::Subject;
 
@@ -20,17 +20,18 @@ use crate::world::{Listener, Listeners, Mac, Vm};
 impl Enforcer {
     pub(super) fn obey(&mut self, order: Order) {
         match order {
-            Order::Apply { request, uid, reply } => {
-                let _ = reply.send(self.apply(&request, uid));
-            }
-            Order::Delete { name, uid, reply } => {
-                let _ = reply.send(self.delete(&name, uid));
+            Order::Change { request, reply } => {
+                let _ = reply.send(self.change(&request));
             }
             Order::List { reply } => {
-                let _ = reply.send(self.policies.list());
+                let _ = reply.send((self.policies.generation(), self.policies.list()));
             }
             Order::Show { name, reply } => {
-                let _ = reply.send(self.policies.show(&name));
+                let _ = reply.send(
+                    self.policies
+                        .show(&name)
+                        .map(|set| (self.policies.generation(), set)),
+                );
             }
             Order::GuestUp { scope, vm, ready } => {
                 self.guest_up(scope, vm);
@@ -378,25 +379,6 @@ impl Enforcer {
         }
     }
 
-    fn apply(
-        &mut self,
-        request: &policyd_api::ApplyRequest,
-        uid: u32,
-    ) -> Result<Applied, crate::daemon::DaemonError> {
-        let change = self.policies.prepare_apply(request, uid)?;
-        self.check_shapes(change.rules())?;
-        if request.dry_run {
-            self.check_routes(change.rules(), change.name())?;
-            return Ok(Applied {
-                name: change.name().to_owned(),
-                generation: self.policies.rules().generation(),
-                flows_changed: 0,
-                dry_run: true,
-            });
-        }
-        self.carry_out(change, "apply")
-    }
-
     /// The guests that there are, are known.
     fn settle(&mut self) {
         self.dirty |= !self.settled;
@@ -404,9 +386,17 @@ impl Enforcer {
     }
 
     /// A route's address must not be a guest's: what is sent to the guest would go elsewhere.
-    fn check_routes(&self, rules: &policy::Ruleset, set: &str) -> Result<(), crate::daemon::DaemonError> {
+    pub(super) fn check_routes(
+        &self,
+        rules: &policy::Ruleset,
+        sets: &[String],
+    ) -> Result<(), crate::daemon::DaemonError> {
         let world = self.world.load();
-        for route in rules.routes().iter().filter(|route| *route.set == *set) {
+        for route in rules
+            .routes()
+            .iter()
+            .filter(|route| sets.iter().any(|set| **set == *route.set))
+        {
             for address in &route.addresses {
                 if let Some(vm) = world.vm_at(*address) {
                     let by = match vm.configured.contains(address) {
@@ -421,55 +411,5 @@ impl Enforcer {
             }
         }
         Ok(())
-    }
-
-    fn delete(&mut self, name: &str, uid: u32) -> Result<Applied, crate::daemon::DaemonError> {
-        let change = self.policies.prepare_delete(name, uid)?;
-        self.check_shapes(change.rules())?;
-        self.carry_out(change, "delete")
-    }
-
-    /// Durable first, then in force, then acknowledged. When it cannot be put in force it is taken back from the store, so
-    /// that a refused change is absent everywhere.
-    fn carry_out(
-        &mut self,
-        change: super::policies::Change,
-        verb: &str,
-    ) -> Result<Applied, crate::daemon::DaemonError> {
-        let name = change.name().to_owned();
-        let rules = Arc::clone(change.rules());
-        self.check_routes(&rules, &name)?;
-        let undo = self.policies.store_change(&change)?;
-        // What is acknowledged is in force.
-        self.settled = true;
-        // The classes before the flows that are marked to be in them.
-        let in_force = self.shape(&rules).and_then(|()| self.enforce(Arc::clone(&rules)));
-        match in_force {
-            Ok(flows_changed) => {
-                self.policies.adopt(change);
-                let generation = rules.generation();
-                self.log.publish(
-                    None,
-                    What::Policy {
-                        generation,
-                        change: format!("{verb} {name}"),
-                    },
-                );
-                Ok(Applied {
-                    name,
-                    generation,
-                    flows_changed,
-                    dry_run: false,
-                })
-            }
-            Err(e) => {
-                let before = self.policies.rules();
-                if let Err(again) = self.shape(&before) {
-                    log::error!("the vifs are not shaped as they were: {again}");
-                }
-                self.policies.take_back(undo)?;
-                Err(e)
-            }
-        }
     }
 }

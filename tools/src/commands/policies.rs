@@ -7,25 +7,36 @@ use std::path::{Path, PathBuf};
 
 use policy::document::MAX_TEXT;
 use policy::{Document, Problem, Ruleset};
-use policyd_api::{ApplyRequest, Client, ExplainRequest};
+use policyd_api::{ApplyRequest, Client, ExplainRequest, SourceText};
 use serde::Serialize;
 
-use crate::args::Explain;
+use crate::args::{Change, Explain};
 use crate::error::ToolError;
 use crate::output::Output;
 use crate::render::{multiline, plain, policy as render, route};
 
-pub fn apply(client: &Client, file: &Path, dry_run: bool, output: &mut Output) -> Result<(), ToolError> {
-    let name = file.display().to_string();
-    let text = read(file)?;
-    // Problems of the document itself are told even if the daemon is away.
-    Document::parse(&name, &text)?;
+pub fn apply(
+    client: &Client,
+    files: &[PathBuf],
+    change: &Change,
+    output: &mut Output,
+) -> Result<(), ToolError> {
+    let mut documents = Vec::new();
+    for file in files {
+        let name = file.display().to_string();
+        let text = read(file)?;
+        // Problems of the document itself are told even if the daemon is away.
+        Document::parse(&name, &text)?;
+        documents.push(SourceText { file: name, text });
+    }
     let request = ApplyRequest {
-        file: name,
-        text,
-        dry_run,
+        documents,
+        dry_run: change.dry_run,
+        message: change.message.clone(),
     };
-    output.answer(&client.apply(&request)?, |a| render::applied(a, "applied"))
+    output.answer(&client.apply(&request, change.if_generation)?, |a| {
+        render::applied(a, "applied")
+    })
 }
 
 pub fn routes(client: &Client, output: &mut Output) -> Result<(), ToolError> {
@@ -46,8 +57,9 @@ pub fn show(client: &Client, name: &str, output: &mut Output) -> Result<(), Tool
     })
 }
 
-pub fn delete(client: &Client, name: &str, output: &mut Output) -> Result<(), ToolError> {
-    output.answer(&client.delete(name)?, |a| render::applied(a, "deleted"))
+pub fn delete(client: &Client, name: &str, change: &Change, output: &mut Output) -> Result<(), ToolError> {
+    let done = client.delete(name, &change.options(), change.if_generation)?;
+    output.answer(&done, |a| render::applied(a, "deleted"))
 }
 
 /// One file of `policy-check --json`.

@@ -190,8 +190,19 @@ pub fn status(status: &Status) -> String {
             ),
         ),
     ];
+    let store = &status.store;
+    let of_store = [
+        (
+            "audit_head",
+            format!("{} {}", store.audit_entries, store.audit_head),
+        ),
+        ("last_export", or_dash(store.last_export.as_ref())),
+    ];
+    let problems = store.problems.iter().map(|problem| ("problem", problem.clone()));
     facts
         .into_iter()
+        .chain(of_store)
+        .chain(problems)
         .map(|(name, value)| format!("{name:<12} : {}\n", plain(&value)))
         .collect()
 }

@@ -115,6 +115,7 @@ pub fn sentence(event: &Event) -> String {
         What::Policy { generation, change } => {
             format!("policy: {change}, generation {generation} is in force")
         }
+        What::Store { message } => format!("policy store: {message}"),
         What::Hidden { finding } | What::Integrity { finding } => {
             format!("{domain} {}: {}", finding.severity.as_str(), finding.message)
         }

@@ -29,7 +29,7 @@ pub fn list(policies: &[PolicySummary]) -> String {
             p.routes.to_string(),
             p.generation.to_string(),
             format!("{}Z", applied.split('.').next().unwrap_or_default()),
-            p.by_uid.to_string(),
+            p.by_name.clone().unwrap_or_else(|| p.by_uid.to_string()),
             p.description.clone().unwrap_or_default(),
         ]);
     }
@@ -38,22 +38,26 @@ pub fn list(policies: &[PolicySummary]) -> String {
 
 /// What a change did: `done` says it, as "applied".
 pub fn applied(applied: &Applied, done: &str) -> String {
-    let name = plain(&applied.name);
+    let names = match applied.names.as_slice() {
+        [] => "nothing".to_owned(),
+        names => plain(&names.join(", ")),
+    };
+    if applied.dry_run {
+        let would = match applied.names.as_slice() {
+            [] => "nothing would change".to_owned(),
+            [_] => format!("{names} is valid and would change"),
+            _ => format!("{names} are valid and would change"),
+        };
+        return format!("{would}; generation {} stays in force\n", applied.generation);
+    }
     let flows = match applied.flows_changed {
         1 => "1 live flow".to_owned(),
         n => format!("{n} live flows"),
     };
-    if applied.dry_run {
-        format!(
-            "{name} is valid and would change {flows}; generation {} stays in force\n",
-            applied.generation
-        )
-    } else {
-        format!(
-            "{name} {done}; generation {} in force, {flows} changed\n",
-            applied.generation
-        )
-    }
+    format!(
+        "{names} {done}; generation {} in force, {flows} changed\n",
+        applied.generation
+    )
 }
 
 /// `xmesh explain`.

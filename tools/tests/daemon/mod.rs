@@ -45,13 +45,14 @@ impl Daemon {
     }
 }
 
-/// Reads one request, notes `METHOD path body`, answers and closes.
+/// Reads one request, notes `METHOD path body` (after the path `if-match: …`, if it has that), answers and closes.
 fn serve(mut stream: UnixStream, answer: &impl Fn(&str) -> Answer, log: &Mutex<Vec<String>>) {
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     let mut line = String::new();
     reader.read_line(&mut line).unwrap();
     let target = line.trim_end().trim_end_matches(" HTTP/1.1").to_owned();
     let mut length = 0;
+    let mut noted = target.clone();
     loop {
         let mut header = String::new();
         reader.read_line(&mut header).unwrap();
@@ -61,13 +62,16 @@ fn serve(mut stream: UnixStream, answer: &impl Fn(&str) -> Answer, log: &Mutex<V
         if let Some(value) = header.to_lowercase().strip_prefix("content-length:") {
             length = value.trim().parse().unwrap();
         }
+        if header.to_lowercase().starts_with("if-match:") {
+            noted += &format!(" {}", header.trim());
+        }
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body).unwrap();
     let body = String::from_utf8(body).unwrap();
     log.lock()
         .unwrap()
-        .push(format!("{target} {body}").trim_end().to_owned());
+        .push(format!("{noted} {body}").trim_end().to_owned());
     let (status, body) = answer(&target);
     let head = format!(
         "HTTP/1.1 {status} X\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
