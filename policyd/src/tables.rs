@@ -515,7 +515,7 @@ mod tests {
     /// A route is denied to whom one of its serving backends is; other ports of its address are what they were.
     #[test]
     fn a_route_is_allowed_as_its_backends_are() {
-        let text = "policy: a\ndefault: { db1: deny }\nroutes:\n  r:\n    address: 10.0.0.100\n    port: 80\n    backends: [{ to: { vm: db1 }, port: 8080, weight: W }, { to: 192.0.2.1, port: 8081 }]\nrules:\n  - { name: r, from: { vm: web1 }, to: { vm: db1 }, ports: P, action: allow }\n";
+        let text = "policy: a\ndefault: { db1: deny }\nroutes:\n  r:\n    address: 10.0.0.100\n    port: 80\n    backends: [{ to: 192.0.2.1, port: 8081 }, { to: { vm: db1 }, port: 8080, weight: W }]\nrules:\n  - { name: r, from: { vm: web1 }, to: { vm: db1 }, ports: P, action: allow }\n";
         struct Nothing;
         impl crate::routes::Condition for Nothing {
             fn checked(&self, _: Protocol, _: SocketAddr) -> Option<bool> {
