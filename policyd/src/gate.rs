@@ -424,30 +424,4 @@ pub fn decider(number: u32) -> Decider {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn deciders_come_back_from_their_numbers() {
-        let by = [
-            Decider::Rule(RuleId(0)),
-            Decider::Rule(RuleId(99_999)),
-            Decider::Default(Side::Source),
-            Decider::Default(Side::Destination),
-            Decider::Nothing,
-            Decider::Unserved,
-        ];
-        for by in by {
-            let decision = Decision {
-                verdict: policy::Verdict::Deny,
-                refuse: policy::Refuse::Rst,
-                audit: false,
-                by,
-                class: None,
-                generation: 1,
-            };
-            assert_ne!(rule_number(&decision), 0);
-            assert_eq!(decider(rule_number(&decision)), by);
-        }
-    }
-}
+mod tests;

@@ -532,7 +532,7 @@ mod tests {
 
     #[test]
     fn a_route_is_allowed_as_its_backends_are() {
-        let text = "policy: a\ndefault: { db1: deny }\nroutes:\n  r:\n    address: 10.0.0.100\n    port: 80\n    backends: [{ to: { vm: db1 }, port: 8080, weight: W }, { to: 192.0.2.1, port: 8081 }]\nrules:\n  - { name: r, from: { vm: web1 }, to: { vm: db1 }, ports: P, action: allow }\n";
+        let text = "policy: a\ndefault: { db1: deny }\nroutes:\n  r:\n    address: 10.0.0.100\n    port: 80\n    backends: [{ to: 192.0.2.1, port: 8081 }, { to: { vm: db1 }, port: 8080, weight: W }]\nrules:\n  - { name: r, from: { vm: web1 }, to: { vm: db1 }, ports: P, action: allow }\n";
         struct Nothing;
         impl crate::routes::Condition for Nothing {
             fn checked(&self, _: Protocol, _: SocketAddr) -> Option<bool> {
