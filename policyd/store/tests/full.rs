@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! A disk that fills up: changes are refused, nothing is lost, and with room there are changes again. As root, which a
 //! mount wants.
+#![allow(clippy::expect_used, reason = "a failed expect is a failed test")]
 
 mod common;
 
