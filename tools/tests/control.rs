@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! History, rollback, exports and the audit log, as the tool asks for them and tells them.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod daemon;
 
@@ -11,7 +12,8 @@ use daemon::{Daemon, json, xmesh};
 use policyd_api::chain::{Anchor, Attempt, AuditEntry, Chain, Outcome, sha256};
 use policyd_api::export::{Export, ExportedSet};
 use policyd_api::{
-    Action, Applied, AuditCheck, AuditPage, Author, Edit, ErrorBody, Generation, HistoryPage, SetsAt, Version,
+    Action, Applied, AuditCheck, AuditPage, Author, Edit, ErrorBody, Generation, HistoryPage, SetsAt, Status,
+    StoreStatus, Version,
 };
 
 fn out(output: &Output) -> String {
@@ -398,4 +400,32 @@ fn the_audit_log_of_an_export_needs_no_daemon() {
         ],
     );
     assert_eq!(output.status.code(), Some(1), "{}", out(&output));
+}
+
+#[test]
+fn info_tells_the_head_of_the_audit_log_and_what_is_wrong_with_the_store() {
+    let daemon = Daemon::start(|_| {
+        json(&Status {
+            version: "1".into(),
+            pid: 4,
+            guardian: None,
+            uptime: 5,
+            generation: 3,
+            xen: "4.17.5".into(),
+            events_lost: 0,
+            lookups: Default::default(),
+            store: StoreStatus {
+                audit_entries: 2,
+                audit_head: chain().head.hash,
+                last_export: Some("/x/generation-3.json".into()),
+                problems: vec!["the store was damaged".into()],
+            },
+        })
+    });
+    let told = out(&daemon.run(&["info"]));
+    let head = chain().head.hash;
+    let end = format!(
+        "audit_head   : 2 {head}\nlast_export  : /x/generation-3.json\nproblem      : the store was damaged\n"
+    );
+    assert!(told.ends_with(&end), "{told}");
 }

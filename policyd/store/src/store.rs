@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! The store: one writer at a time, readers that see whole generations, and what is done when sled fails.
 
+mod failure;
+
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use policyd_api::chain::{Anchor, Attempt, AuditEntry, Outcome};
 use policyd_api::export::{Export, ExportedSet};
@@ -11,7 +13,7 @@ use policyd_api::{Action, Author, Edit, Generation, StoreStatus, Version};
 use crate::damage::{self, Recovery};
 use crate::space::{Ballast, free};
 use crate::trees::{Batch, In, OpenFailure, Trees};
-use crate::{Config, StoreError, export, history, migrate, now_ns, texts};
+use crate::{Config, StoreError, export, history, migrate, texts};
 
 pub(crate) const GENERATION: &[u8] = b"generation";
 pub(crate) const AUDIT_HEAD: &[u8] = b"audit-head";
@@ -376,142 +378,6 @@ impl Store {
         }
         Ok((batch, attempt))
     }
-
-    /// Takes back what was refused, if it is on disk.
-    fn settle(&self, state: &mut State) -> Result<(), StoreError> {
-        let keep = self.0.config.audit;
-        let Some((undo, why)) = state.unsettled.take() else {
-            return Ok(());
-        };
-        let trees = match self.trees(state) {
-            Ok(trees) => trees,
-            Err(e) => {
-                state.unsettled = Some((undo, why));
-                return Err(e);
-            }
-        };
-        let take_back = || -> Result<Option<Batch>, StoreError> {
-            if history::generation(trees)? != undo.generation {
-                return Ok(None);
-            }
-            let mut batch = Batch::default();
-            batch.append_copy(&undo.inverse);
-            let attempt = Attempt {
-                time_ns: now_ns(),
-                outcome: Outcome::Withdrawn {
-                    generation: undo.generation,
-                    why: why.clone(),
-                },
-                ..undo.attempt.clone()
-            };
-            history::append(trees, &mut batch, vec![attempt], keep)?;
-            Ok(Some(batch))
-        };
-        let done = take_back().and_then(|batch| match batch {
-            Some(batch) => Ok(trees.commit(&batch)?),
-            None => Ok(()),
-        });
-        done.map_err(|e| {
-            state.unsettled = Some((undo, why));
-            match e {
-                StoreError::Sled(e) => {
-                    state.trees = None;
-                    StoreError::Unsettled(e)
-                }
-                e => e,
-            }
-        })
-    }
-
-    /// Sled has failed: it takes nothing more until it is opened again. What it was to write is taken back if it is there.
-    fn failed(&self, state: &mut State, undo: Option<Undo>, e: sled::Error) -> StoreError {
-        state.trees = None;
-        state.unsettled = undo.map(|undo| (undo, format!("the store failed: {e}")));
-        // Opening wants to write, too.
-        let gave_up = is_full(&e) && self.0.ballast.give_up();
-        let settled = self.settle(state);
-        if gave_up {
-            self.0.ballast.take();
-        }
-        match settled {
-            Ok(()) => StoreError::Sled(e),
-            Err(again) => {
-                log::error!("the store failed ({e}) and could not be brought back yet: {again}");
-                StoreError::Unsettled(e)
-            }
-        }
-    }
-
-    fn flush_pending(&self, state: &mut State) -> Result<(), StoreError> {
-        if state.pending.is_empty() {
-            return Ok(());
-        }
-        let mut attempts = state.pending.clone();
-        if state.pending_lost > 0
-            && let Some(last) = attempts.last_mut()
-            && let Outcome::Refused { why } = &mut last.outcome
-        {
-            why.push_str(&format!(
-                " ({} more attempts after this one were refused for want of room)",
-                state.pending_lost
-            ));
-        }
-        let trees = self.trees(state)?;
-        let mut batch = Batch::default();
-        history::append(trees, &mut batch, attempts, self.0.config.audit)?;
-        if let Err(e) = trees.commit(&batch) {
-            // If they are there all the same they are told twice, which is better than not at all.
-            return Err(self.failed(state, None, e));
-        }
-        state.pending.clear();
-        state.pending_lost = 0;
-        Ok(())
-    }
-
-    /// The open trees, opened again if sled had failed.
-    fn trees<'s>(&self, state: &'s mut State) -> Result<&'s Trees, StoreError> {
-        if state.trees.is_none() {
-            let trees = match Trees::open(&self.0.path) {
-                Ok(trees) => trees,
-                Err(OpenFailure::Error(source)) => {
-                    return Err(StoreError::Open {
-                        path: self.0.path.clone(),
-                        source,
-                    });
-                }
-                Err(OpenFailure::Panic) => {
-                    return Err(StoreError::Damaged {
-                        what: "log".into(),
-                        why: "sled cannot read it again".into(),
-                    });
-                }
-            };
-            state.trees = Some(trees);
-        }
-        match &state.trees {
-            Some(trees) => Ok(trees),
-            None => Err(StoreError::Sled(sled::Error::ReportableBug(
-                "the store is closed".into(),
-            ))),
-        }
-    }
-
-    fn write(&self) -> RwLockWriteGuard<'_, State> {
-        self.0.state.write().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn read<T>(&self, work: impl FnOnce(&Trees) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        {
-            let state = self.0.state.read().unwrap_or_else(PoisonError::into_inner);
-            // Readers must not see what was refused.
-            if let (Some(trees), None) = (&state.trees, &state.unsettled) {
-                return work(trees);
-            }
-        }
-        let state = &mut *self.write();
-        self.settle(state)?;
-        work(self.trees(state)?)
-    }
 }
 
 /// Opens, migrates and checks; sets aside what is damaged. With what there is to say of it.
@@ -524,7 +390,7 @@ fn open_trees(path: &Path, ballast: &Ballast) -> Result<(Trees, Vec<String>), St
     let used = damage::was_used(path);
     let first = Trees::open(path);
     let opened = match first {
-        Err(OpenFailure::Error(e)) if is_full(&e) && ballast.give_up() => {
+        Err(OpenFailure::Error(e)) if failure::is_full(&e) && ballast.give_up() => {
             log::warn!(
                 "the disk of {} is full: the ballast beside it was given up to open it",
                 path.display()
@@ -547,8 +413,4 @@ fn open_trees(path: &Path, ballast: &Ballast) -> Result<(Trees, Vec<String>), St
         Err(OpenFailure::Error(e)) => return Err(failed(e)),
     };
     damage::set_aside(path, &damaged, None, None)
-}
-
-fn is_full(e: &sled::Error) -> bool {
-    matches!(e, sled::Error::Io(e) if matches!(e.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded))
 }

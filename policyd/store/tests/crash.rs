@@ -3,6 +3,7 @@
 //! a whole or not at all.
 //!
 //! `XMESH_CRASHES=5000 cargo test --release -p policyd-store --test crash` kills that often.
+#![allow(clippy::expect_used, reason = "a failed expect is a failed test")]
 
 mod common;
 

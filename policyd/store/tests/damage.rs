@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! Stores that are not what was written: set aside, never deleted, and gone on from the last good export.
+#![allow(clippy::expect_used, reason = "a failed expect is a failed test")]
 
 mod common;
 
