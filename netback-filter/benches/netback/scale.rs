@@ -82,6 +82,7 @@ fn one(rules: u32, flows: u32) -> (f64, f64) {
             origin: Direction::FromGuest,
             rule: 9,
             generation: 1,
+            mark: netback_filter::Mark::NONE,
         };
         for number in 0..flows {
             let key = FlowKey {
