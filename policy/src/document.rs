@@ -4,6 +4,7 @@
 //! A [`Document`] is valid by construction: [`Document::parse`] is the only way to one, its fields are not
 //! public. It serialises to a canonical form that `parse` reads back to an equal document.
 
+mod entries;
 mod fields;
 mod node;
 pub mod qos;

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::entries::{Kind, entries};
 use super::fields::Reader;
 use super::node::{self, Node, Value};
 use super::read_routes::routes;
@@ -13,7 +14,7 @@ use super::{
 };
 use crate::pattern::Pattern;
 use crate::port::Protocol;
-use crate::problem::{Place, Problem, Problems, nearest};
+use crate::problem::{Problem, Problems, nearest};
 
 const DOCUMENT: [&str; 8] = [
     "policy",
@@ -342,77 +343,26 @@ pub(super) fn ports_fit(reader: &Reader<'_>, ports: Option<&Node>, protocol: Opt
 }
 
 fn rules(reader: &Reader<'_>, node: &Node, services: &Services) -> Vec<Rule> {
-    let Value::List(list) = &node.value else {
-        reader.problem(
-            node.place,
-            format_args!("`rules` is {}, not a list", node.value.kind()),
-            "write each rule after a dash: `- name: …`",
-        );
-        return Vec::new();
+    const KIND: Kind = Kind {
+        one: "a rule",
+        bare: "rule",
+        many: "rules",
+        limit: MAX_RULES,
+        fields: &RULE,
+        shape: "write `name`, `from`, `to` and `action`",
+        example: "client-may-cache",
     };
-    if list.len() > MAX_RULES {
-        reader.problem(
-            node.place,
-            format_args!("{} rules, the limit is {MAX_RULES}", list.len()),
-            "join rules: `from` and `to` take lists",
-        );
-        return Vec::new();
-    }
-    let mut names: HashMap<String, Place> = HashMap::new();
-    let mut rules = Vec::with_capacity(list.len());
-    for one in list {
-        let Some((rule, place)) = rule(reader, one, services) else {
-            continue;
-        };
-        if let Some(first) = names.get(&rule.name) {
-            reader.problem(
-                place,
-                format_args!("a second rule named `{}`", rule.name),
-                format_args!("rename one; the first is at {}:{}", first.line, first.column),
-            );
-        } else {
-            names.insert(rule.name.clone(), place);
-        }
-        rules.push(rule);
-    }
-    rules
-}
-
-fn rule(reader: &Reader<'_>, node: &Node, services: &Services) -> Option<(Rule, Place)> {
-    if !matches!(node.value, Value::Map(_)) {
-        reader.problem(
-            node.place,
-            format_args!("a rule is {}, not a mapping", node.value.kind()),
-            "write `name`, `from`, `to` and `action`",
-        );
-        return None;
-    }
-    let fields = reader.fields(node, "a rule", &RULE);
-    let name_node = fields.require(reader, "name", "a rule", "client-may-cache");
-    let name = name_node.and_then(|n| name(reader, n, "the name of a rule"));
-    let from = fields
-        .require(reader, "from", "a rule", "any")
-        .map(|n| reader.list(n, "`from`", |one| source(reader, one, services)))
-        .unwrap_or_default();
-    let to = fields
-        .require(reader, "to", "a rule", "any")
-        .map(|n| reader.list(n, "`to`", |one| peer(reader, one, services)))
-        .unwrap_or_default();
-    let protocol = fields.get("protocol").and_then(|n| protocol(reader, n));
-    ports_fit(reader, fields.get("ports"), protocol);
-    let rule = Rule {
-        name: name?,
-        description: fields
-            .get("description")
-            .and_then(|n| reader.text(n, "`description`"))
-            .map(str::to_owned),
-        from,
-        to,
-        ports: ports(reader, fields.get("ports"), "`ports`"),
-        protocol,
-        action: action(reader, &fields, "a rule")?,
-    };
-    Some((rule, name_node?.place))
+    entries(reader, node, &KIND, services, |fields, entry| {
+        Some(Rule {
+            name: entry.name,
+            description: entry.description,
+            from: entry.from,
+            to: entry.to,
+            ports: entry.ports,
+            protocol: entry.protocol,
+            action: action(reader, fields, "a rule")?,
+        })
+    })
 }
 
 /// A peer of `from`: it must say who it is, as ports are the destination's.

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! From nodes to the section `qos`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use super::{Bandwidth, Dscp, MAX_CLASSES, Priority, Qos, QosClass, Rate, Totals, Treatment};
+use crate::document::entries::{Kind, entries};
 use crate::document::fields::{Fields, Reader};
 use crate::document::node::{Node, Value};
-use crate::document::read::{Services, peer, ports_fit, source};
-use crate::document::values::{name, parsed, ports, protocol, shorten};
+use crate::document::read::Services;
+use crate::document::values::{parsed, shorten};
 use crate::pattern::Pattern;
-use crate::problem::{Place, nearest};
+use crate::problem::nearest;
 
 const CLASS: [&str; 9] = [
     "name",
@@ -96,78 +97,26 @@ fn vms(reader: &Reader<'_>, node: &Node) -> BTreeMap<Pattern, Totals> {
 }
 
 fn classes(reader: &Reader<'_>, node: &Node, services: &Services) -> Vec<QosClass> {
-    let Value::List(list) = &node.value else {
-        reader.problem(
-            node.place,
-            format_args!("`classes` is {}, not a list", node.value.kind()),
-            "write each class after a dash: `- name: …`",
-        );
-        return Vec::new();
+    const KIND: Kind = Kind {
+        one: "a class",
+        bare: "class",
+        many: "classes",
+        limit: MAX_CLASSES,
+        fields: &CLASS,
+        shape: "write `name`, `from`, `to`, and `bandwidth`, `priority` or `dscp`",
+        example: "backups",
     };
-    if list.len() > MAX_CLASSES {
-        reader.problem(
-            node.place,
-            format_args!("{} classes, the limit is {MAX_CLASSES}", list.len()),
-            "join classes: `from` and `to` take lists",
-        );
-        return Vec::new();
-    }
-    let mut names: HashMap<String, Place> = HashMap::new();
-    let mut classes = Vec::with_capacity(list.len());
-    for one in list {
-        let Some((class, place)) = class(reader, one, services) else {
-            continue;
-        };
-        match names.get(&class.name) {
-            Some(first) => reader.problem(
-                place,
-                format_args!("a second class named `{}`", class.name),
-                format_args!("rename one; the first is at {}:{}", first.line, first.column),
-            ),
-            None => {
-                names.insert(class.name.clone(), place);
-            }
-        }
-        classes.push(class);
-    }
-    classes
-}
-
-fn class(reader: &Reader<'_>, node: &Node, services: &Services) -> Option<(QosClass, Place)> {
-    if !matches!(node.value, Value::Map(_)) {
-        reader.problem(
-            node.place,
-            format_args!("a class is {}, not a mapping", node.value.kind()),
-            "write `name`, `from`, `to`, and `bandwidth`, `priority` or `dscp`",
-        );
-        return None;
-    }
-    let fields = reader.fields(node, "a class", &CLASS);
-    let name_node = fields.require(reader, "name", "a class", "backups");
-    let name = name_node.and_then(|n| name(reader, n, "the name of a class"));
-    let from = fields
-        .require(reader, "from", "a class", "any")
-        .map(|n| reader.list(n, "`from`", |one| source(reader, one, services)))
-        .unwrap_or_default();
-    let to = fields
-        .require(reader, "to", "a class", "any")
-        .map(|n| reader.list(n, "`to`", |one| peer(reader, one, services)))
-        .unwrap_or_default();
-    let protocol = fields.get("protocol").and_then(|n| protocol(reader, n));
-    ports_fit(reader, fields.get("ports"), protocol);
-    let class = QosClass {
-        name: name?,
-        description: fields
-            .get("description")
-            .and_then(|n| reader.text(n, "`description`"))
-            .map(str::to_owned),
-        from,
-        to,
-        ports: ports(reader, fields.get("ports"), "`ports`"),
-        protocol,
-        treatment: treatment(reader, &fields),
-    };
-    Some((class, name_node?.place))
+    entries(reader, node, &KIND, services, |fields, entry| {
+        Some(QosClass {
+            name: entry.name,
+            description: entry.description,
+            from: entry.from,
+            to: entry.to,
+            ports: entry.ports,
+            protocol: entry.protocol,
+            treatment: treatment(reader, fields),
+        })
+    })
 }
 
 fn treatment(reader: &Reader<'_>, fields: &Fields<'_>) -> Treatment {
