@@ -125,7 +125,7 @@ const KILL_ROUNDS: &[u8] = include_bytes!("../guest/kill-rounds");
 #[test]
 #[ignore = "needs a rig: cargo xtask test"]
 fn daemon_and_guardian_die_at_any_moment_and_the_guest_runs_on() -> Outcome {
-    let rounds = std::env::var("XMESH_KILL_ROUNDS").unwrap_or_else(|_| "8".into());
+    let rounds = std::env::var("XMESH_KILL_ROUNDS").unwrap_or_else(|_| "4".into());
     let seconds = 120 * rounds.parse::<u64>()?;
     let mesh = Mesh::up()?;
     mesh.end()?;
