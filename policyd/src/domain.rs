@@ -314,6 +314,7 @@ fn sight(context: &Context, entry: &DomainEntry, mode: Mode, counts: bool, messa
     context.order(Order::Trapped {
         scope: entry.scope(),
         trapped: mode >= Mode::Breakpoint,
+        opaque: mode == Mode::Vm,
         counts,
     });
     if changed {

@@ -108,6 +108,8 @@ pub enum Order {
         scope: u32,
         /// Traps do.
         trapped: bool,
+        /// Nothing does: its processes cannot be read.
+        opaque: bool,
         /// They tell of each listener that comes or goes, too.
         counts: bool,
     },

@@ -472,14 +472,19 @@ mod tests {
     fn a_process_that_is_looked_up_may_try_again() {
         let document = Document::parse("test.yaml", BY_PROCESS).expect("a sound document");
         let rules = Arc::new(Ruleset::compile(&[document], 7).expect("compiles"));
-        let read = Vm {
-            trapped: false,
-            ..vm("web1", 1, "10.0.0.11")
+        let to_db = |port, opaque| {
+            let read = Vm {
+                trapped: false,
+                opaque,
+                ..vm("web1", 1, "10.0.0.11")
+            };
+            let world = World::new(Arc::clone(&rules), vec![read, vm("db1", 2, "10.0.0.12")]);
+            let t = compile(&world).expect("fits");
+            ask(&t, 1, Direction::FromGuest, "10.0.0.12", Protocol::TCP, port)
         };
-        let t = compile(&World::new(rules, vec![read, vm("db1", 2, "10.0.0.12")])).expect("fits");
-        let to_db = |port| ask(&t, 1, Direction::FromGuest, "10.0.0.12", Protocol::TCP, port);
-        assert_eq!(to_db(80), Action::Deny(Refuse::Drop));
-        assert_eq!(to_db(81), Action::Deny(Refuse::Reset), "no process may");
+        assert_eq!(to_db(80, false), Action::Deny(Refuse::Drop));
+        assert_eq!(to_db(81, false), Action::Deny(Refuse::Reset), "no process may");
+        assert_eq!(to_db(80, true), Action::Deny(Refuse::Reset), "nothing will tell");
     }
 
     #[test]

@@ -42,6 +42,8 @@ pub struct Vm {
     pub listeners: Arc<Listeners>,
     /// Traps tell of its connections before their first packet.
     pub trapped: bool,
+    /// Its processes cannot be read: nothing will ever tell who sends.
+    pub opaque: bool,
     /// MAC addresses of its vifs, each with the addresses that dom0 gave that vif.
     pub macs: Vec<(Mac, Vec<IpAddr>)>,
     /// Its listeners were read, and traps have told of each that came or went since.
@@ -216,7 +218,7 @@ impl World {
     /// Whether it is for a lookup to tell the process at this end.
     fn is_looked_up(&self, end: &Endpoint<'_>) -> bool {
         let vm = end.vm.and_then(|id| self.vms.get(*self.by_uuid.get(&id.uuid)?));
-        matches!(end.owner, Owner::Unknown) && vm.is_some_and(|vm| !vm.trapped)
+        matches!(end.owner, Owner::Unknown) && vm.is_some_and(|vm| !vm.trapped && !vm.opaque)
     }
 
     /// All guests.
@@ -262,6 +264,7 @@ impl Vm {
             configured: Vec::new(),
             listeners: Arc::default(),
             trapped: false,
+            opaque: false,
             macs: Vec::new(),
             counted: false,
             paused: false,

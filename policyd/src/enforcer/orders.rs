@@ -46,13 +46,15 @@ impl Enforcer {
             Order::Trapped {
                 scope,
                 trapped,
+                opaque,
                 counts,
             } => {
                 if let Some(vm) = self.guests.get_mut(&scope) {
                     // What was missed is missed: only another inventory makes the count right again.
                     let counted = vm.counted && counts;
-                    self.dirty |= (vm.trapped, vm.counted) != (trapped, counted);
-                    (vm.trapped, vm.counted) = (trapped, counted);
+                    let (before, now) = ((vm.trapped, vm.opaque, vm.counted), (trapped, opaque, counted));
+                    self.dirty |= before != now;
+                    (vm.trapped, vm.opaque, vm.counted) = now;
                 }
             }
             Order::Vifs { scope, vifs } => self.take_vifs(scope, vifs),
