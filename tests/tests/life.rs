@@ -134,11 +134,11 @@ fn daemon_and_guardian_die_at_any_moment_and_the_guest_runs_on() -> Outcome {
     let load = |what: &str| {
         format!("for cpu in 0 1; do taskset -c $cpu sh -c 'while :; do {what}; sleep 0.3; done' & done; wait")
     };
+    let connects = load("curl -s -o /dev/null -m 100 http://10.0.0.12/");
     let jobs = [
-        ("web1", "curl -s -o /dev/null -m 100 http://10.0.0.12/"),
-        ("db1", "/bin/true"),
-    ]
-    .map(|(guest, what)| mesh.0.spawn(guest, &["sh", "-c", &load(what)], Discard));
+        mesh.0.spawn("web1", &["sh", "-c", &connects], Discard)?,
+        mesh.0.spawn("db1", &["sh", "-c", &load("/bin/true")], Discard)?,
+    ];
     mesh.0.write("dom0", "/tmp/kill-rounds", 0o755, KILL_ROUNDS)?;
     let seed = std::process::id().to_string();
     let killed = mesh.0.exec_timeout(
