@@ -176,6 +176,9 @@ impl Mesh {
     /// breakpoints the guest would read too.
     pub fn keep_text(&self) -> Outcome {
         self.bring_kernel_text()?;
+        // A kernel patches itself for its first connection: static keys of what it draws at random once.
+        let connect = "for port in 9 80; do (echo > /dev/tcp/10.0.0.12/$port) 2>/dev/null; done; true";
+        self.0.check("web1", &["bash", "-c", connect])?;
         let size = self
             .0
             .check("web1", &["/root/kernel-text", "keep", "/root/text"])?;
