@@ -121,6 +121,14 @@ impl FlowWriter {
         self.tables.choices.set(&key.raw(), &choice)
     }
 
+    /// Takes [`FlowWriter::redirect`] back, if no flow has begun by it: the next one goes where it would. One system call.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn forget_choice(&self, key: &FlowKey) -> io::Result<()> {
+        self.tables.choices.remove(&key.raw()).map(drop)
+    }
+
     /// Where a flow goes in place of the remote end of its key; `None` for one that goes there, or has not begun. One system call.
     ///
     /// # Errors

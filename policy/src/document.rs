@@ -11,6 +11,7 @@ pub mod qos;
 mod read;
 mod read_routes;
 mod routes;
+mod targets;
 mod values;
 
 use std::collections::BTreeMap;
@@ -23,8 +24,8 @@ use crate::pattern::Pattern;
 use crate::port::{PortRange, Protocol, UidRange};
 use crate::problem::{Place, Problems};
 
-pub(crate) use read_routes::single as single_port;
 pub use routes::{Backend, Canary, Check, Health, MAX_ROUTES, Route, Target};
+pub(crate) use targets::single as single_port;
 
 /// The longest text of a document, in bytes.
 pub const MAX_TEXT: usize = 1 << 20;
@@ -342,4 +343,7 @@ pub struct Rule {
     /// What is done.
     #[serde(flatten)]
     pub action: Action,
+    /// Where a flow goes instead that it denies.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instead: Option<Target>,
 }

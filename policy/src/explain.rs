@@ -43,6 +43,9 @@ pub struct Match {
     pub from: String,
     /// What the destination matched.
     pub to: String,
+    /// Where it sends what it denies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instead: Option<String>,
 }
 
 /// A rule that all but matched.
@@ -166,6 +169,7 @@ impl CompiledRule {
             action: self.action.as_str().to_owned(),
             from: end(Side::Source),
             to: end(Side::Destination),
+            instead: self.instead.as_ref().map(|instead| instead.name.to_string()),
         }
     }
 
@@ -326,7 +330,11 @@ impl Display for Explanation {
                 .map_or("?", |d| d.vm.as_str())
         };
         let by = match (self.decision.by, &self.rule) {
-            (Decider::Rule(_), Some(m)) => format!("by rule {} (from {} to {})", m.rule, m.from, m.to),
+            (Decider::Rule(_), Some(m)) => {
+                let instead = m.instead.as_ref();
+                let instead = instead.map_or(String::new(), |to| format!(", which sends it to {to} instead"));
+                format!("by rule {} (from {} to {}){instead}", m.rule, m.from, m.to)
+            }
             (Decider::Rule(_), None) => "by a rule".to_owned(),
             (Decider::Default(side), _) => {
                 format!("by the default of {}, as no rule matches", vm(side))

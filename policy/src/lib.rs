@@ -78,6 +78,10 @@
 //! - Patterns: see [`pattern`].
 //! - Deny beats audit beats allow; without any of them the defaults of both VMs decide: see
 //!   [`Ruleset::decide`].
+//! - `instead`, at a rule that denies: the flow goes there, and never to where it was addressed. It is a service or selector that
+//!   says where it stands, or an address; the port is the one it listens on, else the flow's own. That takes a trap that shows the
+//!   flow before its first packet; a flow without one, or one for which nobody is there, is denied like any.
+//!   No rule need allow the flow there. See [`Ruleset::instead`].
 //! - **An end whose process is not known matches no selector that asks for a process**, for allow and for
 //!   deny alike. A default of deny is what protects where sight may be lost.
 //! - Two sets that speak of one VM's default, or of its lock: the more specific pattern counts, of equal ones the stricter.
@@ -147,6 +151,7 @@ mod qos;
 mod route;
 mod ruleset;
 mod settings;
+mod target;
 
 pub use block::Block;
 pub use document::qos::{Bandwidth, Dscp, Priority, Qos, QosClass, Rate, Totals, Treatment};
@@ -161,3 +166,4 @@ pub use qos::{Class, ClassId};
 pub use route::{Role, Route, RouteBackend, RouteTarget, Version};
 pub use ruleset::{Decider, Decision, RuleId, RuleName, Ruleset, Verdict};
 pub use settings::VmSetting;
+pub use target::{Instead, Who};

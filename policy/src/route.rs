@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::document::{self, Document, Health, MAX_ROUTES, Refuse, Selector, Target, single_port};
+use crate::document::{self, Document, Health, MAX_ROUTES, Refuse, Selector};
 use crate::flow::Endpoint;
-use crate::matching::{Condition, Subject, Truth};
+use crate::matching::{Subject, Truth};
 use crate::port::Protocol;
 use crate::problem::{Place, Problem};
 use crate::ruleset::End;
+use crate::target::Who;
 
 /// An address that guests open flows to, and who serves them.
 #[derive(Debug)]
@@ -74,59 +75,8 @@ pub struct RouteBackend {
 pub struct RouteTarget {
     /// The port that it serves on.
     pub port: u16,
-    who: Who,
-}
-
-#[derive(Debug)]
-enum Who {
-    Address(IpAddr),
-    Selector(Arc<Selector>),
-}
-
-impl RouteTarget {
-    /// Addresses that are it whether they are a guest's or not.
-    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        let (one, blocks) = match &self.who {
-            Who::Address(address) => (Some(*address), &[][..]),
-            Who::Selector(selector) if selector.vm.is_empty() => (None, selector.address.as_slice()),
-            Who::Selector(_) => (None, &[][..]),
-        };
-        let hosts = blocks.iter().filter(|block| block.address() == block.last());
-        one.into_iter().chain(hosts.map(|block| block.address()))
-    }
-
-    /// Whether it is known by its address alone. A guest is then no such backend because it says that it has the address.
-    pub fn is_by_address(&self) -> bool {
-        match &self.who {
-            Who::Address(_) => true,
-            Who::Selector(selector) => selector.vm.is_empty(),
-        }
-    }
-
-    /// Whether a guest at this address is it, whatever runs in it.
-    pub fn selects(&self, guest: &Endpoint<'_>) -> bool {
-        match &self.who {
-            Who::Address(address) => *address == guest.address,
-            Who::Selector(selector) => {
-                let subject = Subject::new(guest, None);
-                [Condition::Vm, Condition::Address].into_iter().all(|c| {
-                    selector
-                        .check(c, &subject)
-                        .is_none_or(|holds| holds == Truth::Yes)
-                })
-            }
-        }
-    }
-
-    /// Whether what is known of who listens there contradicts it.
-    pub fn contradicts(&self, guest: &Endpoint<'_>, protocol: Protocol) -> bool {
-        match &self.who {
-            Who::Address(_) => false,
-            Who::Selector(selector) => {
-                selector.matches(&Subject::new(guest, Some((protocol, self.port)))) == Truth::No
-            }
-        }
-    }
+    /// Who it is.
+    pub who: Who,
 }
 
 impl Route {
@@ -165,18 +115,9 @@ impl Route {
                     .to
                     .iter()
                     .filter_map(|target| {
-                        let who = match target {
-                            Target::Address(address) => Who::Address(*address),
-                            Target::Inline(selector) => Who::Selector(Arc::new((**selector).clone())),
-                            // A document's own services hold every name its routes use.
-                            Target::Service(name) => Who::Selector(service(name)?),
-                        };
-                        let theirs = match &who {
-                            Who::Selector(selector) => single_port(selector),
-                            Who::Address(_) => None,
-                        };
+                        let who = Who::new(target, &service)?;
                         Some(RouteTarget {
-                            port: backend.port.or(theirs).unwrap_or(written.port),
+                            port: backend.port.or(who.port()).unwrap_or(written.port),
                             who,
                         })
                     })

@@ -17,6 +17,7 @@ use crate::problem::{Problem, Problems};
 use crate::qos::{self, ClassId, Classes};
 use crate::route::{self, Route};
 use crate::settings::{Settings, VmSetting};
+use crate::target::Instead;
 
 /// Number of a rule. It names the same rule for as long as the generation lasts, no longer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -154,6 +155,7 @@ pub(crate) struct CompiledRule {
     pub ports: Box<[PortRange]>,
     pub from: Box<[End]>,
     pub to: Box<[End]>,
+    pub instead: Option<Instead>,
 }
 
 impl CompiledRule {
@@ -240,14 +242,20 @@ impl Ruleset {
                     selector: Arc::new(selector.clone()),
                 })
                 .collect();
-            rules.extend(document.rules.iter().map(|rule| CompiledRule {
-                set: set.clone(),
-                name: rule.name.as_str().into(),
-                action: rule.action,
-                protocol: rule.protocol,
-                ports: rule.ports.as_slice().into(),
-                from: ends(&rule.from, &mine),
-                to: ends(&rule.to, &mine),
+            rules.extend(document.rules.iter().map(|rule| {
+                CompiledRule {
+                    set: set.clone(),
+                    name: rule.name.as_str().into(),
+                    action: rule.action,
+                    protocol: rule.protocol,
+                    ports: rule.ports.as_slice().into(),
+                    from: ends(&rule.from, &mine),
+                    to: ends(&rule.to, &mine),
+                    instead: rule
+                        .instead
+                        .as_ref()
+                        .and_then(|target| Instead::new(target, |name| selector_of(&mine, name))),
+                }
             }));
             routes.extend(document.routes.iter().map(|(name, route)| {
                 let service = |name: &str| selector_of(&mine, name);
@@ -367,6 +375,22 @@ impl Ruleset {
     /// The rules in order, by number.
     pub fn rule_names(&self) -> impl Iterator<Item = RuleName<'_>> {
         (0..).map(RuleId).map_while(|id| self.rule_name(id))
+    }
+
+    /// Where a flow goes instead that this denies; `None` for what sends nothing elsewhere.
+    pub fn instead(&self, by: Decider) -> Option<&Instead> {
+        match by {
+            Decider::Rule(id) => self.rule(id)?.instead.as_ref(),
+            Decider::Default(_) | Decider::Nothing | Decider::Unserved => None,
+        }
+    }
+
+    /// The rules that send what they deny elsewhere, by number.
+    pub fn diverting(&self) -> impl Iterator<Item = (RuleId, &Instead)> {
+        (0..)
+            .map(RuleId)
+            .zip(&self.rules)
+            .filter_map(|(id, rule)| Some((id, rule.instead.as_ref()?)))
     }
 
     /// The routes, by set and name.

@@ -8,14 +8,14 @@
 mod common;
 
 use common::{documents, flow};
-use policy::document::{ContainerPattern, Peer, Rule, Selector, VmPattern};
+use policy::document::{ContainerPattern, Peer, Rule, Selector, Target, VmPattern};
 use policy::{
     Action, Decider, Decision, Document, Endpoint, Flow, Owner, Process, Refuse, Ruleset, Side, Verdict, VmId,
 };
 use proptest::prelude::*;
 
-/// What a reader of the documents expects: verdict, refusal, audit, and the name of the rule.
-type Expected = (Verdict, Refuse, bool, Option<String>);
+/// What a reader of the documents expects: verdict, refusal, audit, the name of the rule, and where the flow goes instead.
+type Expected = (Verdict, Refuse, bool, Option<String>, Option<String>);
 
 fn expect(documents: &[Document], flow: &Flow<'_>) -> Expected {
     let mut sets: Vec<&Document> = documents.iter().collect();
@@ -30,6 +30,7 @@ fn expect(documents: &[Document], flow: &Flow<'_>) -> Expected {
                         refuse,
                         audit,
                         Some(format!("{}/{}", set.name(), rule.name)),
+                        rule.instead.as_ref().map(place),
                     );
                 }
             }
@@ -44,10 +45,18 @@ fn expect(documents: &[Document], flow: &Flow<'_>) -> Expected {
     for kind in ["deny", "audit"] {
         if let Some(action) = actions.iter().find(|a| a.as_str() == kind) {
             let (verdict, refuse, audit) = outcome(*action);
-            return (verdict, refuse, audit, None);
+            return (verdict, refuse, audit, None, None);
         }
     }
-    (Verdict::Allow, Refuse::Rst, false, None)
+    (Verdict::Allow, Refuse::Rst, false, None, None)
+}
+
+fn place(target: &Target) -> String {
+    match target {
+        Target::Service(name) => name.clone(),
+        Target::Inline(selector) => selector.to_string(),
+        Target::Address(address) => address.to_string(),
+    }
 }
 
 fn outcome(action: Action) -> (Verdict, Refuse, bool) {
@@ -98,6 +107,7 @@ fn expect_class(documents: &[Document], flow: &Flow<'_>) -> Option<String> {
                 ports: class.ports.clone(),
                 protocol: class.protocol,
                 action: Action::Allow,
+                instead: None,
             };
             holds(set, &rule, flow)
         })?;
@@ -164,7 +174,10 @@ fn got(ruleset: &Ruleset, decision: &Decision) -> Expected {
         Decider::Rule(id) => Some(ruleset.rule_name(id).unwrap().to_string()),
         Decider::Default(_) | Decider::Nothing | Decider::Unserved => None,
     };
-    (decision.verdict, decision.refuse, decision.audit, rule)
+    let instead = ruleset
+        .instead(decision.by)
+        .map(|instead| instead.name.to_string());
+    (decision.verdict, decision.refuse, decision.audit, rule, instead)
 }
 
 /// 2000 policies with 100 flows each.
@@ -279,6 +292,8 @@ proptest! {
                 _ => None,
             };
             prop_assert_eq!(explanation.rule.as_ref().map(|m| m.rule.clone()), named);
+            let instead = ruleset.instead(decision.by).map(|instead| instead.name.to_string());
+            prop_assert_eq!(explanation.rule.as_ref().and_then(|m| m.instead.clone()), instead);
             if explanation.rule.is_none() {
                 prop_assert!(explanation.also.is_empty());
             }

@@ -96,19 +96,28 @@ fn guests_are_chosen_by_name_and_contradicted_by_who_listens() {
         let (web, db) = (&route.backends[0].targets[0], &route.backends[1].targets[0]);
         let (web2, db1) = (vm("web2"), vm("db1"));
         let at = |vm| Endpoint::guest(vm, "10.0.0.2".parse().unwrap());
-        assert!(web.selects(&at(&web2)) && !web.selects(&at(&db1)));
-        assert!(!db.selects(&at(&web2)) && db.selects(&at(&db1)));
+        assert!(web.who.selects(&at(&web2)) && !web.who.selects(&at(&db1)));
+        assert!(!db.who.selects(&at(&web2)) && db.who.selects(&at(&db1)));
         let runs = |exe| {
             at(&web2).with_process(Process {
                 exe: Some(exe),
                 ..Process::default()
             })
         };
-        assert!(!web.contradicts(&at(&web2), Protocol::TCP), "not known yet");
-        assert!(!web.contradicts(&runs("/usr/sbin/nginx"), Protocol::TCP));
-        assert!(web.contradicts(&runs("/bin/nc"), Protocol::TCP));
-        assert!(web.contradicts(&runs("/usr/sbin/nginx"), Protocol::UDP));
-        let outside = |i: usize| route.backends[i].targets.iter().flat_map(|t| t.addresses());
+        assert!(
+            !web.who.contradicts(&at(&web2), Protocol::TCP, web.port),
+            "not known yet"
+        );
+        assert!(
+            !web.who
+                .contradicts(&runs("/usr/sbin/nginx"), Protocol::TCP, web.port)
+        );
+        assert!(web.who.contradicts(&runs("/bin/nc"), Protocol::TCP, web.port));
+        assert!(
+            web.who
+                .contradicts(&runs("/usr/sbin/nginx"), Protocol::UDP, web.port)
+        );
+        let outside = |i: usize| route.backends[i].targets.iter().flat_map(|t| t.who.addresses());
         let text = |i| outside(i).map(|a| a.to_string()).collect::<Vec<_>>();
         assert_eq!(text(0), [""; 0]);
         assert_eq!(text(1), ["192.0.2.9"]);

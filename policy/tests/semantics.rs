@@ -400,6 +400,39 @@ qos:
   - { name: out, from: { vm: \"web*\" }, to: world, priority: bulk, dscp: 8 }
 ";
 
+/// The rule that decides says where the flow goes; one that matches beside it says nothing.
+#[test]
+fn what_a_rule_denies_goes_where_that_rule_says() {
+    let ruleset = ruleset(
+        "policy: p
+services: { pot: { vm: trap1, port: 22, protocol: tcp } }
+rules:
+- { name: watched, from: any, to: { vm: db1 }, ports: 22, action: deny, instead: pot }
+- { name: page, from: any, to: { vm: db1 }, ports: 80, action: deny, instead: { address: 192.0.2.7, port: 8080 } }
+- { name: closed, from: any, to: { vm: db1 }, ports: [22, 23], action: deny, refuse: drop }
+",
+    );
+    let (web, db) = (vm("web1"), vm("db1"));
+    let to = |port| flow(at(&web, "10.0.0.1"), at(&db, "10.0.0.2"), port);
+    let instead = |port| ruleset.instead(ruleset.decide(&to(port)).by);
+    let pot = instead(22).unwrap();
+    assert_eq!((&*pot.name, pot.who.port()), ("pot", Some(22)));
+    let trap = vm("trap1");
+    assert!(pot.who.selects(&at(&trap, "10.0.0.9")) && !pot.who.selects(&at(&db, "10.0.0.2")));
+    let page = instead(80).unwrap();
+    assert_eq!(
+        page.who.addresses().collect::<Vec<_>>(),
+        ["192.0.2.7".parse::<std::net::IpAddr>().unwrap()]
+    );
+    assert_eq!(page.who.port(), Some(8080));
+    assert!(instead(23).is_none() && instead(24).is_none());
+    let told = ruleset.explain(&to(22)).to_string();
+    let first =
+        "deny by rule p/watched (from any to { vm: db1 }), which sends it to pot instead; generation 9\n";
+    assert!(told.starts_with(first), "{told}");
+    assert_eq!(ruleset.diverting().count(), 2);
+}
+
 #[test]
 fn a_flow_that_passes_is_in_the_first_class_that_it_matches() {
     let rules = ruleset(QOS);

@@ -27,7 +27,7 @@ use crate::control::Control;
 use crate::domain::Context;
 use crate::enforcer::{Enforcer, Order, Owners, Policies};
 use crate::events::EventLog;
-use crate::gate::{Way, decider};
+use crate::gate::{Way, decider, is_instead};
 use crate::graph;
 use crate::guardian::{self, Supervisor};
 use crate::health;
@@ -539,7 +539,10 @@ impl Daemon {
         };
         let end = world.source(key.scope, key.local.ip(), who.as_deref());
         let listens = (!outgoing).then(|| (protocol, key.local.port()));
-        let allowed = record.verdict.action == netback_filter::Action::Allow;
+        let passes = record.verdict.action == netback_filter::Action::Allow;
+        // What a rule sends elsewhere passes there, and is denied to where it is addressed.
+        let instead = outgoing && is_instead(record.verdict.rule);
+        let allowed = passes && !instead;
         let decision = Decision {
             verdict: if allowed { Verdict::Allow } else { Verdict::Deny },
             refuse: Refuse::Rst,
@@ -563,7 +566,7 @@ impl Daemon {
             local: key.local,
             remote: key.remote,
             outgoing,
-            route: present::routed(world, key, record.backend),
+            route: present::routed(world, key, record.backend, instead),
             who: who
                 .as_ref()
                 .map(|who| present::party(world, &end, listens, Some(who))),
@@ -580,7 +583,7 @@ impl Daemon {
             timing: present::timing(record),
             state: match (record.decided_by, record.established, record.ended) {
                 _ if protocol != Protocol::TCP => "-",
-                _ if !allowed => "refused",
+                _ if !passes => "refused",
                 (_, _, true) => "closed",
                 (_, true, false) => "established",
                 (DecidedBy::Userspace, false, false) if record.first_ns == 0 => "decided",

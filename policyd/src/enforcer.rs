@@ -297,7 +297,9 @@ impl Enforcer {
         }
         // Listeners may decide who a flow's destination is, so flows are looked at again for any change.
         let policy_changed = before.rules.generation() != world.rules.generation();
-        Ok(if policy_changed {
+        // Where a rule sends what it denies, there may be nobody any more.
+        let moved = before.routes.diversions != world.routes.diversions;
+        Ok(if policy_changed || moved {
             self.decide_flows_anew(&world)
         } else {
             0

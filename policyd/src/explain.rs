@@ -9,8 +9,10 @@ use policyd_api as api;
 use vmi_xen::observe::Subject;
 
 use crate::daemon::{Daemon, DaemonError};
+use crate::gate::Way;
 use crate::present;
 use crate::registry::lock;
+use crate::routes::instead::Denied;
 use crate::routes::{Facade, Member};
 use crate::world::{World, policy_process};
 
@@ -167,6 +169,7 @@ impl Asked<'_> {
         if decision.verdict != explanation.decision.verdict {
             why.push("denied all the same: it depends on a process that is not known".into());
         }
+        why.extend(self.instead(end, &decision));
         let listener = world
             .vm_at(end.ip())
             .and_then(|vm| vm.listeners.owner_of(protocol, end.ip(), end.port()));
@@ -176,6 +179,34 @@ impl Asked<'_> {
             to: present::party(world, &flow.destination, Some((protocol, end.port())), listener),
             why,
         }
+    }
+
+    /// Where the rule that denies the flow sends it, or why it does not.
+    fn instead(&self, end: SocketAddr, decision: &Decision) -> Option<String> {
+        let world = self.world;
+        let instead = world.rules.instead(decision.by)?;
+        let source = self.source.vm.and(world.vm_at(self.source.address));
+        let Some(vm) = source.filter(|vm| vm.trapped) else {
+            return Some("not sent elsewhere: no trap shows the flow before its first packet".into());
+        };
+        let way = Way {
+            scope: vm.scope,
+            protocol: self.protocol,
+            local: SocketAddr::new(self.source.address, 0),
+            remote: end,
+        };
+        let denied = Denied {
+            way: &way,
+            by: decision.by,
+            to: end,
+        };
+        Some(match world.routes.diversions.choose(world, denied) {
+            Some(target) => format!("it goes to {} instead", target.end),
+            None => format!(
+                "not sent elsewhere: there is no {} that could serve it",
+                instead.name
+            ),
+        })
     }
 
     /// To a backend of a route: which, its port will say. The verdict is deny if the flow to one of them would be denied.

@@ -4,19 +4,22 @@
 //! **Invariant:** nothing here takes a lock that another thread may hold, allocates for the decision, logs, or waits. A
 //! full facts channel costs the fact, never the verdict.
 
+mod judge;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use crossbeam_channel::Sender;
-use netback_filter::{Action, Direction, FlowKey, FlowWriter, Refuse, Target, Verdict};
-use policy::{Decider, Decision, Flow, Protocol, RuleId, Side};
+use netback_filter::{Action, Direction, FlowKey, FlowWriter, Refuse, Verdict};
+use policy::{Decider, Decision, Protocol, RuleId, Side};
 use vmi_xen::linux::{self, Credentials, Socket};
 use vmi_xen::observe::{Observer, Subject};
 
-use crate::shapes;
 use crate::world::World;
+
+pub use judge::{Judged, Stage, judge};
 
 /// A flow as one of its guests sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -195,7 +198,7 @@ impl Observer for Gate {
             return;
         };
         let world = self.world.load();
-        let judged = judge(&world, &way, who, None);
+        let judged = judge(&world, &way, who, Stage::Opening);
         let written = way.is_inside() || write_verdict(&world, &self.flows, Write::New, &way, &judged);
         drop(world);
         if !written {
@@ -257,77 +260,6 @@ pub fn protocol(socket: &Socket) -> Protocol {
     }
 }
 
-/// What becomes of a flow that a guest opens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Judged {
-    /// Pass or not, judged as the flow to where it goes.
-    pub decision: Decision,
-    /// Where it goes in place of the remote end of its way.
-    pub backend: Option<SocketAddr>,
-    /// The backend, where it was chosen here and the datapath is to be told.
-    choice: Option<Target>,
-}
-
-/// Judges a flow that `who` opens. `backend`: where it goes, if it is under way already; else one that is for a route gets its
-/// backend here. No allocation, no lock.
-pub fn judge(world: &World, way: &Way, who: &Subject, backend: Option<SocketAddr>) -> Judged {
-    let found = match backend {
-        Some(_) => None,
-        None => world.routes.at(way.protocol, way.remote),
-    };
-    let Some(facade) = found else {
-        return Judged {
-            decision: decide(world, way, who, backend.unwrap_or(way.remote)),
-            backend: backend.filter(|end| *end != way.remote),
-            choice: None,
-        };
-    };
-    let source = world.source(way.scope, way.local.ip(), Some(who));
-    let to = |target: Target| Judged {
-        decision: decide(world, way, who, target.end),
-        backend: Some(target.end),
-        choice: Some(target),
-    };
-    let Some(member) = facade.choose(&source, way.scope, way.local) else {
-        return Judged {
-            decision: world.unserved(&facade.route),
-            backend: None,
-            choice: None,
-        };
-    };
-    let judged = to(member.target());
-    if judged.is_allowed() {
-        return judged;
-    }
-    let decoy = facade.decoy(way.scope, way.local);
-    decoy
-        .map(|member| to(member.target()))
-        .filter(Judged::is_allowed)
-        .unwrap_or(judged)
-}
-
-impl Judged {
-    /// Whether it passes.
-    pub fn is_allowed(&self) -> bool {
-        self.decision.verdict == policy::Verdict::Allow
-    }
-
-    /// The flow as its backend sees it.
-    pub fn beyond(&self, way: &Way) -> Way {
-        way.to(self.backend)
-    }
-}
-
-/// Decides a flow that `who` opens and that goes to `end`.
-fn decide(world: &World, way: &Way, who: &Subject, end: SocketAddr) -> Decision {
-    world.decide(&Flow {
-        protocol: way.protocol,
-        source: world.source(way.scope, way.local.ip(), Some(who)),
-        destination: world.destination(way.protocol, end.ip(), end.port()),
-        port: end.port(),
-    })
-}
-
 /// Which of the writes of [`FlowWriter`] a verdict takes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Write {
@@ -354,33 +286,24 @@ pub fn write_verdict(world: &World, flows: &FlowWriter, write: Write, way: &Way,
     // The destination first: by the time the source's packet may leave, its way in is open.
     let beyond = judged.beyond(way);
     if let Some(peer) = world.vm_at(beyond.remote.ip()).filter(|vm| vm.scope != way.scope) {
-        let verdict = datapath_verdict(world, &judged.decision, Direction::ToGuest);
+        let verdict = judged.verdict(world, Direction::ToGuest);
         written &= put(&beyond.seen_by(peer.scope).key(), verdict).is_ok();
     }
     // Then where it goes: it was allowed to this backend and no other.
-    if let Some(target) = judged.choice.filter(|_| judged.is_allowed())
-        && flows.redirect(&way.key(), &target).is_err()
-    {
+    let told = match judged.choice.filter(|_| judged.passes()) {
+        Some(target) => flows.redirect(&way.key(), &target),
+        // One that a rule sent elsewhere may have left a choice that it did not take, and this one takes the same port.
+        None if judged.backend.is_none()
+            && (write == Write::Revise || !world.routes.diversions.is_empty()) =>
+        {
+            flows.forget_choice(&way.key())
+        }
+        None => Ok(()),
+    };
+    if told.is_err() {
         return false;
     }
-    written
-        & put(
-            &way.key(),
-            datapath_verdict(world, &judged.decision, Direction::FromGuest),
-        )
-        .is_ok()
-}
-
-/// The decision as the datapath takes it.
-pub fn datapath_verdict(world: &World, decision: &Decision, origin: Direction) -> Verdict {
-    Verdict {
-        action: action(decision),
-        origin,
-        rule: rule_number(decision),
-        // The datapath keeps 32 bits: enough for a change a second for a century.
-        generation: u32::try_from(decision.generation).unwrap_or(u32::MAX),
-        mark: shapes::mark(&world.rules, decision),
-    }
+    written & put(&way.key(), judged.verdict(world, Direction::FromGuest)).is_ok()
 }
 
 /// What the datapath does by a decision.
@@ -397,6 +320,10 @@ const DEFAULT_FROM: u32 = u32::MAX - 1;
 const DEFAULT_TO: u32 = u32::MAX - 2;
 const NOTHING: u32 = u32::MAX - 3;
 const UNSERVED: u32 = u32::MAX - 4;
+/// A flow that a rule sent elsewhere, and that ends for no rule says so any more.
+const WENT: u32 = u32::MAX - 5;
+/// Set in the number of a rule that sends the flow elsewhere which it denies. (There are fewer rules than that.)
+const INSTEAD: u32 = 1 << 31;
 
 /// The rule number of what no rule decides.
 pub const NO_RULE: u32 = NOTHING;
@@ -418,9 +345,14 @@ pub fn decider(number: u32) -> Decider {
         DEFAULT_FROM => Decider::Default(Side::Source),
         DEFAULT_TO => Decider::Default(Side::Destination),
         0 | NOTHING => Decider::Nothing,
-        UNSERVED => Decider::Unserved,
-        n => Decider::Rule(RuleId(n - 1)),
+        UNSERVED | WENT => Decider::Unserved,
+        n => Decider::Rule(RuleId((n & !INSTEAD).saturating_sub(1))),
     }
+}
+
+/// Whether the number is of a flow that a rule denies and sends elsewhere, or sent there when it began.
+pub fn is_instead(number: u32) -> bool {
+    number & INSTEAD != 0 && number <= WENT
 }
 
 #[cfg(test)]

@@ -261,11 +261,20 @@ pub fn decision(world: &World, scope: u32, decision: &policy::Decision) -> api::
 }
 
 /// The backend of a guest's flow, with its route as it is now.
-pub fn routed(world: &World, key: &FlowKey, backend: Option<SocketAddr>) -> Option<api::Routed> {
+/// `instead`: a rule that denies the flow sent it there.
+pub fn routed(
+    world: &World,
+    key: &FlowKey,
+    backend: Option<SocketAddr>,
+    instead: bool,
+) -> Option<api::Routed> {
     let backend = backend?;
     let facade = world.routes.at(Protocol(key.protocol.0), key.remote);
-    let member = facade.and_then(|facade| facade.member(backend));
+    let member = facade
+        .and_then(|facade| facade.member(backend))
+        .filter(|_| !instead);
     Some(api::Routed {
+        instead,
         route: facade.map(|facade| facade.route.to_string()),
         version: facade
             .zip(member)

@@ -9,9 +9,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use netback_filter::{Backend, BackendState, Refuse, Service, Target};
-use policy::{Endpoint, Protocol, Role, Route, RouteBackend, RouteTarget, Version};
+use policy::{Endpoint, Protocol, Role, Route, RouteBackend, RouteTarget, Version, Who};
 
 use crate::world::{Vm, World};
+use instead::Diversions;
+
+pub mod instead;
 
 /// Backends of all routes: what the datapath has room for.
 const MAX_BACKENDS: usize = 4096;
@@ -96,6 +99,8 @@ pub struct Facade {
 /// All routes.
 #[derive(Debug, Default)]
 pub struct Routes {
+    /// Where rules send what they deny.
+    pub diversions: Diversions,
     facades: Vec<Facade>,
     by_end: HashMap<(Protocol, SocketAddr), usize>,
 }
@@ -221,7 +226,11 @@ impl Routes {
             .enumerate()
             .map(|(i, facade)| ((facade.route.protocol, facade.end), i))
             .collect();
-        Routes { facades, by_end }
+        Routes {
+            diversions: Diversions::resolve(world),
+            facades,
+            by_end,
+        }
     }
 
     /// The route that has this address and port.
@@ -250,7 +259,8 @@ fn members(world: &World, route: &Route, address: IpAddr, condition: &impl Condi
     for entry in &route.backends {
         let first = members.len();
         for target in &entry.targets {
-            for (address, vm) in places(world, target, address) {
+            let other = |a: &IpAddr| a.is_ipv4() == address.is_ipv4() && *a != address;
+            for (address, vm) in places(world, &target.who, other) {
                 let end = SocketAddr::new(address, target.port);
                 if seen.insert(end) {
                     let standing = standing(route, entry, target, end, vm, condition);
@@ -335,16 +345,20 @@ fn member(entry: &RouteBackend, end: SocketAddr, vm: Option<&Vm>, standing: Stan
     }
 }
 
-/// Where a backend is: addresses of the family of `facade`, with their guests.
-fn places<'w>(world: &'w World, target: &RouteTarget, facade: IpAddr) -> Vec<(IpAddr, Option<&'w Vm>)> {
+/// Where it is: those of its addresses that are `wanted`, one a guest, with their guests.
+fn places<'w>(
+    world: &'w World,
+    who: &Who,
+    wanted: impl Fn(&IpAddr) -> bool,
+) -> Vec<(IpAddr, Option<&'w Vm>)> {
     let fits = |address: &IpAddr| {
         let local = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
-        address.is_ipv4() == facade.is_ipv4() && *address != facade && !local
+        !local && wanted(address)
     };
     // What dom0 gave it before what it says itself; one address a guest.
     let of_guests = world.vms().iter().filter_map(|vm| {
         let own = |address: &&IpAddr| {
-            let given = !target.is_by_address() || vm.configured.contains(address);
+            let given = !who.is_by_address() || vm.configured.contains(address);
             given && world.vm_at(**address).is_some_and(|o| o.scope == vm.scope)
         };
         let found = vm
@@ -353,10 +367,10 @@ fn places<'w>(world: &'w World, target: &RouteTarget, facade: IpAddr) -> Vec<(Ip
             .chain(&vm.addresses)
             .filter(|a| fits(a))
             .filter(own)
-            .find(|a| target.selects(&Endpoint::guest(&vm.id, **a)))?;
+            .find(|a| who.selects(&Endpoint::guest(&vm.id, **a)))?;
         Some((*found, Some(vm)))
     });
-    let outside = target
+    let outside = who
         .addresses()
         .filter(|a| fits(a) && !world.vm_at(*a).is_some_and(|vm| vm.configured.contains(a)))
         .map(|address| (address, None));
@@ -376,34 +390,44 @@ fn standing(
     }
     let (protocol, health) = (route.protocol, &route.health);
     let checked = condition.checked(protocol, end);
-    if let Some(vm) = vm {
-        if vm.paused {
-            return Standing::Fails(Failure::Paused);
-        }
-        let there = vm.destination(protocol, end.ip(), end.port());
-        if target.contradicts(&there, protocol) {
-            let exe = match there.owner {
-                policy::Owner::Process(process) => process.exe.map(Box::from),
-                _ => None,
-            };
-            return Standing::Fails(Failure::Another(exe));
-        }
+    match vm.and_then(|vm| fault(&target.who, protocol, end, vm)) {
+        Some(Fault::Paused) => return Standing::Fails(Failure::Paused),
+        Some(Fault::Another(exe)) => return Standing::Fails(Failure::Another(exe.map(Box::from))),
         // A port may be served without a listener: by address translation in the guest. A check that succeeds says so.
-        let silent = vm.listeners.owner_of(protocol, end.ip(), end.port()).is_none();
-        if health.listener
-            && silent
-            && protocol == Protocol::TCP
-            && vm.knows_listeners()
-            && checked != Some(true)
-        {
+        Some(Fault::NobodyListens) if health.listener && checked != Some(true) => {
             return Standing::Fails(Failure::NobodyListens);
         }
+        Some(Fault::NobodyListens) | None => {}
     }
     match checked {
         Some(false) => Standing::Fails(Failure::Check),
         _ if health.passive && condition.is_shunned(protocol, end) => Standing::Fails(Failure::Connects),
         _ => Standing::Serves,
     }
+}
+
+/// Why a guest serves nothing at an address and port of its own.
+enum Fault<'w> {
+    Paused,
+    /// Another program listens there, as far as its executable is known.
+    Another(Option<&'w str>),
+    NobodyListens,
+}
+
+/// By what is known of the guest. Allocates nothing.
+fn fault<'w>(who: &Who, protocol: Protocol, end: SocketAddr, vm: &'w Vm) -> Option<Fault<'w>> {
+    if vm.paused {
+        return Some(Fault::Paused);
+    }
+    let there = vm.destination(protocol, end.ip(), end.port());
+    if who.contradicts(&there, protocol, end.port()) {
+        return Some(Fault::Another(match there.owner {
+            policy::Owner::Process(process) => process.exe,
+            _ => None,
+        }));
+    }
+    let silent = vm.listeners.owner_of(protocol, end.ip(), end.port()).is_none();
+    (silent && protocol == Protocol::TCP && vm.knows_listeners()).then_some(Fault::NobodyListens)
 }
 
 /// Adds backends whose guest is gone, where nobody else has their address by now.

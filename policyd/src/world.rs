@@ -206,8 +206,16 @@ impl World {
     /// What becomes of a flow to a route without a backend for it.
     pub fn unserved(&self, route: &policy::Route) -> Decision {
         Decision {
-            verdict: Verdict::Deny,
             refuse: route.refuse,
+            ..self.nobody()
+        }
+    }
+
+    /// What becomes of a flow that nobody is there for, whatever it is for.
+    pub fn nobody(&self) -> Decision {
+        Decision {
+            verdict: Verdict::Deny,
+            refuse: Refuse::Rst,
             audit: false,
             by: Decider::Unserved,
             class: None,

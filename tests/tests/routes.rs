@@ -337,6 +337,31 @@ rules:
 
 #[test]
 #[ignore = "needs a rig: cargo xtask test"]
+fn what_a_rule_denies_goes_where_it_says_instead() -> Outcome {
+    const REAL_URL: &str = "http://10.0.0.12:8001/";
+    let mesh = Mesh::up()?;
+    let shop = Open::with(&mesh, &SHOP)?;
+    let text = "policy: shop
+services:
+  pot: { vm: db1, port: 8002, protocol: tcp }
+rules:
+  - { name: lured, from: { vm: web1, exe: /usr/bin/wget }, to: { vm: db1 }, ports: 8001, action: deny, instead: pot }
+";
+    let applied = shop.0.apply_text(text)?;
+    assert!(applied.success(), "{applied:?}");
+    for _ in 0..4 {
+        assert_eq!(fetch(&mesh, CURL, REAL_URL)?.text(), "v1");
+        assert_eq!(fetch(&mesh, WGET, REAL_URL)?.text(), "v2");
+    }
+    // Without the target it is denied like any.
+    let applied = shop.0.apply_text(&text.replace(", instead: pot", ""))?;
+    assert!(applied.success(), "{applied:?}");
+    assert!(!fetch(&mesh, WGET, REAL_URL)?.success());
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs a rig: cargo xtask test"]
 fn a_guest_that_comes_serves_and_one_that_goes_ends_its_flows() -> Outcome {
     let mesh = Mesh::up()?;
     let shop = Open::with(&mesh, &SHOP)?;

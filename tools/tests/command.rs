@@ -265,6 +265,7 @@ fn flows_are_a_table() {
                 route: Some("shop/cache".into()),
                 version: Some("v2".into()),
                 backend: "10.0.0.3:6380".parse().unwrap(),
+                instead: false,
             }),
             who: Some(party(Some("web1"))),
             decision: Decision {

@@ -7,6 +7,7 @@ use super::entries::{Kind, entries};
 use super::fields::Reader;
 use super::node::{self, Node, Value};
 use super::read_routes::routes;
+use super::targets::instead;
 use super::values::{name, parsed, patterns, plain_name, ports, protocol, shorten, uid, values};
 use super::{
     Action, ContainerPattern, Document, Lock, MAX_RULES, MAX_TEXT, Origin, Peer, Refuse, Rule, Selector,
@@ -36,7 +37,7 @@ const SELECTOR: [&str; 8] = [
     "port",
     "protocol",
 ];
-const RULE: [&str; 8] = [
+const RULE: [&str; 9] = [
     "name",
     "description",
     "from",
@@ -45,6 +46,7 @@ const RULE: [&str; 8] = [
     "protocol",
     "action",
     "refuse",
+    "instead",
 ];
 /// Words that name a peer in `from` and `to`, and so cannot name a service.
 const PEERS: [&str; 3] = ["any", "world", "unattributed"];
@@ -353,14 +355,16 @@ fn rules(reader: &Reader<'_>, node: &Node, services: &Services) -> Vec<Rule> {
         example: "client-may-cache",
     };
     entries(reader, node, &KIND, services, |fields, entry| {
+        let action = action(reader, fields, "a rule")?;
         Some(Rule {
+            instead: instead(reader, fields, action, entry.protocol, services),
             name: entry.name,
             description: entry.description,
             from: entry.from,
             to: entry.to,
             ports: entry.ports,
             protocol: entry.protocol,
-            action: action(reader, fields, "a rule")?,
+            action,
         })
     })
 }

@@ -2,16 +2,16 @@
 //! From nodes to routes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Display;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::Peer;
 use super::fields::{Fields, Reader};
 use super::node::{Node, Value};
-use super::read::{Services, refusal, selector, source};
+use super::read::{Services, refusal, source};
 use super::routes::{Backend, Canary, Check, Health, MAX_ROUTES, Route, Target};
+use super::targets::{carried, host, selector_of, several, single, target};
 use super::values::{boolean, name, plain_name, protocol, shorten, time, whole};
-use super::{Peer, Selector};
 use crate::port::Protocol;
 use crate::problem::{Place, nearest};
 
@@ -132,11 +132,6 @@ fn route(reader: &Reader<'_>, node: &Node, services: &Services) -> Option<Route>
     Some(route)
 }
 
-/// Whether the datapath can redirect it.
-fn carried(protocol: Protocol) -> bool {
-    matches!(protocol, Protocol::TCP | Protocol::UDP)
-}
-
 fn is_map(reader: &Reader<'_>, node: &Node, of: &str, remedy: &str) -> bool {
     let is = matches!(node.value, Value::Map(_));
     if !is {
@@ -168,36 +163,6 @@ fn addresses(reader: &Reader<'_>, node: &Node) -> Vec<IpAddr> {
     found
 }
 
-/// An address that one host can have.
-fn host(reader: &Reader<'_>, node: &Node, text: &str) -> Option<IpAddr> {
-    let Ok(address) = text.parse::<IpAddr>() else {
-        let remedy = match text.contains('/') {
-            true => "write one address, without a length",
-            false => "write an address such as 10.0.0.100",
-        };
-        reader.problem(
-            node.place,
-            format_args!("`{}` is not an IP address", shorten(text)),
-            remedy,
-        );
-        return None;
-    };
-    let address = address.to_canonical();
-    let local = match address {
-        IpAddr::V4(v4) => v4.is_broadcast() || v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    };
-    if local || address.is_unspecified() || address.is_multicast() || address.is_loopback() {
-        reader.problem(
-            node.place,
-            format_args!("{address} is not an address that one host on a network can have"),
-            "write an address such as 10.0.0.100, of the guests' own network or beyond their gateway",
-        );
-        return None;
-    }
-    Some(address)
-}
-
 fn backend(reader: &Reader<'_>, node: &Node, services: &Services) -> Option<Backend> {
     if !is_map(
         reader,
@@ -210,7 +175,7 @@ fn backend(reader: &Reader<'_>, node: &Node, services: &Services) -> Option<Back
     let fields = reader.fields(node, "a backend", &BACKEND);
     let to = fields
         .require(reader, "to", "a backend", "10.0.0.11")
-        .map(|n| reader.list(n, "`to`", |one| target(reader, one, services)))?;
+        .map(|n| reader.list(n, "`to`", |one| target(reader, one, "`to`", services)))?;
     Some(Backend {
         to,
         port: fields
@@ -228,50 +193,6 @@ fn backend(reader: &Reader<'_>, node: &Node, services: &Services) -> Option<Back
             .and_then(|n| boolean(reader, n, "`drain`"))
             .unwrap_or(false),
     })
-}
-
-fn target(reader: &Reader<'_>, node: &Node, services: &Services) -> Option<Target> {
-    if let Value::Map(_) = node.value {
-        let selector = selector(reader, node, "a selector")?;
-        return stands_somewhere(reader, node.place, &selector, "the selector")
-            .then(|| Target::Inline(Box::new(selector)));
-    }
-    let text = reader.text(node, "`to`")?;
-    // Names of services have neither dots nor colons.
-    if text.contains(['.', ':', '/']) {
-        return host(reader, node, text).map(Target::Address);
-    }
-    match services.get(text) {
-        Some(Some(selector)) => stands_somewhere(reader, node.place, selector, format_args!("`{text}`"))
-            .then(|| Target::Service(text.to_owned())),
-        // What is wrong with it is said where it stands.
-        Some(None) => None,
-        None => {
-            let remedy = match nearest(text, services.keys().map(String::as_str)) {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => "add it to `services`, or write an address or a selector".to_owned(),
-            };
-            reader.problem(
-                node.place,
-                format_args!("no service is named `{}`", shorten(text)),
-                remedy,
-            );
-            None
-        }
-    }
-}
-
-/// A backend must be found: by its guest or its address.
-fn stands_somewhere(reader: &Reader<'_>, place: Place, selector: &Selector, of: impl Display) -> bool {
-    let stands = !selector.vm.is_empty() || !selector.address.is_empty();
-    if !stands {
-        reader.problem(
-            place,
-            format_args!("{of} does not say where it is, so no flow can go there"),
-            "add `vm` or `address` to it",
-        );
-    }
-    stands
 }
 
 /// Whether a backend's port, protocol and family are the route's.
@@ -302,12 +223,9 @@ fn fits(
                 }
                 continue;
             }
-            Target::Inline(selector) => selector,
-            Target::Service(name) => match services.get(name) {
-                Some(Some(selector)) => selector,
-                _ => continue,
-            },
+            target => selector_of(target, services),
         };
+        let Some(selector) = selector else { continue };
         if let (Some(theirs), Some(ours)) = (selector.protocol, protocol)
             && theirs != ours
         {
@@ -325,26 +243,11 @@ fn fits(
             ),
             (None, ranges @ [_, ..]) if single(selector).is_none() => reader.problem(
                 node.place,
-                format_args!(
-                    "the backend listens on several ports ({})",
-                    ranges
-                        .iter()
-                        .map(|r| r.to_string())
-                        .collect::<Vec<_>>()
-                        .join(", ")
-                ),
+                format_args!("the backend listens on several ports ({})", several(ranges)),
                 "write which, as in `port: 80`",
             ),
             _ => {}
         }
-    }
-}
-
-/// The one port that a service listens on.
-pub(crate) fn single(selector: &Selector) -> Option<u16> {
-    match selector.port.as_slice() {
-        [range] if range.first() == range.last() => Some(range.first()),
-        _ => None,
     }
 }
 

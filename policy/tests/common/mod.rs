@@ -146,6 +146,10 @@ fn rule() -> impl Strategy<Value = Value> {
             }
             if let Some(refuse) = refuse {
                 rule["refuse"] = json!(refuse);
+                // Of some of them, for protocols that can be.
+                if protocol.is_none_or(|p| p == "tcp") && refuse == "rst" {
+                    rule["instead"] = json!({ "vm": "trap*", "port": 80 });
+                }
             }
             rule
         })

@@ -52,6 +52,9 @@ pub struct Routed {
     pub version: Option<String>,
     /// Its address and port.
     pub backend: SocketAddr,
+    /// The rule that decides denies the flow, and sends it here instead.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub instead: bool,
 }
 
 /// How a backend of a route stands.

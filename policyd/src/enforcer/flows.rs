@@ -13,7 +13,7 @@ use vmi_xen::observe::Subject;
 
 use super::{DOUBTS, Enforcer, PATIENCE, REMEMBER, SWEEP, Shown};
 use crate::daemon::monotonic_ns;
-use crate::gate::{Way, Write, action, decider, judge, write_verdict};
+use crate::gate::{Stage, Way, Write, decider, is_instead, judge, write_verdict};
 use crate::lookups::{Answer, Question};
 use crate::present;
 use crate::registry::lock;
@@ -87,8 +87,16 @@ impl Enforcer {
                     // A flow under way keeps its backend. One that has not begun may have been given one by a trap.
                     let begun = (record.first_ns != 0).then_some(way.remote);
                     let backend = record.backend.or(begun).or(owner.backend);
-                    let judged = judge(world, &way, &owner.who, backend);
-                    if action(&judged.decision) != record.verdict.action {
+                    let stage = match (backend, write) {
+                        (Some(end), _) => Stage::Under {
+                            end,
+                            instead: is_instead(record.verdict.rule),
+                        },
+                        (None, Write::Settle) => Stage::Seen,
+                        (None, _) => Stage::Opening,
+                    };
+                    let judged = judge(world, &way, &owner.who, stage);
+                    if judged.action() != record.verdict.action {
                         changed += 1;
                     }
                     write_verdict(world, &self.flows, write, &way, &judged);
@@ -312,7 +320,13 @@ impl Enforcer {
                 local: key.local,
                 remote: key.remote,
                 who: who.map(|who| Box::new(present::party(&world, &end, None, Some(who)))),
-                route: present::routed(&world, key, event.flow.backend).map(Box::new),
+                route: present::routed(
+                    &world,
+                    key,
+                    event.flow.backend,
+                    is_instead(event.flow.verdict.rule),
+                )
+                .map(Box::new),
                 decision: match event.flow.decided_by {
                     DecidedBy::Lock => present::locked(&world, key.scope),
                     DecidedBy::Service => present::unserved(&world, key, &decision),

@@ -11,7 +11,7 @@ use vmi_xen::linux::Socket;
 use vmi_xen::observe::Subject;
 
 use super::{Enforcer, Order, Shown};
-use crate::gate::{Fact, Told, Way, Write, judge, protocol, write_verdict};
+use crate::gate::{Fact, Stage, Told, Way, Write, judge, protocol, write_verdict};
 use crate::inventory::Inventory;
 use crate::present;
 use crate::registry::lock;
@@ -139,13 +139,16 @@ impl Enforcer {
             // It keeps its backend, whatever is chosen by now.
             Shown::Trap(then) => {
                 let now = match then.decision.by {
-                    Decider::Unserved => judge(&world, way, who, None),
-                    _ => judge(&world, way, who, Some(then.backend.unwrap_or(way.remote))),
+                    Decider::Unserved => judge(&world, way, who, Stage::Opening),
+                    _ => {
+                        let (end, instead) = (then.backend.unwrap_or(way.remote), then.instead());
+                        judge(&world, way, who, Stage::Under { end, instead })
+                    }
                 };
                 let (before, after) = (then.decision, now.decision);
-                match (before.verdict, before.class, before.generation)
-                    == (after.verdict, after.class, after.generation)
-                {
+                let same = (then.passes(), before.verdict, before.class, before.generation)
+                    == (now.passes(), after.verdict, after.class, after.generation);
+                match same {
                     true => (then, None),
                     // It was decided a moment before a change of policy or listeners that this thread has since put in force.
                     false => (now, Some(Write::Revise)),
@@ -154,9 +157,13 @@ impl Enforcer {
             Shown::Lookup(backend) => {
                 // It may have begun meanwhile.
                 let begun = self.flows.backend(&way.key()).ok().flatten();
-                (judge(&world, way, who, backend.or(begun)), Some(Write::Settle))
+                let stage = match backend.or(begun) {
+                    Some(end) => Stage::Under { end, instead: false },
+                    None => Stage::Seen,
+                };
+                (judge(&world, way, who, stage), Some(Write::Settle))
             }
-            Shown::Over => (judge(&world, way, who, None), None),
+            Shown::Over => (judge(&world, way, who, Stage::Seen), None),
         };
         let decision = judged.decision;
         let beyond = judged.beyond(way);
@@ -176,7 +183,7 @@ impl Enforcer {
         if let Some(peer) = world.vm_at(remote.ip())
             && peer.scope != way.scope
             && !peer.trapped
-            && decision.verdict == policy::Verdict::Allow
+            && judged.passes()
         {
             self.ask_peer(who, &beyond, peer.scope);
         }
@@ -196,7 +203,7 @@ impl Enforcer {
                 local: way.local,
                 remote: way.remote,
                 to: Box::new(to),
-                route: present::routed(&world, &way.key(), judged.backend).map(Box::new),
+                route: present::routed(&world, &way.key(), judged.backend, judged.instead()).map(Box::new),
                 decision: match decision.by {
                     Decider::Unserved => present::unserved(&world, &way.key(), &decision),
                     _ => present::decision(&world, way.scope, &decision),
@@ -374,7 +381,8 @@ impl Enforcer {
             if !way.is_inside() {
                 let backend = self.flows.backend(&way.key()).ok().flatten();
                 // It is under way: where it has no backend it goes where it is addressed.
-                let judged = judge(&world, &way, &c.subject, Some(backend.unwrap_or(way.remote)));
+                let end = backend.unwrap_or(way.remote);
+                let judged = judge(&world, &way, &c.subject, Stage::Under { end, instead: false });
                 write_verdict(&world, &self.flows, write, &way, &judged);
                 self.owners.insert(way, &c.subject, judged.backend);
             }

@@ -118,7 +118,11 @@ fn to(address: [u8; 4], exe: &str, backend: Option<SocketAddr>) -> Judged {
         local: ([10, 0, 0, 11], 4000).into(),
         remote: (address, 80).into(),
     };
-    judge(&world(), &way, &running(exe), backend)
+    let stage = match backend {
+        Some(end) => Stage::Under { end, instead: false },
+        None => Stage::Opening,
+    };
+    judge(&world(), &way, &running(exe), stage)
 }
 
 #[test]
@@ -126,7 +130,7 @@ fn a_flow_to_a_route_is_judged_by_the_backend_that_it_is_sent_to() {
     let told = |judged: Judged| {
         let same = judged.choice.map(|target| target.end) == judged.backend;
         assert!(same, "{judged:?}");
-        (judged.is_allowed(), judged.backend.map(|end| end.to_string()))
+        (judged.passes(), judged.backend.map(|end| end.to_string()))
     };
     let shop = |exe: &str| told(to([10, 0, 0, 100], exe, None));
     let at = |end: &str| Some(end.to_owned());
@@ -143,10 +147,7 @@ fn a_flow_to_a_route_is_judged_by_the_backend_that_it_is_sent_to() {
 #[test]
 fn a_route_without_a_backend_refuses_in_its_own_way() {
     let none = to([10, 0, 0, 101], "/bin/a", None);
-    assert_eq!(
-        (none.is_allowed(), none.backend, none.choice),
-        (false, None, None)
-    );
+    assert_eq!((none.passes(), none.backend, none.choice), (false, None, None));
     assert_eq!(none.decision.by, Decider::Unserved);
     assert_eq!(none.decision.refuse, policy::Refuse::Drop);
     let strict = to([10, 0, 0, 100], "/bin/none", None);
@@ -161,9 +162,174 @@ fn a_route_without_a_backend_refuses_in_its_own_way() {
 fn what_is_under_way_keeps_its_backend_and_is_judged_by_it() {
     let v3: SocketAddr = "10.0.0.12:81".parse().expect("an address");
     let judged = to([10, 0, 0, 100], "/bin/a", Some(v3));
-    assert!(!judged.is_allowed() && judged.backend == Some(v3) && judged.choice.is_none());
+    assert!(!judged.passes() && judged.backend == Some(v3) && judged.choice.is_none());
     // It began before there was a route.
     let plain = "10.0.0.100:80".parse().expect("an address");
     let judged = to([10, 0, 0, 100], "/bin/a", Some(plain));
-    assert!(judged.is_allowed() && judged.backend.is_none() && judged.choice.is_none());
+    assert!(judged.passes() && judged.backend.is_none() && judged.choice.is_none());
+}
+
+/// web1 may not reach db1; where it goes instead is for `rest` to say.
+fn watched(rest: &str, guests: &[(&str, u8)]) -> World {
+    let text = format!(
+        "policy: p
+services: {{ pot: {{ vm: pot, exe: /bin/pot, port: 22, protocol: tcp }} }}
+routes: {{ r: {{ address: 10.0.0.100, port: 80, backends: [{{ to: {{ vm: db1 }}, version: v1 }}, {{ to: 192.0.2.9, version: v2 }}], denied: v2 }} }}
+{rest}"
+    );
+    let document = Document::parse("t", &text).unwrap_or_else(|p| panic!("{p}"));
+    let rules = Arc::new(Ruleset::compile(&[document], 3).expect("compiles"));
+    let guests = guests.iter().map(|(name, number)| Vm {
+        addresses: vec![
+            [10, 0, 0, *number].into(),
+            [0xfd00, 0, 0, 0, 0, 0, 0, u16::from(*number)].into(),
+        ],
+        macs: vec![([0, 0, 0, 0, 0, *number], vec![])],
+        trapped: true,
+        ..Vm::new(
+            VmId {
+                name: (*name).into(),
+                uuid: [*number; 16],
+            },
+            (*number).into(),
+        )
+    });
+    World::new(rules, guests.collect()).with_routes(&Nothing)
+}
+
+const GUESTS: [(&str, u8); 3] = [("web1", 11), ("db1", 12), ("pot", 13)];
+const LURED: &str =
+    "rules: [{ name: lured, from: { exe: /bin/a }, to: { vm: db1 }, action: deny, instead: pot }]";
+
+fn way(remote: &str) -> Way {
+    let remote: SocketAddr = remote.parse().expect("an address");
+    let local = match remote {
+        SocketAddr::V4(_) => ([10, 0, 0, 11], 4000).into(),
+        SocketAddr::V6(_) => "[fd00::b]:4000".parse().expect("an address"),
+    };
+    Way {
+        scope: 11,
+        protocol: Protocol::TCP,
+        local,
+        remote,
+    }
+}
+
+fn opens(world: &World, remote: &str) -> Judged {
+    judge(world, &way(remote), &running("/bin/a"), Stage::Opening)
+}
+
+/// Passes or not, and where it goes.
+fn told(judged: &Judged) -> (bool, Option<String>) {
+    (judged.passes(), judged.backend.map(|end| end.to_string()))
+}
+
+fn at(end: &str) -> Option<String> {
+    Some(end.to_owned())
+}
+
+#[test]
+fn what_a_rule_sends_elsewhere_passes_there_and_counts_as_denied() {
+    let world = watched(LURED, &GUESTS);
+    for (remote, pot) in [("10.0.0.12:80", "10.0.0.13:22"), ("[fd00::c]:80", "[fd00::d]:22")] {
+        let judged = opens(&world, remote);
+        assert_eq!(told(&judged), (true, at(pot)));
+        assert_eq!(judged.decision.verdict, policy::Verdict::Deny);
+        assert_eq!(judged.decision.by, Decider::Rule(RuleId(0)));
+        assert_eq!(
+            judged.choice.map(|target| target.mac),
+            Some(Some([0, 0, 0, 0, 0, 13]))
+        );
+        // At both vifs, and back from there.
+        let verdict = judged.verdict(&world, Direction::ToGuest);
+        assert_eq!(verdict.action, Action::Allow);
+        assert!(is_instead(verdict.rule) && decider(verdict.rule) == judged.decision.by);
+    }
+    let other = judge(&world, &way("10.0.0.12:80"), &running("/bin/b"), Stage::Opening);
+    assert_eq!(told(&other), (true, None), "the rule is not for it");
+    assert!(!is_instead(other.rule_number()));
+    let seen = judge(&world, &way("10.0.0.12:80"), &running("/bin/a"), Stage::Seen);
+    assert_eq!(told(&seen), (false, None), "its first packet met the tables");
+    // A route's backend is denied likewise, and the rule comes before the version for what is denied.
+    assert_eq!(told(&opens(&world, "10.0.0.100:80")), (true, at("10.0.0.13:22")));
+}
+
+#[test]
+fn where_nobody_is_there_instead_a_flow_is_denied_as_it_would_be() {
+    let gone = watched(LURED, &GUESTS[..2]);
+    assert_eq!(told(&opens(&gone, "10.0.0.12:80")), (false, None));
+    assert_eq!(
+        told(&opens(&gone, "10.0.0.100:80")),
+        (true, at("192.0.2.9:80")),
+        "the route's own"
+    );
+    let mut paused = watched(LURED, &GUESTS).vms().to_vec();
+    paused[2].paused = true;
+    let world = watched(LURED, &GUESTS);
+    let again = World::new(Arc::clone(&world.rules), paused).with_routes(&Nothing);
+    assert_eq!(
+        told(&opens(&again, "10.0.0.12:80")),
+        (false, None),
+        "it is paused"
+    );
+    // Not to where it was denied to go, nor back to who opens it.
+    let to = |target: &str| {
+        let rest = format!("rules: [{{ name: r, from: any, to: any, action: deny, instead: {target} }}]");
+        watched(&rest, &GUESTS)
+    };
+    assert_eq!(
+        told(&opens(&to("{ vm: db1, port: 80 }"), "10.0.0.12:80")),
+        (false, None)
+    );
+    assert_eq!(told(&opens(&to("{ vm: web1 }"), "10.0.0.12:80")), (false, None));
+    // Several are there; a guest always meets the same. The port is the flow's own where none is said.
+    let one = told(&opens(&to("{ vm: [db1, pot] }"), "192.0.2.1:81"));
+    assert!(
+        [at("10.0.0.12:81"), at("10.0.0.13:81")].contains(&one.1),
+        "{one:?}"
+    );
+    // Outside of this host it goes by the gateway, which no flow to a guest takes.
+    let page = to("{ address: 192.0.2.7, port: 8080 }");
+    assert_eq!(told(&opens(&page, "10.0.0.12:80")), (false, None));
+    assert_eq!(told(&opens(&page, "192.0.2.1:80")), (true, at("192.0.2.7:8080")));
+}
+
+#[test]
+fn a_flow_that_was_sent_elsewhere_stays_while_its_rule_says_so() {
+    let pot: SocketAddr = "10.0.0.13:22".parse().expect("an address");
+    let under = |world: &World, instead| {
+        let stage = Stage::Under { end: pot, instead };
+        judge(world, &way("10.0.0.12:80"), &running("/bin/a"), stage)
+    };
+    let world = watched(LURED, &GUESTS);
+    let kept = under(&world, true);
+    assert_eq!(told(&kept), (true, at("10.0.0.13:22")));
+    assert!(kept.choice.is_none() && kept.instead());
+    // Found by an inventory, which does not know why it went there.
+    assert_eq!(under(&world, false), kept);
+    for rest in [
+        "",
+        "rules: [{ name: lured, from: { exe: /bin/a }, to: { vm: db1 }, action: deny }]",
+        "rules: [{ name: lured, from: { exe: /bin/a }, to: { vm: db1 }, action: deny, instead: { vm: pot, port: 23 } }]",
+    ] {
+        let ended = under(&watched(rest, &GUESTS), true);
+        assert_eq!(told(&ended), (false, at("10.0.0.13:22")), "{rest}");
+        assert_eq!(ended.action(), Action::Deny(Refuse::Reset), "{rest}");
+        // It stays known as one that was sent there.
+        assert!(is_instead(ended.rule_number()), "{rest}");
+        assert_eq!(decider(ended.rule_number()), Decider::Unserved);
+    }
+    assert!(
+        !under(&watched(LURED, &GUESTS[..2]), true).passes(),
+        "its guest is gone"
+    );
+    // One that was under way when the rule came is denied where it is.
+    let end = "10.0.0.12:80".parse().expect("an address");
+    let late = judge(
+        &world,
+        &way("10.0.0.12:80"),
+        &running("/bin/a"),
+        Stage::Under { end, instead: false },
+    );
+    assert_eq!(told(&late), (false, None));
 }

@@ -432,6 +432,7 @@ mod tests {
                 route: Some("shop/cache".into()),
                 version: Some("v2".into()),
                 backend: at("10.0.0.2:6380"),
+                instead: false,
             })
         };
         let db1 = Party {

@@ -43,7 +43,10 @@ pub fn table(flows: &[Flow]) -> String {
                 .as_ref()
                 .and_then(|who| who.exe.clone())
                 .unwrap_or_default(),
-            via(flow.route.as_ref()).trim_start_matches(" via ").to_owned(),
+            via(flow.route.as_ref())
+                .trim_start_matches(" via")
+                .trim_start()
+                .to_owned(),
         ]);
     }
     table.render()

@@ -60,11 +60,15 @@ fn state(backend: &RouteBackend) -> String {
     }
 }
 
-/// ` via shop/cache v2 10.0.0.12:6379`: what is said of a flow that goes to a backend.
+/// ` via shop/cache v2 10.0.0.12:6379`: what is said of a flow that goes to a backend; ` instead to 10.0.0.13:22` of one that a
+/// rule denies and sends there.
 pub fn via(routed: Option<&Routed>) -> String {
     let Some(routed) = routed else {
         return String::new();
     };
+    if routed.instead {
+        return format!(" instead to {}", routed.backend);
+    }
     let mut said = String::from(" via");
     for part in [&routed.route, &routed.version].into_iter().flatten() {
         said.push(' ');
