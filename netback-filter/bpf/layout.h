@@ -11,7 +11,7 @@
 
 #include <linux/types.h>
 
-#define LAYOUT_VERSION 7
+#define LAYOUT_VERSION 8
 
 enum direction {
 	FROM_GUEST = 0,
@@ -23,10 +23,11 @@ enum action {
 	ALLOW = 1,
 };
 
-/* How a denied packet is answered. Only TCP can be answered: see answer.h. */
+/* How a denied packet is answered. Here only TCP can be, by a RST: see answer.h. */
 enum refuse {
 	REFUSE_DROP = 0,
 	REFUSE_RESET = 1,
+	REFUSE_PROHIBIT = 2, /* by ICMP, which userspace sends; what is established is reset */
 };
 
 /* Who a verdict comes from. */
@@ -93,7 +94,7 @@ struct flow_value {
 	__u64 syn_ns;	     /* when the last SYN passed */
 	__u64 sample_ns[2];  /* when the data passed whose ACK is awaited; 0: none is */
 	__u32 sample_seq[2]; /* the ACK that is awaited */
-	__u32 next_seq[2];   /* behind the last byte seen */
+	__u32 next_seq[2];   /* behind the last byte seen; of what is reported as refused, where its packet begins */
 	__u32 rtt_us[2];     /* smoothed time from data to its ACK; 0 before the first */
 	__u32 retransmissions[2];
 	__u32 zero_windows[2]; /* said by the sender of this direction: it takes no more */
@@ -331,7 +332,9 @@ struct event {
 	struct flow_key key;
 	struct flow_value value;
 	struct endpoint backend; /* all zero: none */
+	__u8 sender[6]; /* MAC address that the packet came from */
+	__u8 pad1[2];
 };
-_Static_assert(sizeof(struct event) == 224, "event");
+_Static_assert(sizeof(struct event) == 232, "event");
 
 #endif

@@ -87,7 +87,8 @@ INLINE int refuse(struct __sk_buff *skb, const struct context *c, const struct p
 	__u64 back = p->direction == FROM_GUEST ? 0 : BPF_F_INGRESS;
 	int partial;
 
-	if (how != REFUSE_RESET || !alters(c) || !may_answer(p, c->vif))
+	/* An ICMP error would not end an established connection. */
+	if (!(how == REFUSE_RESET || (how == REFUSE_PROHIBIT && established)) || !alters(c) || !may_answer(p, c->vif))
 		return drop(skb, c);
 	partial = cut_segment(skb, p);
 	if (partial < 0 || write_reset(skb, p, partial, 0))
@@ -167,6 +168,7 @@ INLINE int tell(const struct context *c, const struct packet *p, const struct fl
 		.direction = p->direction,
 		.enforced = alters(c),
 		.backend = p->translated ? &p->backend : 0,
+		.sender = p->macs + ETH_ALEN,
 	};
 
 	return report(&p->key, value, &what, c->counters);
@@ -184,6 +186,11 @@ OUTLINE int tell_refusal(const struct context *c, const struct packet *p, const 
 		.decided_by = verdict->decided_by,
 	};
 
+	/* On the stack nothing is to be found by a direction: it is in both. */
+	if (p->key.proto == IPPROTO_TCP) {
+		value.next_seq[FROM_GUEST] = ntohl(p->seq);
+		value.next_seq[TO_GUEST] = value.next_seq[FROM_GUEST];
+	}
 	return tell(c, p, &value, EVENT_REFUSED);
 }
 

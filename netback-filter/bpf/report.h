@@ -20,6 +20,7 @@ struct report {
 	__u8 direction;
 	__u8 enforced;
 	const struct endpoint *backend; /* or NULL */
+	const __u8 *sender;
 };
 
 #ifdef PERF_EVENTS
@@ -76,6 +77,9 @@ OUTLINE int report(const struct flow_key *key, const struct flow_value *value, c
 		event->backend = *what->backend;
 	else
 		__builtin_memset(&event->backend, 0, sizeof(event->backend));
+	__builtin_memcpy(event->sender, what->sender, sizeof(event->sender));
+	event->pad1[0] = 0;
+	event->pad1[1] = 0;
 	if (end_event(what->skb, event))
 		counters->events_lost++;
 	return 0;

@@ -35,6 +35,10 @@ pub struct Event {
     pub enforced: bool,
     /// The flow at that time. Of a refused one only the verdict is filled in.
     pub flow: FlowRecord,
+    /// MAC address that the packet came from; `None` where there was none.
+    pub sender: Option<[u8; 6]>,
+    /// Sequence number of a refused packet of TCP, else of no meaning.
+    pub sequence: u32,
 }
 
 impl Event {
@@ -51,6 +55,8 @@ impl Event {
             direction: Direction::from_raw(raw.direction),
             enforced: raw.enforced != 0,
             flow: FlowRecord::from_raw(&raw.key, &raw.value, raw.backend.end()),
+            sender: (raw.sender != [0; 6]).then_some(raw.sender),
+            sequence: raw.value.next_seq[0],
         })
     }
 }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use aya::Pod;
 
 /// `LAYOUT_VERSION` of the header.
-pub(crate) const LAYOUT_VERSION: u32 = 7;
+pub(crate) const LAYOUT_VERSION: u32 = 8;
 
 pub(crate) const CONTROL_SLOT: u32 = 0;
 pub(crate) const CONTROL_GENERATION: u32 = 1;
@@ -256,6 +256,8 @@ pub(crate) struct RawEvent {
     pub key: RawFlowKey,
     pub value: RawFlowValue,
     pub backend: RawEndpoint,
+    pub sender: [u8; 6],
+    pub pad1: [u8; 2],
 }
 
 pub(crate) const INTERVALS: usize = 32;
@@ -314,7 +316,7 @@ mirrors! {
     RawEndpoint => 24,
     RawChoice => 32,
     RawDead => 20,
-    RawEvent => 224,
+    RawEvent => 232,
     RawHistogramKey => 20,
     RawHistograms => 952,
 }
@@ -352,7 +354,7 @@ mod tests {
 
     #[test]
     fn short_bytes_are_no_event() {
-        assert!(read::<RawEvent>(&[0; 223]).is_none());
-        assert!(read::<RawEvent>(&[0; 224]).is_some());
+        assert!(read::<RawEvent>(&[0; 231]).is_none());
+        assert!(read::<RawEvent>(&[0; 232]).is_some());
     }
 }

@@ -48,6 +48,7 @@ mod error;
 mod events;
 mod flows;
 mod histograms;
+mod inject;
 mod layout;
 mod link;
 mod netlink;

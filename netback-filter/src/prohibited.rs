@@ -1,30 +1,28 @@
 // SPDX-License-Identifier: GPL-3.0-only
-//! "Administratively prohibited": how a guest learns that what it sends is refused, where TCP's RST is no answer.
+//! "Administratively prohibited": how a client learns that what it sends is refused, where TCP's RST is no answer or not the one
+//! that is wanted.
 //!
-//! The programs cannot make it: a packet of a guest carries the mark "checksum still to be computed" at its UDP header,
+//! The programs cannot make it: a packet of a guest carries the mark "checksum still to be computed" at its UDP or TCP header,
 //! which no helper takes off, and netfront drops an ICMP packet that carries it. So it is made here, when a refusal is
-//! reported, and put on the guest's vif.
+//! reported. What a guest sent is answered on its vif. What was sent to a guest is answered as if the guest did it, by the bridge
+//! that its vif is a port of, to the MAC address that it came from; where dom0 routes, that is not answered.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use crate::datapath::AttachedVif;
 use crate::events::{Event, EventKind};
+use crate::inject::{Injector, SENDER, checksum, ethernet, header4, header6, master, pseudo6, put};
+use crate::services::is_station;
 use crate::types::{Action, Direction, FlowKey, Protocol, Refuse};
 
-/// `ANSWER_MARK` of bpf/answer.h: the other program on the vif lets it through.
-const ANSWER_MARK: libc::c_int = 0x786d_5253;
 /// Answers in a second, of all guests: a guest that knocks at every port is told often enough.
 const MOST: u32 = 1000;
-/// A locally administered MAC address; nobody answers to it.
-const SENDER: [u8; 6] = [0x02, 0x78, 0x6d, 0x65, 0x73, 0x68];
-const HOPS: u8 = 64;
 
 /// Sends the answers.
 pub struct Prohibited {
-    socket: OwnedFd,
+    injector: Injector,
     second: Instant,
     sent: u32,
 }
@@ -35,40 +33,19 @@ impl Prohibited {
     /// # Errors
     /// What the kernel says; it asks for CAP_NET_RAW and CAP_NET_ADMIN.
     pub fn open() -> io::Result<Prohibited> {
-        // Protocol 0: it receives nothing.
-        // SAFETY: takes numbers only.
-        let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the kernel just gave it, and nobody else has it.
-        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-        let mark = ANSWER_MARK;
-        // SAFETY: the pointer is to an int of the length given, which the call only reads.
-        let marked = unsafe {
-            libc::setsockopt(
-                socket.as_raw_fd(),
-                libc::SOL_SOCKET,
-                libc::SO_MARK,
-                (&raw const mark).cast(),
-                size_of::<libc::c_int>() as libc::socklen_t,
-            )
-        };
-        if marked < 0 {
-            return Err(io::Error::last_os_error());
-        }
         Ok(Prohibited {
-            socket,
+            injector: Injector::open()?,
             second: Instant::now(),
             sent: 0,
         })
     }
 
-    /// Answers the packet of a report, if it is one to answer: not TCP and not ICMP, sent by a guest, and refused with an
-    /// answer. Returns whether one was sent; it goes to those of `vifs` that are the guest's.
+    /// Answers the packet of a report, if it is one to answer: not ICMP, TCP only where that is what the verdict says, sent to a
+    /// guest likewise, and refused with an answer. Returns whether one was sent. `vifs`: those that there are, the guest's among
+    /// them.
     ///
     /// # Errors
-    /// What the kernel says; the guest is then left to its time-outs.
+    /// What the kernel says; the client is then left to its time-outs.
     pub fn answer(&mut self, event: &Event, vifs: &[AttachedVif]) -> io::Result<bool> {
         if !is_answered(event) {
             return Ok(false);
@@ -76,14 +53,34 @@ impl Prohibited {
         let key = &event.flow.key;
         let mut sent = false;
         for vif in vifs.iter().filter(|vif| vif.config.scope == key.scope) {
-            let Some(frame) = vif.config.mac.and_then(|mac| frame(key, mac)) else {
+            let Some(mac) = vif.config.mac else {
+                continue;
+            };
+            let (frame, out) = match event.direction {
+                Direction::FromGuest => (frame(key, event.sequence, mac, SENDER), Some(vif.ifindex)),
+                Direction::ToGuest => {
+                    let refused = FlowKey {
+                        local: key.remote,
+                        remote: key.local,
+                        ..*key
+                    };
+                    let asker = event.sender.filter(|asker| is_station(*asker));
+                    let frame = asker.and_then(|asker| frame(&refused, event.sequence, asker, mac));
+                    (frame, master(vif.ifindex)?)
+                }
+            };
+            let (Some(frame), Some(out)) = (frame, out) else {
                 continue;
             };
             if !self.may_send() {
                 return Ok(false);
             }
-            self.send(vif.ifindex, &frame)?;
+            self.injector.send(out, &frame)?;
             sent = true;
+            if event.direction == Direction::ToGuest {
+                // By which of the guest's vifs it came is not told; one answer is enough.
+                break;
+            }
         }
         Ok(sent)
     }
@@ -96,67 +93,64 @@ impl Prohibited {
         self.sent += 1;
         self.sent <= MOST
     }
-
-    fn send(&self, ifindex: u32, frame: &[u8]) -> io::Result<()> {
-        // SAFETY: an all-zero sockaddr_ll is a valid one.
-        let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-        to.sll_family = libc::AF_PACKET as u16;
-        to.sll_ifindex = ifindex as i32;
-        // SAFETY: both pointers are to memory of the sizes given, which the call only reads.
-        let sent = unsafe {
-            libc::sendto(
-                self.socket.as_raw_fd(),
-                frame.as_ptr().cast(),
-                frame.len(),
-                libc::MSG_DONTWAIT,
-                (&raw const to).cast(),
-                size_of::<libc::sockaddr_ll>() as libc::socklen_t,
-            )
-        };
-        if sent < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(())
-    }
 }
 
 fn is_answered(event: &Event) -> bool {
-    event.kind == EventKind::Refused
+    let protocol = event.flow.key.protocol;
+    let answered = match event.flow.verdict.action {
+        Action::Deny(Refuse::Prohibited) => true,
+        Action::Deny(Refuse::Reset) => protocol != Protocol::TCP && event.direction == Direction::FromGuest,
+        Action::Allow | Action::Deny(Refuse::Drop) => false,
+    };
+    answered
+        && event.kind == EventKind::Refused
         && event.enforced
-        && event.direction == Direction::FromGuest
-        && event.flow.verdict.action == Action::Deny(Refuse::Reset)
-        && ![Protocol::TCP, Protocol::ICMP, Protocol::ICMPV6].contains(&event.flow.key.protocol)
+        && ![Protocol::ICMP, Protocol::ICMPV6].contains(&protocol)
 }
 
-/// The whole frame; none where the packet was to many, which nobody answers (RFC 1122, 3.2.2).
-fn frame(key: &FlowKey, guest: [u8; 6]) -> Option<Vec<u8>> {
+/// The whole frame, about a packet from the local end of `key` to the remote one; none where the packet was to many, which nobody
+/// answers (RFC 1122, 3.2.2).
+fn frame(key: &FlowKey, sequence: u32, to: [u8; 6], from: [u8; 6]) -> Option<Vec<u8>> {
+    let quoted = quoted(key, sequence);
     let (ethertype, packet) = match (key.local.ip(), key.remote.ip()) {
         (IpAddr::V4(local), IpAddr::V4(remote)) if !remote.is_multicast() && !remote.is_broadcast() => {
-            (0x0800_u16, v4(key, local, remote))
+            (0x0800_u16, v4(key, quoted, local, remote))
         }
-        (IpAddr::V6(local), IpAddr::V6(remote)) if !remote.is_multicast() => (0x86dd, v6(key, local, remote)),
+        (IpAddr::V6(local), IpAddr::V6(remote)) if !remote.is_multicast() => {
+            (0x86dd, v6(key, quoted, local, remote))
+        }
         _ => return None,
     };
-    let mut frame = Vec::with_capacity(14 + packet.len());
-    frame.extend(guest);
-    frame.extend(SENDER);
-    frame.extend(ethertype.to_be_bytes());
-    frame.extend(packet);
-    Some(frame)
+    Some(ethernet(to, from, ethertype, &packet))
 }
 
-/// The first 8 bytes behind the IP header that was refused: ports, as far as the protocol has them, and of UDP the shortest
-/// length there is. A receiver asks for no more than addresses, protocol and ports.
-fn quoted(key: &FlowKey) -> [u8; 8] {
-    let (from, to) = (key.local.port().to_be_bytes(), key.remote.port().to_be_bytes());
-    [from[0], from[1], to[0], to[1], 0, 8, 0, 0]
+/// What is quoted of what was refused, behind its IP header: ports, as far as the protocol has them; of TCP the sequence number,
+/// which the receiver checks, and a header without options to its end; of UDP the shortest length there is.
+fn quoted(key: &FlowKey, sequence: u32) -> [u8; 20] {
+    let mut quoted = [0; 20];
+    put(&mut quoted, 0, key.local.port());
+    put(&mut quoted, 2, key.remote.port());
+    if key.protocol == Protocol::TCP {
+        put(&mut quoted, 4, (sequence >> 16) as u16);
+        put(&mut quoted, 6, sequence as u16);
+        put(&mut quoted, 12, 0x5002);
+    } else {
+        put(&mut quoted, 4, 8);
+    }
+    quoted
 }
 
-/// An error of type 3, code 13 (RFC 1812, 5.2.7.1), from the address that the guest wanted to reach.
-fn v4(key: &FlowKey, local: Ipv4Addr, remote: Ipv4Addr) -> Vec<u8> {
+/// How much of it there is.
+fn length(protocol: Protocol) -> usize {
+    if protocol == Protocol::TCP { 20 } else { 8 }
+}
+
+/// An error of type 3, code 13 (RFC 1812, 5.2.7.1), from the address that the client wanted to reach.
+fn v4(key: &FlowKey, quoted: [u8; 20], local: Ipv4Addr, remote: Ipv4Addr) -> Vec<u8> {
+    let length = length(key.protocol);
     let mut message = vec![3, 13, 0, 0, 0, 0, 0, 0];
-    message.extend(header4(key.protocol.0, 8, local, remote));
-    message.extend(quoted(key));
+    message.extend(header4(key.protocol.0, length as u16, local, remote));
+    message.extend(quoted.iter().take(length));
     let sum = checksum(&[&message]);
     put(&mut message, 2, sum);
     let mut packet = header4(Protocol::ICMP.0, message.len() as u16, remote, local);
@@ -164,61 +158,18 @@ fn v4(key: &FlowKey, local: Ipv4Addr, remote: Ipv4Addr) -> Vec<u8> {
     packet
 }
 
-fn header4(protocol: u8, payload: u16, from: Ipv4Addr, to: Ipv4Addr) -> Vec<u8> {
-    let mut header = vec![0x45, 0, 0, 0, 0, 0, 0x40, 0, HOPS, protocol, 0, 0];
-    header.extend(from.octets());
-    header.extend(to.octets());
-    put(&mut header, 2, 20 + payload);
-    let sum = checksum(&[&header]);
-    put(&mut header, 10, sum);
-    header
-}
-
 /// An error of type 1, code 1 (RFC 4443, 3.1).
-fn v6(key: &FlowKey, local: Ipv6Addr, remote: Ipv6Addr) -> Vec<u8> {
+fn v6(key: &FlowKey, quoted: [u8; 20], local: Ipv6Addr, remote: Ipv6Addr) -> Vec<u8> {
+    let length = length(key.protocol);
     let mut message = vec![1, 1, 0, 0, 0, 0, 0, 0];
-    message.extend(header6(key.protocol.0, 8, local, remote));
-    message.extend(quoted(key));
-    let length = (message.len() as u32).to_be_bytes();
-    let pseudo = [
-        &remote.octets()[..],
-        &local.octets(),
-        &length,
-        &[0, 0, 0, Protocol::ICMPV6.0],
-    ]
-    .concat();
+    message.extend(header6(key.protocol.0, length as u16, local, remote));
+    message.extend(quoted.iter().take(length));
+    let pseudo = pseudo6(Protocol::ICMPV6.0, message.len() as u32, remote, local);
     let sum = checksum(&[&pseudo, &message]);
     put(&mut message, 2, sum);
     let mut packet = header6(Protocol::ICMPV6.0, message.len() as u16, remote, local);
     packet.extend(message);
     packet
-}
-
-fn header6(next: u8, payload: u16, from: Ipv6Addr, to: Ipv6Addr) -> Vec<u8> {
-    let mut header = vec![0x60, 0, 0, 0, 0, 0, next, HOPS];
-    header.extend(from.octets());
-    header.extend(to.octets());
-    put(&mut header, 4, payload);
-    header
-}
-
-/// Writes 16 bits in network order; every caller's bytes are longer than `at + 2`.
-fn put(bytes: &mut [u8], at: usize, value: u16) {
-    if let Some(place) = bytes.get_mut(at..at + 2) {
-        place.copy_from_slice(&value.to_be_bytes());
-    }
-}
-
-/// RFC 1071, over parts of even length.
-fn checksum(parts: &[&[u8]]) -> u16 {
-    let pairs = parts.iter().flat_map(|part| part.chunks_exact(2));
-    let mut sum: u32 = pairs
-        .map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]))
-        .sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !(sum as u16)
 }
 
 #[cfg(test)]
@@ -236,26 +187,39 @@ mod tests {
         }
     }
 
+    fn frame_of(key: &FlowKey, to: [u8; 6]) -> Option<Vec<u8>> {
+        frame(key, 0x0102_0304, to, SENDER)
+    }
+
     #[test]
     fn an_answer_adds_up_and_quotes_what_was_refused() {
-        let answer = frame(&key("10.0.0.1:5000", "10.0.0.2:53"), GUEST).unwrap();
+        let answer = frame_of(&key("10.0.0.1:5000", "10.0.0.2:53"), GUEST).unwrap();
         assert_eq!(answer[..6], GUEST);
         assert_eq!(checksum(&[&answer[14..34]]), 0, "the outer header");
         assert_eq!(checksum(&[&answer[34..]]), 0, "the message");
         assert_eq!(checksum(&[&answer[42..62]]), 0, "the inner header");
         assert_eq!(answer[34..36], [3, 13]);
         assert_eq!(answer[62..66], [0x13, 0x88, 0, 53]);
-        let six = frame(&key("[fd00::1]:5000", "[fd00::2]:53"), GUEST).unwrap();
+        let six = frame_of(&key("[fd00::1]:5000", "[fd00::2]:53"), GUEST).unwrap();
         assert_eq!(six.len(), 14 + 40 + 8 + 40 + 8);
         let pseudo = [&six[22..54], &[0, 0, 0, 56], &[0, 0, 0, 58]].concat();
         assert_eq!(checksum(&[&pseudo, &six[54..]]), 0);
+        // Of TCP the sequence number is quoted, and a whole header.
+        let tcp = FlowKey {
+            protocol: Protocol::TCP,
+            ..key("10.0.0.1:5000", "10.0.0.2:53")
+        };
+        let answer = frame_of(&tcp, GUEST).unwrap();
+        assert_eq!(answer.len(), 14 + 20 + 8 + 20 + 20);
+        assert_eq!(answer[62..70], [0x13, 0x88, 0, 53, 1, 2, 3, 4]);
+        assert_eq!(checksum(&[&answer[34..]]), 0);
     }
 
     #[test]
     fn nobody_answers_what_is_sent_to_many() {
         for remote in ["224.0.0.251:5353", "255.255.255.255:67"] {
-            assert_eq!(frame(&key("10.0.0.1:5000", remote), GUEST), None);
+            assert_eq!(frame_of(&key("10.0.0.1:5000", remote), GUEST), None);
         }
-        assert_eq!(frame(&key("[fd00::1]:5000", "[ff02::fb]:5353"), GUEST), None);
+        assert_eq!(frame_of(&key("[fd00::1]:5000", "[ff02::fb]:5353"), GUEST), None);
     }
 }

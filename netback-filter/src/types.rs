@@ -44,6 +44,9 @@ pub enum Refuse {
     /// TCP with a RST, so that the client fails at once; anything else is dropped, and what a guest sent is answered by
     /// [`crate::Prohibited`] if that is given the reports. Towards the guest this needs [`VifConfig::mac`].
     Reset,
+    /// With ICMP's "administratively prohibited", which [`crate::Prohibited`] sends if that is given the reports: once a flow and
+    /// verdict, as it is reported. An established TCP connection, which that would not end, with a RST.
+    Prohibited,
 }
 
 impl Refuse {
@@ -52,6 +55,7 @@ impl Refuse {
         match self {
             Self::Drop => 0,
             Self::Reset => 1,
+            Self::Prohibited => 2,
         }
     }
 }
@@ -78,6 +82,7 @@ impl Action {
         match (action, refuse) {
             (1, _) => Self::Allow,
             (_, 1) => Self::Deny(Refuse::Reset),
+            (_, 2) => Self::Deny(Refuse::Prohibited),
             _ => Self::Deny(Refuse::Drop),
         }
     }

@@ -9,9 +9,11 @@
 
 mod support;
 
-use std::time::Duration;
+use std::io::ErrorKind;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
-use netback_filter::{Action, Direction, Prohibited, Protocol, ScopeConfig};
+use netback_filter::{Action, Datapath, Direction, Events, Prohibited, Protocol, Refuse, ScopeConfig};
 use support::frame::{ACK, RST, SYN, TCP, tcp_packet as tcp};
 use support::wire::{Ends, Wire};
 use support::*;
@@ -166,5 +168,99 @@ fn a_datagram_that_is_refused_is_an_error_for_who_sent_it() {
         let told: Vec<_> = events.by_ref().collect();
         assert_eq!(told.len(), 1);
         assert!(!prohibited.answer(&told[0], &vifs).unwrap());
+    });
+}
+
+/// As net/ipv4/icmp.c and net/ipv6/icmp.c turn "administratively prohibited" into errors.
+fn prohibited(address: IpAddr) -> Option<i32> {
+    Some(if address.is_ipv4() {
+        libc::EHOSTUNREACH
+    } else {
+        libc::EACCES
+    })
+}
+
+/// Answers refusals until `stop`, as a daemon does.
+fn answering<T>(datapath: &Datapath, events: &mut Events, during: impl FnOnce() -> T + Send) -> T
+where
+    T: Send,
+{
+    let vifs = datapath.attached().unwrap();
+    let mut prohibited = Prohibited::open().unwrap();
+    let stop = Stop::default();
+    std::thread::scope(|scope| {
+        let work = scope.spawn(|| {
+            let _guard = stop.on_drop();
+            during()
+        });
+        while !stop.is_set() {
+            for event in events.by_ref() {
+                prohibited.answer(&event, &vifs).unwrap();
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        work.join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+#[test]
+fn a_connect_that_is_prohibited_fails_as_one_that_icmp_forbids() {
+    const PROHIBIT: Action = Action::Deny(Refuse::Prohibited);
+    World::run(|world| {
+        let scope = ScopeConfig {
+            default_from_guest: PROHIBIT,
+            default_to_guest: PROHIBIT,
+            ..no_adoption()
+        };
+        let datapath = world.attach(scope, vec![allow_tcp(1, 80)]);
+        let mut events = datapath.events().unwrap();
+        for (guest, peer) in FAMILIES {
+            // The guest's own, and one from outside.
+            for (from, to) in [("guest", (peer, 81)), ("peer", (guest, 81))] {
+                let begun = Instant::now();
+                let error = answering(&datapath, &mut events, || {
+                    world.connect(from, to.into()).unwrap_err()
+                });
+                assert_eq!(error.raw_os_error(), prohibited(guest), "{from}: {error}");
+                assert!(
+                    begun.elapsed() < Duration::from_millis(900),
+                    "{from}: not by the first SYN"
+                );
+            }
+            // A datagram from outside, too.
+            let socket = world.udp("peer", peer, 0);
+            socket.connect((guest, 53)).unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            let error = answering(&datapath, &mut events, || {
+                socket.send(b"?").unwrap();
+                socket.recv(&mut [0; 9]).unwrap_err()
+            });
+            assert_eq!(error.raw_os_error(), prohibited(guest), "{error}");
+        }
+        assert_eq!(counters(&datapath, Direction::FromGuest).resets, 0);
+        assert_eq!(counters(&datapath, Direction::ToGuest).resets, 0);
+    });
+}
+
+/// An ICMP error would not end it.
+#[test]
+fn a_connection_under_way_is_reset_where_another_would_be_prohibited() {
+    World::run(|world| {
+        let datapath = world.attach(no_adoption(), vec![allow_tcp(1, 80)]);
+        for (guest, peer) in FAMILIES {
+            let listener = world.listen("peer", peer, 80);
+            let mut client = world.connect("guest", (peer, 80).into()).unwrap();
+            let (mut server, from) = listener.accept().unwrap();
+            let key = tcp_key((guest, from.port()).into(), (peer, 80).into());
+            let denied = verdict(Action::Deny(Refuse::Prohibited), 2);
+            datapath.flow_writer().revise(&key, denied).unwrap();
+            std::io::Write::write_all(&mut client, b"?").unwrap();
+            for stream in [&mut client, &mut server] {
+                stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+                let error = std::io::Read::read(stream, &mut [0; 9]).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{guest}");
+            }
+        }
     });
 }

@@ -191,6 +191,8 @@ pub enum Refuse {
     /// At once: a TCP reset, or an ICMP "administratively prohibited".
     #[default]
     Rst,
+    /// At once, TCP too by ICMP.
+    Icmp,
     /// Not at all: packets vanish, and the client waits until it gives up.
     Drop,
 }

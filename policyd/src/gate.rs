@@ -311,6 +311,7 @@ pub fn action(decision: &Decision) -> Action {
     match (decision.verdict, decision.refuse) {
         (policy::Verdict::Allow, _) => Action::Allow,
         (policy::Verdict::Deny, policy::Refuse::Rst) => Action::Deny(Refuse::Reset),
+        (policy::Verdict::Deny, policy::Refuse::Icmp) => Action::Deny(Refuse::Prohibited),
         (policy::Verdict::Deny, policy::Refuse::Drop) => Action::Deny(Refuse::Drop),
     }
 }

@@ -194,6 +194,7 @@ impl Facade {
             affinity: self.route.affinity,
             refuse: match self.route.refuse {
                 policy::Refuse::Rst => Refuse::Reset,
+                policy::Refuse::Icmp => Refuse::Prohibited,
                 policy::Refuse::Drop => Refuse::Drop,
             },
         }

@@ -19,7 +19,7 @@ const NAP: Duration = Duration::from_millis(250);
 /// For how long the list of vifs is believed: a new vif's first refusal may go unanswered.
 const STALE: Duration = Duration::from_secs(1);
 
-/// Answers refused datagrams.
+/// Answers what is refused with ICMP.
 pub struct Answers {
     prohibited: Option<Prohibited>,
     datapath: Arc<Mutex<Datapath>>,
@@ -31,7 +31,7 @@ impl Answers {
     /// Answers on the vifs of this datapath. Where no answer can be sent the log says so, once.
     pub fn new(datapath: Arc<Mutex<Datapath>>) -> Answers {
         let prohibited = Prohibited::open()
-            .inspect_err(|e| log::warn!("refused datagrams are dropped without an answer: {e}"))
+            .inspect_err(|e| log::warn!("what is to be refused with ICMP is dropped without an answer: {e}"))
             .ok();
         Answers {
             prohibited,

@@ -241,12 +241,13 @@ fn action(reader: &Reader<'_>, fields: &super::fields::Fields<'_>, of: &str) -> 
 pub(super) fn refusal(reader: &Reader<'_>, node: &Node) -> Option<Refuse> {
     match reader.text(node, "`refuse`")? {
         "rst" => Some(Refuse::Rst),
+        "icmp" => Some(Refuse::Icmp),
         "drop" => Some(Refuse::Drop),
         other => {
             reader.problem(
                 node.place,
                 format_args!("`{}` is not a way to refuse", shorten(other)),
-                "write rst (the client learns at once) or drop (it waits)",
+                "write rst (the client learns at once), icmp (so it does, by ICMP) or drop (it waits)",
             );
             None
         }

@@ -125,6 +125,7 @@ fn action() -> impl Strategy<Value = (&'static str, Option<&'static str>)> {
         ("deny", None),
         ("deny", Some("drop")),
         ("deny", Some("rst")),
+        ("deny", Some("icmp")),
     ])
 }
 
