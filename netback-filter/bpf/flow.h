@@ -119,6 +119,8 @@ INLINE __u32 micros_since(__u64 then, __u64 now)
 /* A SYN that comes again is measured from its last coming. */
 INLINE void time_handshake(struct flow_value *flow, struct packet *p, __u8 direction, __u64 now)
 {
+	if (p->tcp_flags & TCP_SYN)
+		flow->next_seq[direction] = ntohl(p->seq) + 1;
 	if (pure_syn(p)) {
 		if (flow->seen[direction] & SEEN_SYN)
 			flow->retransmissions[direction]++;

@@ -72,7 +72,7 @@ _Static_assert(sizeof(struct flow_key) == 44, "flow_key");
 #define SEEN_ACK 0x02
 #define SEEN_FIN 0x04
 #define SEEN_RST 0x08
-#define SEEN_DATA 0x10 /* `next_seq` says something */
+#define SEEN_DATA 0x10 /* `next_seq` is of data, else of a SYN if one was seen */
 
 struct flow_value {
 	/* The verdict: written when the entry is, and never in place. */
@@ -94,7 +94,7 @@ struct flow_value {
 	__u64 syn_ns;	     /* when the last SYN passed */
 	__u64 sample_ns[2];  /* when the data passed whose ACK is awaited; 0: none is */
 	__u32 sample_seq[2]; /* the ACK that is awaited */
-	__u32 next_seq[2];   /* behind the last byte seen; of what is reported as refused, where its packet begins */
+	__u32 next_seq[2];   /* behind the last byte or SYN seen; of what is reported as refused, where its packet begins */
 	__u32 rtt_us[2];     /* smoothed time from data to its ACK; 0 before the first */
 	__u32 retransmissions[2];
 	__u32 zero_windows[2]; /* said by the sender of this direction: it takes no more */

@@ -74,10 +74,7 @@ impl FlowWriter {
     /// What the kernel says; the earlier verdict then stands.
     pub fn revise(&self, key: &FlowKey, verdict: Verdict) -> io::Result<()> {
         let raw = key.raw();
-        let mut value = match self.tables.verdicts.get(&raw)? {
-            Some(value) => value,
-            None => self.tables.flows.get(&raw)?.unwrap_or_default(),
-        };
+        let mut value = self.value(key)?.unwrap_or_default();
         verdict.write(&mut value, DecidedBy::Userspace);
         value.told = 0;
         self.tables.verdicts.set(&raw, &value)
@@ -136,6 +133,15 @@ impl FlowWriter {
     pub fn backend(&self, key: &FlowKey) -> io::Result<Option<SocketAddr>> {
         let redirect = self.tables.redirects.get(&key.raw())?;
         Ok(redirect.and_then(|backend| backend.end()))
+    }
+
+    /// What the programs have of a flow.
+    pub(crate) fn value(&self, key: &FlowKey) -> io::Result<Option<RawFlowValue>> {
+        let raw = key.raw();
+        match self.tables.verdicts.get(&raw)? {
+            Some(value) => Ok(Some(value)),
+            None => self.tables.flows.get(&raw),
+        }
     }
 
     /// Forgets the flow, and where it was to be redirected to: its next packet is decided by the rules. A connection under way

@@ -32,6 +32,8 @@ pub(crate) const SHAPE_DEFAULT: u16 = 0x0010;
 pub(crate) const MARK_DSCP: u8 = 0x80;
 
 pub(crate) const SEEN_SYN: u8 = 0x01;
+pub(crate) const SEEN_ACK: u8 = 0x02;
+pub(crate) const SEEN_DATA: u8 = 0x10;
 pub(crate) const SEEN_FIN: u8 = 0x04;
 pub(crate) const SEEN_RST: u8 = 0x08;
 

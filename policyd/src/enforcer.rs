@@ -32,6 +32,7 @@ use crate::gate::{Judged, Told, Way};
 use crate::inventory::Inventory;
 use crate::lookups::{Answer, Lookups, Question};
 use crate::registry::lock;
+use crate::revocations::Revocations;
 use crate::shapes::{self, Shapes};
 use crate::tables;
 use crate::world::{Listeners, Mac, Vm, World};
@@ -190,6 +191,7 @@ pub struct Enforcer {
     /// The services that the datapath has.
     services: Option<Vec<Service>>,
     shapes: Shapes,
+    revocations: Revocations,
 }
 
 impl Enforcer {
@@ -208,6 +210,7 @@ impl Enforcer {
     ) -> Result<Enforcer, DaemonError> {
         let flows = lock(&datapath).flow_writer();
         let mut enforcer = Enforcer {
+            revocations: Revocations::start(Arc::clone(&datapath), flows.clone()),
             flows,
             datapath,
             world,

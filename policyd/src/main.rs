@@ -23,6 +23,7 @@ mod lock;
 mod lookups;
 mod present;
 mod registry;
+mod revocations;
 mod routes;
 mod shapes;
 mod tables;

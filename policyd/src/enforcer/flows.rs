@@ -6,14 +6,14 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use netback_filter::{DecidedBy, Direction, Event, EventKind, FlowRecord};
-use policy::{Decider, Decision, Protocol, Refuse, Verdict};
+use netback_filter::{Action, DecidedBy, Direction, Event, EventKind, FlowRecord};
+use policy::{Decider, Decision, Endpoint, Flow, Protocol, Refuse, Verdict};
 use policyd_api::{Seen, What};
 use vmi_xen::observe::Subject;
 
 use super::{DOUBTS, Enforcer, PATIENCE, REMEMBER, SWEEP, Shown};
 use crate::daemon::monotonic_ns;
-use crate::gate::{Stage, Way, Write, decider, is_instead, judge, write_verdict};
+use crate::gate::{Stage, Way, Write, action, decider, is_instead, judge, write_verdict};
 use crate::lookups::{Answer, Question};
 use crate::present;
 use crate::registry::lock;
@@ -75,11 +75,15 @@ impl Enforcer {
         let owners = lock(&self.owners.map).clone();
         let records: Vec<FlowRecord> = lock(&self.datapath).flows(None).filter_map(Result::ok).collect();
         let mut changed = 0;
+        let mut over = Vec::new();
         for record in &records {
             let write = match record.decided_by {
                 DecidedBy::Userspace => Write::Revise,
                 DecidedBy::Lookup => Write::Settle,
-                _ => continue,
+                _ => {
+                    over.extend(self.revoked_by_tables(world, record).then_some(record.key));
+                    continue;
+                }
             };
             let way = Way::from(&record.key);
             match (record.verdict.origin, owners.get(&way)) {
@@ -100,6 +104,13 @@ impl Enforcer {
                         changed += 1;
                     }
                     write_verdict(world, &self.flows, write, &way, &judged);
+                    if is_connection(record) && is_answered(judged.action()) {
+                        over.push(record.key);
+                        // Its other half, which a guest of this host knows it by.
+                        let beyond = judged.beyond(&way);
+                        let peer = world.vm_at(beyond.remote.ip()).filter(|vm| vm.scope != way.scope);
+                        over.extend(peer.map(|vm| beyond.seen_by(vm.scope).key()));
+                    }
                 }
                 // The other half of a flow whose opener is a guest here is rewritten with that guest's half.
                 (Direction::ToGuest, _) if owners.contains_key(&opener(world, &way)) => {}
@@ -111,7 +122,37 @@ impl Enforcer {
                 }
             }
         }
+        self.revocations.end(over);
         changed
+    }
+
+    /// Whether the tables in force deny a connection that they allowed. They know no process.
+    fn revoked_by_tables(&self, world: &World, record: &FlowRecord) -> bool {
+        let known = record.verdict.action == Action::Allow && is_connection(record);
+        let Some(vm) = world.vm(record.key.scope).filter(|_| known) else {
+            return false;
+        };
+        let way = Way::from(&record.key);
+        let remote = way.remote.ip();
+        let end = record.backend.unwrap_or(way.remote);
+        let flow = match record.verdict.origin {
+            Direction::FromGuest => Flow {
+                protocol: way.protocol,
+                source: world.source(way.scope, way.local.ip(), None),
+                destination: world.destination(way.protocol, end.ip(), end.port()),
+                port: end.port(),
+            },
+            Direction::ToGuest => Flow {
+                protocol: way.protocol,
+                source: match world.vm_at(remote) {
+                    Some(peer) => Endpoint::guest(&peer.id, remote),
+                    None => Endpoint::world(remote),
+                },
+                destination: vm.destination(way.protocol, way.local.ip(), way.local.port()),
+                port: way.local.port(),
+            },
+        };
+        is_answered(action(&world.decide(&flow)))
     }
 
     /// A report of the datapath.
@@ -363,6 +404,16 @@ impl Enforcer {
             !ways.is_empty()
         });
     }
+}
+
+/// A TCP connection that has begun, and is not over.
+fn is_connection(record: &FlowRecord) -> bool {
+    record.key.protocol == netback_filter::Protocol::TCP && record.first_ns != 0 && !record.ended
+}
+
+/// Whether its ends are told that it is denied.
+fn is_answered(action: Action) -> bool {
+    !matches!(action, Action::Allow | Action::Deny(netback_filter::Refuse::Drop))
 }
 
 /// A flow towards a guest as its opener sees it.
