@@ -6,6 +6,7 @@ mod support;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use support::web1::unharmed;
 use support::{Domain, Mesh, Outcome};
 use xmesh_rig::{Discard, DomainSpec};
 
@@ -152,5 +153,6 @@ fn daemon_and_guardian_die_at_any_moment_and_the_guest_runs_on() -> Outcome {
     mesh.guests_run()?;
     // Without a daemon, so that nothing stands between the guest and its text.
     assert_eq!(mesh.changed_text()?, "", "the guest's kernel text");
+    unharmed(&mesh)?;
     mesh.start()
 }
