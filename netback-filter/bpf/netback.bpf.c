@@ -112,6 +112,7 @@ INLINE void set_fragment_key(const struct packet *p, struct fragment_key *key)
 	key->direction = p->direction;
 	key->proto = p->key.proto;
 	key->pad = 0;
+	key->vlans = p->vlans;
 	key->local = p->key.local;
 	key->remote = p->translated && p->direction == TO_GUEST ? p->backend.address : p->key.remote;
 }
@@ -166,6 +167,7 @@ INLINE int tell(const struct context *c, const struct packet *p, const struct fl
 		.kind = kind,
 		.direction = p->direction,
 		.enforced = alters(c),
+		.tagged = is_tagged(p),
 		.backend = p->translated ? &p->backend : 0,
 	};
 
@@ -210,6 +212,22 @@ INLINE int is_idle(const struct packet *p, const struct flow_value *flow, __u64 
 	return p->key.proto != IPPROTO_TCP && (__s64)(now - flow->last_ns) > (__s64)IDLE_NS;
 }
 
+/*
+ * Userspace's verdict on the flow. It decides by sockets, and a socket does not tell over which of the guest's interfaces it
+ * sends, nor an interface its VLAN. So a verdict is on the flow in any VLAN, and the flow that has one has no VLAN in its
+ * key: what userspace revises or takes back is what packets find.
+ */
+INLINE struct flow_value *find_verdict(struct packet *p)
+{
+	struct flow_value *flow;
+
+	set_vlans(&p->key, 0);
+	flow = bpf_map_lookup_elem(&verdicts, &p->key);
+	if (!flow)
+		set_vlans(&p->key, p->vlans);
+	return flow;
+}
+
 INLINE int filter_flow(struct __sk_buff *skb, const struct context *c, struct packet *p)
 {
 	struct rule_set set = active_rule_set();
@@ -219,10 +237,11 @@ INLINE int filter_flow(struct __sk_buff *skb, const struct context *c, struct pa
 	__u32 segments;
 	__u8 how;
 
-	flow = bpf_map_lookup_elem(&verdicts, &p->key);
+	flow = find_verdict(p);
 	if (flow && pure_syn(p) && tcp_closed(flow)) {
 		/* Of a connection that is over: for one that was seen to begin there would be another. */
 		bpf_map_delete_elem(&verdicts, &p->key);
+		set_vlans(&p->key, p->vlans);
 		flow = 0;
 	}
 	if (flow) {
@@ -250,9 +269,13 @@ INLINE int filter_flow(struct __sk_buff *skb, const struct context *c, struct pa
 			is_new = verdict.action == ALLOW;
 		}
 	}
-	if (p->direction == FROM_GUEST && verdict.origin == FROM_GUEST && verdict.action == ALLOW &&
-	    !(flow && flow->plain && !begins) && has_ports(p) && alters(c)) {
-		where = route(p, begins, c->now, &how);
+	if (p->direction == FROM_GUEST && verdict.origin == FROM_GUEST && verdict.action == ALLOW && alters(c)) {
+		if (unlikely(is_tagged(p))) {
+			how = REFUSE_RESET;
+			where = needs_translation(p) ? ROUTE_REFUSED : ROUTE_BACKEND;
+		} else if (!(flow && flow->plain && !begins) && has_ports(p)) {
+			where = route(p, begins, c->now, &how);
+		}
 		if (where == ROUTE_REFUSED) {
 			c->counters->unserved++;
 			verdict.action = DENY;
@@ -288,7 +311,7 @@ INLINE int filter_flow(struct __sk_buff *skb, const struct context *c, struct pa
 			return drop(skb, c);
 		if (p->translated)
 			return pass_translated(skb, c, p);
-		if (p->direction == FROM_GUEST && is_echo_request(p) && alters(c) && is_virtual(&p->key.remote))
+		if (p->direction == FROM_GUEST && is_echo_request(p) && !is_tagged(p) && alters(c) && is_virtual(&p->key.remote))
 			return answer_echo(skb, p) ? TC_ACT_SHOT : pass_back(skb, c);
 		return pass(skb, c, p);
 	}
@@ -299,7 +322,7 @@ INLINE int filter_flow(struct __sk_buff *skb, const struct context *c, struct pa
 	}
 	if (where == ROUTE_REFUSED)
 		return refuse(skb, c, p, verdict.refuse, 0);
-	if (flow && p->direction == FROM_GUEST && !flow->plain)
+	if (flow && p->direction == FROM_GUEST && !flow->plain && !is_tagged(p))
 		find_backend(p);
 	return refuse(skb, c, p, verdict.refuse, flow && tcp_established(flow));
 }
@@ -321,17 +344,19 @@ OUTLINE int relate_error(struct __sk_buff *skb, struct packet *p, __u64 now, int
 	inner->direction = p->direction;
 	inner->ipv4 = p->ipv4;
 	inner->l3_end = p->l3_end;
+	inner->l3 = p->l3;
 	inner->l4 = p->l4;
+	inner->vlans = p->vlans;
 	inner->kind = KIND_FLOW;
 	if (read_inner(skb, inner))
 		return 0;
-	if (has_ports(inner) && may_alter) {
+	if (has_ports(inner) && may_alter && !is_tagged(p)) {
 		if (p->direction == TO_GUEST)
 			name_as_guest(inner, now);
 		else
 			find_backend(inner);
 	}
-	flow = bpf_map_lookup_elem(&verdicts, &inner->key);
+	flow = find_verdict(inner);
 	if (!flow)
 		flow = bpf_map_lookup_elem(&flows, &inner->key);
 	if (!flow || flow->action != ALLOW)
@@ -388,19 +413,23 @@ INLINE int filter(struct __sk_buff *skb, const __u8 direction)
 	parse(skb, counter_key.scope, direction, p);
 	if (direction == TO_GUEST && is_for_another(p, c.vif)) {
 		c.counters->foreign++;
-		return c.scope->unjudged == ALLOW ? pass(skb, &c, p) : drop(skb, &c);
+		return c.scope->foreign == ALLOW ? pass(skb, &c, p) : drop(skb, &c);
 	}
 	if (direction == FROM_GUEST && is_forged(skb, p, c.vif, c.scope->flags))
 		return refuse_forged(skb, &c, p);
+	if (unlikely(p->tags) && c.scope->tagged != TAGGED_JUDGE) {
+		c.counters->unknown_l3++;
+		return c.scope->tagged == ALLOW ? pass(skb, &c, p) : drop(skb, &c);
+	}
 	if (p->dhcp && (c.scope->flags & SCOPE_PASS_DHCP))
 		return pass(skb, &c, p);
 	switch (p->kind) {
 	case KIND_ARP:
-		if (direction == FROM_GUEST && alters(&c) && !answer_arp(skb, p))
+		if (direction == FROM_GUEST && alters(&c) && !is_tagged(p) && !answer_arp(skb, p))
 			return pass_back(skb, &c);
 		return pass(skb, &c, p);
 	case KIND_ESSENTIAL:
-		if (direction == FROM_GUEST && alters(&c)) {
+		if (direction == FROM_GUEST && alters(&c) && !is_tagged(p)) {
 			int answer = answer_solicitation(skb, p);
 
 			if (answer <= 0)
@@ -409,7 +438,8 @@ INLINE int filter(struct __sk_buff *skb, const __u8 direction)
 		return pass(skb, &c, p);
 	case KIND_UNKNOWN_L3:
 		c.counters->unknown_l3++;
-		return c.scope->unjudged == ALLOW ? pass(skb, &c, p) : drop(skb, &c);
+		/* Behind so many tags there may be what a rule denies. */
+		return c.scope->other == ALLOW && p->tags <= MAX_TAGS ? pass(skb, &c, p) : drop(skb, &c);
 	case KIND_LATER_FRAGMENT: {
 		struct verdict first = {};
 
@@ -433,7 +463,7 @@ INLINE int filter(struct __sk_buff *skb, const __u8 direction)
 		return filter_flow(skb, &c, p);
 	}
 	case KIND_FLOW:
-		if (direction == TO_GUEST && has_ports(p) && alters(&c))
+		if (direction == TO_GUEST && has_ports(p) && !is_tagged(p) && alters(&c))
 			name_as_guest(p, c.now);
 		return filter_flow(skb, &c, p);
 	default:

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use aya::Pod;
 
 /// `LAYOUT_VERSION` of the header.
-pub(crate) const LAYOUT_VERSION: u32 = 7;
+pub(crate) const LAYOUT_VERSION: u32 = 8;
 
 pub(crate) const CONTROL_SLOT: u32 = 0;
 pub(crate) const CONTROL_GENERATION: u32 = 1;
@@ -22,6 +22,9 @@ pub(crate) const SCOPE_MONITOR_ONLY: u8 = 0x01;
 pub(crate) const SCOPE_PASS_DHCP: u8 = 0x02;
 pub(crate) const SCOPE_LOCK_MAC: u8 = 0x04;
 pub(crate) const SCOPE_LOCK_ADDRESS: u8 = 0x08;
+
+pub(crate) const VLAN_VID_BITS: u32 = 12;
+pub(crate) const TAGGED_JUDGE: u8 = 2;
 
 pub(crate) const CLASS_ANY: u32 = u32::MAX;
 pub(crate) const PROTO_ANY: u8 = 0;
@@ -59,10 +62,10 @@ pub(crate) fn socket_address(address: RawAddress, port: u16) -> SocketAddr {
 pub(crate) struct RawFlowKey {
     pub scope: u32,
     pub proto: u8,
-    pub pad0: u8,
+    pub vlan_high: u8,
     pub local_port: u16,
     pub remote_port: u16,
-    pub pad1: u16,
+    pub vlan: u16,
     pub local: RawAddress,
     pub remote: RawAddress,
 }
@@ -112,9 +115,10 @@ pub(crate) struct RawVif {
 pub(crate) struct RawScope {
     pub default_action: [u8; 2],
     pub default_refuse: [u8; 2],
-    pub unjudged: u8,
+    pub foreign: u8,
     pub flags: u8,
-    pub pad: u16,
+    pub other: u8,
+    pub tagged: u8,
     pub adopt_until_ns: u64,
 }
 
@@ -252,7 +256,7 @@ pub(crate) struct RawEvent {
     pub kind: u8,
     pub direction: u8,
     pub enforced: u8,
-    pub pad: u8,
+    pub tagged: u8,
     pub key: RawFlowKey,
     pub value: RawFlowValue,
     pub backend: RawEndpoint,

@@ -12,8 +12,9 @@
 //! # How a packet is decided
 //!
 //! 1. Malformed or truncated headers: dropped. ARP, IPv6 neighbour discovery and multicast listener messages pass.
-//!    A later fragment passes when its first fragment did; frames with a VLAN tag, of an unknown L3 protocol or to
-//!    another MAC than the guest's go by [`ScopeConfig::unjudged`].
+//!    A later fragment passes when its first fragment did; frames of an unknown L3 protocol or to
+//!    another MAC than the guest's go by [`ScopeConfig`], and so do tagged ones, unless they are judged by what is behind their
+//!    tags ([`Tagged`]).
 //! 2. A verdict of userspace on exactly this flow.
 //! 3. The entry of a flow that the rules allowed earlier, in either direction. When the rules were exchanged
 //!    since, they are asked again first.
@@ -81,5 +82,5 @@ pub use shape::{
 };
 pub use types::{
     Action, AdoptEstablished, Counters, DecidedBy, Direction, FlowKey, Lock, Protocol, Refuse, ScopeConfig,
-    ScopeStats, Verdict, VifConfig,
+    ScopeStats, Tagged, Verdict, VifConfig, Vlan,
 };

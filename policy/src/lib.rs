@@ -80,7 +80,9 @@
 //!   [`Ruleset::decide`].
 //! - **An end whose process is not known matches no selector that asks for a process**, for allow and for
 //!   deny alike. A default of deny is what protects where sight may be lost.
-//! - Two sets that speak of one VM's default, or of its lock: the more specific pattern counts, of equal ones the stricter.
+//! - Frames with a VLAN tag, or with two, are judged by what is behind the tags, whatever the VLAN, unless `frames` says otherwise of the
+//!   VM; those that are neither IP nor ARP pass unless it does, or the VM's default is deny: `frames: { "*": { tagged: deny, other: deny } }`.
+//! - Two sets that speak of one VM's default, of its lock or of its frames: the more specific pattern counts, of equal ones the stricter.
 //!
 //! # Routes
 //!
@@ -150,7 +152,7 @@ mod settings;
 
 pub use block::Block;
 pub use document::qos::{Bandwidth, Dscp, Priority, Qos, QosClass, Rate, Totals, Treatment};
-pub use document::{Action, Document, Lock, Refuse};
+pub use document::{Action, Document, Frames, Lock, Other, Refuse, Tagged};
 pub use explain::{Consulted, Explanation, Match, NearMiss};
 pub use flow::{Endpoint, Flow, Owner, Process, Side, VmId};
 pub use identity::{Identity, ServiceName};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::block::Block;
-use crate::document::{Action, Document, Lock, MAX_RULES, Peer, Refuse, Selector};
+use crate::document::{Action, Document, Lock, MAX_RULES, Other, Peer, Refuse, Selector, Tagged};
 use crate::flow::{Flow, Owner, Side, VmId};
 use crate::index::Index;
 use crate::matching::{Subject, Truth, port_in};
@@ -210,6 +210,8 @@ pub struct Ruleset {
     routes: Box<[Arc<Route>]>,
     pub(crate) defaults: Settings<Action>,
     locks: Settings<Lock>,
+    tagged: Settings<Tagged>,
+    other: Settings<Other>,
     pub(crate) classes: Classes,
     index: Index,
     generation: u64,
@@ -263,6 +265,8 @@ impl Ruleset {
             routes: routes.into(),
             defaults: defaults(&documents),
             locks: locks(&documents),
+            tagged: tagged(&documents),
+            other: other(&documents),
             generation,
         })
     }
@@ -275,6 +279,8 @@ impl Ruleset {
             routes: Box::default(),
             defaults: defaults(&[]),
             locks: locks(&[]),
+            tagged: tagged(&[]),
+            other: other(&[]),
             classes: Classes::compile(&[], &[]),
             index: Index::build(&[]),
             generation,
@@ -404,6 +410,16 @@ impl Ruleset {
         self.locks.of(vm)
     }
 
+    /// What becomes of a VM's tagged frames, and who says so; `None` where no set says anything.
+    pub fn tagged_of(&self, vm: &VmId) -> Option<&VmSetting<Tagged>> {
+        self.tagged.of(vm)
+    }
+
+    /// What becomes of a VM's frames that are neither IP nor ARP, and who says so; `None` where no set says anything.
+    pub fn other_of(&self, vm: &VmId) -> Option<&VmSetting<Other>> {
+        self.other.of(vm)
+    }
+
     pub(crate) fn rule(&self, id: RuleId) -> Option<&CompiledRule> {
         self.rules.get(usize::try_from(id.0).ok()?)
     }
@@ -450,6 +466,14 @@ fn defaults(documents: &[&Document]) -> Settings<Action> {
 
 fn locks(documents: &[&Document]) -> Settings<Lock> {
     Settings::build(documents, |d| &d.locks, Reverse)
+}
+
+fn tagged(documents: &[&Document]) -> Settings<Tagged> {
+    Settings::build_part(documents, |d| &d.frames, |frames| frames.tagged, Reverse)
+}
+
+fn other(documents: &[&Document]) -> Settings<Other> {
+    Settings::build_part(documents, |d| &d.frames, |frames| frames.other, Reverse)
 }
 
 fn check(documents: &[&Document]) -> Result<(), Problems> {

@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use policy::{
-    Decider, Document, Endpoint, Flow, Lock, Owner, Priority, Process, Protocol, Rate, Refuse, RuleId,
-    Ruleset, Side, Verdict, VmId,
+    Decider, Document, Endpoint, Flow, Lock, Other, Owner, Priority, Process, Protocol, Rate, Refuse, RuleId,
+    Ruleset, Side, Tagged, Verdict, VmId,
 };
 
 fn vm(name: &str) -> VmId {
@@ -90,6 +90,27 @@ fn the_most_specific_lock_counts_and_of_equal_ones_the_strictest() {
     assert_eq!(lock("web1"), Some(Lock::Address));
     let none = ruleset("policy: a\n");
     assert!(none.lock_of(&vm("db1")).is_none());
+}
+
+/// Each by itself: a set that is strict in one loosens nothing in the other.
+#[test]
+fn the_most_specific_word_on_frames_counts_and_of_equal_ones_the_strictest() {
+    let sets = [
+        "policy: a\nframes: { \"*\": { tagged: judge, other: deny }, \"web*\": { tagged: deny, other: allow }, old: { tagged: allow } }\n",
+        "policy: b\nframes: { \"web*\": { tagged: judge, other: deny }, old: { tagged: judge } }\n",
+    ];
+    let documents = sets.map(|text| Document::parse("t", text).unwrap());
+    let rules = Ruleset::compile(&documents, 1).unwrap();
+    let said = |name: &str| {
+        let vm = vm(name);
+        let (tagged, other) = (rules.tagged_of(&vm), rules.other_of(&vm));
+        (tagged.map(|said| said.value), other.map(|said| said.value))
+    };
+    assert_eq!(said("db1"), (Some(Tagged::Judge), Some(Other::Deny)));
+    assert_eq!(said("web1"), (Some(Tagged::Deny), Some(Other::Deny)));
+    // What a more specific pattern does not say is what a wider one says.
+    assert_eq!(said("old"), (Some(Tagged::Judge), Some(Other::Deny)));
+    assert!(ruleset("policy: a\n").tagged_of(&vm("db1")).is_none());
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use crossbeam_channel::Sender;
-use netback_filter::{Action, Direction, FlowKey, FlowWriter, Refuse, Target, Verdict};
+use netback_filter::{Action, Direction, FlowKey, FlowWriter, Refuse, Target, Verdict, Vlan};
 use policy::{Decider, Decision, Flow, Protocol, RuleId, Side};
 use vmi_xen::linux::{self, Credentials, Socket};
 use vmi_xen::observe::{Observer, Subject};
@@ -29,6 +29,8 @@ pub struct Way {
     pub local: SocketAddr,
     /// The other end.
     pub remote: SocketAddr,
+    /// As the datapath names it; none where a socket told of the flow, which does not know it.
+    pub vlan: Vlan,
 }
 
 impl Way {
@@ -39,6 +41,7 @@ impl Way {
             protocol: protocol(socket),
             local: socket.local,
             remote: socket.remote?,
+            vlan: Vlan::NONE,
         })
     }
 
@@ -55,6 +58,7 @@ impl Way {
             protocol: self.protocol,
             local: self.remote,
             remote: self.local,
+            vlan: self.vlan,
         }
     }
 
@@ -73,6 +77,7 @@ impl Way {
             protocol: netback_filter::Protocol(self.protocol.0),
             local: self.local,
             remote: self.remote,
+            vlan: self.vlan,
         }
     }
 }
@@ -84,6 +89,7 @@ impl From<&FlowKey> for Way {
             protocol: Protocol(key.protocol.0),
             local: key.local,
             remote: key.remote,
+            vlan: key.vlan,
         }
     }
 }

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use netback_filter::{Datapath, Direction, Lock, Peer, PeerMatch, Rule, RuleSet, ScopeConfig};
+use netback_filter::{Datapath, Direction, Lock, Peer, PeerMatch, Rule, RuleSet, ScopeConfig, Tagged};
 use policy::{Block, Decision, Endpoint, Flow, PortRange, Protocol, Verdict};
 
 use crate::daemon::DaemonError;
@@ -118,6 +118,15 @@ fn scope(world: &World, vm: &Vm) -> ScopeConfig {
     };
     ScopeConfig {
         lock: lock(world, vm),
+        tagged: match world.rules.tagged_of(&vm.id).map(|said| said.value) {
+            None | Some(policy::Tagged::Judge) => Tagged::Judge,
+            Some(policy::Tagged::Allow) => Tagged::Allow,
+            Some(policy::Tagged::Deny) => Tagged::Deny,
+        },
+        other: match world.rules.other_of(&vm.id).map(|said| said.value) {
+            None => config.other,
+            Some(said) => said == policy::Other::Allow,
+        },
         ..config
     }
 }
@@ -466,6 +475,33 @@ mod tests {
         let locks: Vec<Lock> = t.scopes.values().map(|config| config.lock).collect();
         assert_eq!(locks, [Lock::Address, Lock::Mac, Lock::Mac, Lock::Off]);
         assert_eq!(t.addresses[&1].len(), 1);
+    }
+
+    #[test]
+    fn what_is_said_of_frames_holds_and_of_the_rest_the_default_does() {
+        let text = "policy: a\ndefault: { web1: deny, x: deny }\nframes: { web1: { tagged: deny, other: allow }, db1: { tagged: allow, other: deny } }\n";
+        let document = Document::parse("t", text).expect("sound");
+        let rules = Arc::new(Ruleset::compile(&[document], 7).expect("compiles"));
+        let names = ["web1", "db1", "x", "y"];
+        let guests = names
+            .iter()
+            .zip(1u32..)
+            .map(|(name, n)| vm(name, n, &format!("10.0.0.{n}")));
+        let t = compile(&World::new(rules, guests.collect())).expect("fits");
+        let frames: Vec<_> = t
+            .scopes
+            .values()
+            .map(|c| (c.tagged, c.other, c.foreign))
+            .collect();
+        assert_eq!(
+            frames,
+            [
+                (Tagged::Deny, true, false),
+                (Tagged::Allow, false, true),
+                (Tagged::Judge, false, false),
+                (Tagged::Judge, true, true),
+            ]
+        );
     }
 
     #[test]

@@ -363,6 +363,7 @@ pub fn tcp_key(local: SocketAddr, remote: SocketAddr) -> FlowKey {
         protocol: Protocol::TCP,
         local,
         remote,
+        vlan: netback_filter::Vlan::NONE,
     }
 }
 

@@ -117,6 +117,7 @@ fn to(address: [u8; 4], exe: &str, backend: Option<SocketAddr>) -> Judged {
         protocol: Protocol::TCP,
         local: ([10, 0, 0, 11], 4000).into(),
         remote: (address, 80).into(),
+        vlan: netback_filter::Vlan::NONE,
     };
     judge(&world(), &way, &running(exe), backend)
 }
