@@ -107,8 +107,22 @@ struct flow_value {
 	__u16 class;	       /* part of the verdict: see SHAPE_DEFAULT; or 0 */
 	__u32 peer_class;      /* of the other end, and 1; 0: not asked yet */
 	__u16 rtt_tick[2];     /* when a round trip was last put into a histogram, in units of TICK_SHIFT */
+	__u16 mirror;	       /* part of the verdict: the guest (its scope) that gets copies, or 0 */
+	__u16 share;	       /* part of the verdict: of how many flows of SHARE_ALL */
+	__u32 pad;
 };
-_Static_assert(sizeof(struct flow_value) == 144, "flow_value");
+_Static_assert(sizeof(struct flow_value) == 152, "flow_value");
+
+#define SHARE_ALL 10000
+
+/* Where copies for a guest go: one of its vifs. */
+struct mirror {
+	__u32 ifindex;
+	__u32 pad;
+	__u64 packets; /* handed to it; its queue may drop some */
+	__u64 bytes;
+};
+_Static_assert(sizeof(struct mirror) == 24, "mirror");
 
 struct vif_config {
 	__u32 scope;
@@ -167,9 +181,12 @@ struct rule_value {
 	__u8 refuse;
 	__u16 class; /* as in flow_value */
 	__u8 dscp;
-	__u8 pad[3];
+	__u8 pad;
+	__u16 mirror;
+	__u16 share;
+	__u16 pad1;
 };
-_Static_assert(sizeof(struct rule_value) == 12, "rule_value");
+_Static_assert(sizeof(struct rule_value) == 16, "rule_value");
 
 struct fragment_key {
 	__u32 scope;
@@ -201,7 +218,8 @@ struct fragment_value {
 	__u8 translated;
 	__u8 dscp;
 	__u16 class;
-	__u8 pad[6];
+	__u16 mirror; /* 0 also where the flow is not in the share */
+	__u8 pad[4];
 };
 _Static_assert(sizeof(struct fragment_value) == 40, "fragment_value");
 
@@ -341,6 +359,6 @@ struct event {
 	struct flow_value value;
 	struct endpoint backend; /* all zero: none */
 };
-_Static_assert(sizeof(struct event) == 224, "event");
+_Static_assert(sizeof(struct event) == 232, "event");
 
 #endif

@@ -16,6 +16,7 @@
 #include "flow.h"
 #include "histogram.h"
 #include "lock.h"
+#include "mirror.h"
 #include "service.h"
 #include "shape.h"
 #include "translate.h"
@@ -60,12 +61,17 @@ INLINE int pass(struct __sk_buff *skb, const struct context *c, const struct pac
 	return TC_ACT_UNSPEC;
 }
 
-INLINE int pass_translated(struct __sk_buff *skb, const struct context *c, struct packet *p)
+/* With a copy to the guest `mirror`, or none where that is 0. A copy bears the names that this guest knows, either way. */
+INLINE int pass_allowed(struct __sk_buff *skb, const struct context *c, struct packet *p, __u16 mirror)
 {
-	if (translate(skb, p)) {
+	if (mirror && p->direction == FROM_GUEST && (p->translated || !is_to_services(p)))
+		send_copy(skb, p, mirror);
+	if (p->translated && translate(skb, p)) {
 		c->counters->denied++;
 		return TC_ACT_SHOT;
 	}
+	if (mirror && p->direction == TO_GUEST)
+		send_copy(skb, p, mirror);
 	return pass(skb, c, p);
 }
 
@@ -124,6 +130,7 @@ OUTLINE int remember_fragment(const struct packet *p, const struct verdict *verd
 		.translated = p->translated,
 		.class = verdict->class,
 		.dscp = verdict->dscp,
+		.mirror = verdict->mirror,
 	};
 	struct fragment_key key;
 
@@ -146,6 +153,7 @@ OUTLINE int first_fragment_passed(struct packet *p, struct verdict *verdict)
 		return 0;
 	verdict->class = first->class;
 	verdict->dscp = first->dscp;
+	verdict->mirror = first->mirror;
 	p->translated = first->translated;
 	if (!p->translated)
 		return 1;
@@ -305,15 +313,15 @@ INLINE int filter_flow(struct __sk_buff *skb, const struct context *c, struct pa
 			tell(c, p, flow, EVENT_FLOW_END);
 	}
 	if (verdict.action == ALLOW) {
+		if (verdict.mirror && !(alters(c) && is_mirrored(&p->key, &verdict)))
+			verdict.mirror = 0;
 		if (p->more_fragments)
 			remember_fragment(p, &verdict, c->now);
 		if (mark(skb, c, p, &verdict))
 			return drop(skb, c);
-		if (p->translated)
-			return pass_translated(skb, c, p);
 		if (p->direction == FROM_GUEST && is_echo_request(p) && !is_tagged(p) && alters(c) && is_virtual(&p->key.remote))
 			return answer_echo(skb, p) ? TC_ACT_SHOT : pass_back(skb, c);
-		return pass(skb, c, p);
+		return pass_allowed(skb, c, p, verdict.mirror);
 	}
 	if (flow && verdict.decided_by != BY_SERVICE ? !flow->told : refusal_is_news(&p->key, c->now)) {
 		if (flow && verdict.decided_by != BY_SERVICE)
@@ -401,6 +409,12 @@ INLINE int filter(struct __sk_buff *skb, const __u8 direction)
 		skb->mark = 0;
 		return TC_ACT_UNSPEC;
 	}
+	if (direction == TO_GUEST && skb->mark == MIRROR_MARK) {
+		skb->mark = 0;
+		/* Not that of the vif that it comes from. */
+		set_class(skb, c.vif, 0);
+		return TC_ACT_UNSPEC;
+	}
 	counter_key.scope = c.vif->scope;
 	c.scope = bpf_map_lookup_elem(&scopes, &counter_key.scope);
 	c.counters = bpf_map_lookup_elem(&counters, &counter_key);
@@ -449,7 +463,7 @@ INLINE int filter(struct __sk_buff *skb, const __u8 direction)
 		}
 		if (mark(skb, &c, p, &first))
 			return drop(skb, &c);
-		return p->translated ? pass_translated(skb, &c, p) : pass(skb, &c, p);
+		return pass_allowed(skb, &c, p, first.mirror);
 	}
 	case KIND_ICMP_ERROR: {
 		int related = relate_error(skb, p, c.now, alters(&c));

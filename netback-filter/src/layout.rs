@@ -26,6 +26,8 @@ pub(crate) const SCOPE_LOCK_ADDRESS: u8 = 0x08;
 pub(crate) const VLAN_VID_BITS: u32 = 12;
 pub(crate) const TAGGED_JUDGE: u8 = 2;
 
+pub(crate) const SHARE_ALL: u16 = 10_000;
+
 pub(crate) const CLASS_ANY: u32 = u32::MAX;
 pub(crate) const PROTO_ANY: u8 = 0;
 pub(crate) const PORT_ANY: u16 = 0;
@@ -99,6 +101,9 @@ pub(crate) struct RawFlowValue {
     pub class: u16,
     pub peer_class: u32,
     pub rtt_tick: [u16; 2],
+    pub mirror: u16,
+    pub share: u16,
+    pub pad: u32,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -149,7 +154,19 @@ pub(crate) struct RawRule {
     pub refuse: u8,
     pub class: u16,
     pub dscp: u8,
-    pub pad: [u8; 3],
+    pub pad: u8,
+    pub mirror: u16,
+    pub share: u16,
+    pub pad1: u16,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(crate) struct RawMirror {
+    pub ifindex: u32,
+    pub pad: u32,
+    pub packets: u64,
+    pub bytes: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -303,12 +320,13 @@ macro_rules! mirrors {
 
 mirrors! {
     RawFlowKey => 44,
-    RawFlowValue => 144,
+    RawFlowValue => 152,
     RawVif => 12,
     RawScope => 16,
     RawPeer => 20,
     RawRuleKey => 16,
-    RawRule => 12,
+    RawRule => 16,
+    RawMirror => 24,
     RawSource => 20,
     RawCounterKey => 8,
     RawCounters => 112,
@@ -318,7 +336,7 @@ mirrors! {
     RawEndpoint => 24,
     RawChoice => 32,
     RawDead => 20,
-    RawEvent => 224,
+    RawEvent => 232,
     RawHistogramKey => 20,
     RawHistograms => 952,
 }
@@ -356,7 +374,7 @@ mod tests {
 
     #[test]
     fn short_bytes_are_no_event() {
-        assert!(read::<RawEvent>(&[0; 223]).is_none());
-        assert!(read::<RawEvent>(&[0; 224]).is_some());
+        assert!(read::<RawEvent>(&[0; 231]).is_none());
+        assert!(read::<RawEvent>(&[0; 232]).is_some());
     }
 }

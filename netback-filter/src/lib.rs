@@ -31,6 +31,8 @@
 //! A verdict or rule also says how the flow's packets are treated where they pass: a [`Mark`] has a DSCP, which is written into them,
 //! and a [`Class`], which says how they share the bandwidth of a vif that is shaped ([`Datapath::shape`]).
 //!
+//! It may also name a guest that gets copies of a share of such flows: a [`Mirror`].
+//!
 //! # Kernels
 //!
 //! The programs have some 7,500 instructions, for which the verifier follows about 100,000: so Linux 5.2 is the oldest that
@@ -51,6 +53,7 @@ mod flows;
 mod histograms;
 mod layout;
 mod link;
+mod mirror;
 mod netlink;
 mod perf;
 mod pins;
@@ -73,6 +76,7 @@ pub use error::Error;
 pub use events::{Event, EventChannel, EventKind, Events};
 pub use flows::{FlowRecord, FlowWriter, Flows};
 pub use histograms::{ConnectionHistograms, Histogram};
+pub use mirror::{Mirror, MirrorStats, Share};
 pub use prohibited::Prohibited;
 pub use rules::{Peer, PeerMatch, Rule, RuleError, RuleSet};
 pub use serve::Target;

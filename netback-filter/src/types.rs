@@ -9,6 +9,7 @@ use crate::layout::{
     RawCounters, RawFlowKey, RawFlowValue, RawScope, RawVif, SCOPE_LOCK_ADDRESS, SCOPE_LOCK_MAC,
     SCOPE_MONITOR_ONLY, SCOPE_PASS_DHCP, TAGGED_JUDGE, VLAN_VID_BITS, be16, raw_address, socket_address,
 };
+use crate::mirror::Mirror;
 use crate::shape::Mark;
 
 /// Which way a packet goes, or which end opened a flow.
@@ -247,6 +248,7 @@ impl Verdict {
         value.rule = self.rule;
         value.generation = self.generation;
         (value.class, value.dscp) = self.mark.raw();
+        (value.mirror, value.share) = Mirror::raw(self.mark.mirror);
         value.decided_by = decided_by.raw();
         // Classes are those of one generation.
         value.peer_class = 0;
@@ -258,7 +260,7 @@ impl Verdict {
             origin: Direction::from_raw(raw.origin),
             rule: raw.rule,
             generation: raw.generation,
-            mark: Mark::from_raw(raw.class, raw.dscp),
+            mark: Mark::from_raw(raw.class, raw.dscp, (raw.mirror, raw.share)),
         }
     }
 }

@@ -29,6 +29,7 @@ fn mark(class: Option<Class>) -> Mark {
     Mark {
         class,
         dscp: Dscp::new(EF),
+        mirror: None,
     }
 }
 

@@ -7,6 +7,7 @@
 mod entries;
 mod fields;
 mod frames;
+mod mirror;
 mod node;
 pub mod qos;
 mod read;
@@ -25,6 +26,7 @@ use crate::port::{PortRange, Protocol, UidRange};
 use crate::problem::{Place, Problems};
 
 pub use frames::{Frames, Other, Tagged};
+pub use mirror::{Mirror, MirrorTo, Share};
 pub(crate) use read_routes::single as single_port;
 pub use routes::{Backend, Canary, Check, Health, MAX_ROUTES, Route, Target};
 
@@ -352,4 +354,7 @@ pub struct Rule {
     /// What is done.
     #[serde(flatten)]
     pub action: Action,
+    /// Who gets copies of what passes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<Mirror>,
 }

@@ -12,6 +12,7 @@ use crate::document::{Action, Document, Lock, MAX_RULES, Other, Peer, Refuse, Se
 use crate::flow::{Flow, Owner, Side, VmId};
 use crate::index::Index;
 use crate::matching::{Subject, Truth, port_in};
+use crate::mirror::{Mirroring, Mirrors};
 use crate::port::{PortRange, Protocol};
 use crate::problem::{Problem, Problems};
 use crate::qos::{self, ClassId, Classes};
@@ -77,6 +78,8 @@ pub struct Decision {
     pub by: Decider,
     /// The class of a flow that passes.
     pub class: Option<ClassId>,
+    /// Who gets copies of a flow that passes, by the rule that decided.
+    pub mirror: Option<Mirroring>,
     /// The generation of the ruleset.
     pub generation: u64,
 }
@@ -93,6 +96,7 @@ impl Decision {
             audit: action == Action::Audit,
             by,
             class: None,
+            mirror: None,
             generation,
         }
     }
@@ -103,6 +107,7 @@ impl Decision {
         *self
             == Decision {
                 class: self.class,
+                mirror: self.mirror,
                 ..other
             }
     }
@@ -154,6 +159,7 @@ pub(crate) struct CompiledRule {
     pub ports: Box<[PortRange]>,
     pub from: Box<[End]>,
     pub to: Box<[End]>,
+    pub mirror: Option<Mirroring>,
 }
 
 impl CompiledRule {
@@ -213,6 +219,7 @@ pub struct Ruleset {
     tagged: Settings<Tagged>,
     other: Settings<Other>,
     pub(crate) classes: Classes,
+    pub(crate) mirrors: Mirrors,
     index: Index,
     generation: u64,
 }
@@ -229,6 +236,7 @@ impl Ruleset {
         check(&documents)?;
 
         let mut rules = Vec::new();
+        let mut mirrors = Mirrors::default();
         let mut services = Vec::new();
         let mut routes = Vec::new();
         for document in &documents {
@@ -242,14 +250,20 @@ impl Ruleset {
                     selector: Arc::new(selector.clone()),
                 })
                 .collect();
-            rules.extend(document.rules.iter().map(|rule| CompiledRule {
-                set: set.clone(),
-                name: rule.name.as_str().into(),
-                action: rule.action,
-                protocol: rule.protocol,
-                ports: rule.ports.as_slice().into(),
-                from: ends(&rule.from, &mine),
-                to: ends(&rule.to, &mine),
+            rules.extend(document.rules.iter().map(|rule| {
+                CompiledRule {
+                    set: set.clone(),
+                    name: rule.name.as_str().into(),
+                    action: rule.action,
+                    protocol: rule.protocol,
+                    ports: rule.ports.as_slice().into(),
+                    from: ends(&rule.from, &mine),
+                    to: ends(&rule.to, &mine),
+                    mirror: rule
+                        .mirror
+                        .as_ref()
+                        .map(|mirror| mirrors.number(document, mirror)),
+                }
             }));
             routes.extend(document.routes.iter().map(|(name, route)| {
                 let service = |name: &str| selector_of(&mine, name);
@@ -261,6 +275,7 @@ impl Ruleset {
             index: Index::build(&rules),
             classes: Classes::compile(&documents, &services),
             rules: rules.into(),
+            mirrors,
             services: services.into(),
             routes: routes.into(),
             defaults: defaults(&documents),
@@ -275,6 +290,7 @@ impl Ruleset {
     pub fn empty(generation: u64) -> Ruleset {
         Ruleset {
             rules: Box::default(),
+            mirrors: Mirrors::default(),
             services: Box::default(),
             routes: Box::default(),
             defaults: defaults(&[]),
@@ -311,7 +327,11 @@ impl Ruleset {
                 .is_some_and(|rule| rule.matches(flow, &source, &destination) == Truth::Yes)
         });
         let decision = match first.and_then(|id| Some((id, self.rule(id)?))) {
-            Some((id, rule)) => Decision::new(rule.action, Decider::Rule(id), self.generation),
+            Some((id, rule)) => Decision {
+                // The document has none where nothing passes.
+                mirror: rule.mirror,
+                ..Decision::new(rule.action, Decider::Rule(id), self.generation)
+            },
             None => self.by_default(flow),
         };
         match decision.verdict {
@@ -324,7 +344,7 @@ impl Ruleset {
     }
 
     /// The decision, where it is the same whatever process is at an end that is [`Owner::Unknown`]; `None`
-    /// where it depends. Verdict, `refuse` and `audit` hold; the rule named, and the class, may be others once more is known.
+    /// where it depends. Verdict, `refuse` and `audit` hold; the rule named, the class and the copies may be others once more is known.
     ///
     /// This is what may stand in a table that does not know processes.
     pub fn decide_for_any_process(&self, flow: &Flow<'_>) -> Option<Decision> {

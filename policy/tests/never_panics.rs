@@ -31,6 +31,8 @@ rules:
     from: [client, { vm: "web*" }]
     to: redis
     action: allow
+    mirror: { to: ids, share: 5% }
+  - { name: three, from: any, to: world, action: audit, mirror: { to: client } }
   - { name: two, from: any, to: world, ports: [1, 2-3], action: deny, refuse: drop }
 "#;
 

@@ -4,7 +4,7 @@
 //! **Invariant:** nothing here takes a lock that another thread may hold, allocates for the decision, logs, or waits. A
 //! full facts channel costs the fact, never the verdict.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -360,7 +360,7 @@ pub fn write_verdict(world: &World, flows: &FlowWriter, write: Write, way: &Way,
     // The destination first: by the time the source's packet may leave, its way in is open.
     let beyond = judged.beyond(way);
     if let Some(peer) = world.vm_at(beyond.remote.ip()).filter(|vm| vm.scope != way.scope) {
-        let verdict = datapath_verdict(world, &judged.decision, Direction::ToGuest);
+        let verdict = datapath_verdict(world, &judged.decision, Direction::ToGuest, way.local.ip());
         written &= put(&beyond.seen_by(peer.scope).key(), verdict).is_ok();
     }
     // Then where it goes: it was allowed to this backend and no other.
@@ -372,20 +372,20 @@ pub fn write_verdict(world: &World, flows: &FlowWriter, write: Write, way: &Way,
     written
         & put(
             &way.key(),
-            datapath_verdict(world, &judged.decision, Direction::FromGuest),
+            datapath_verdict(world, &judged.decision, Direction::FromGuest, beyond.remote.ip()),
         )
         .is_ok()
 }
 
-/// The decision as the datapath takes it.
-pub fn datapath_verdict(world: &World, decision: &Decision, origin: Direction) -> Verdict {
+/// The decision as the datapath takes it, for the vif of one guest. `peer`: the flow's other end.
+pub fn datapath_verdict(world: &World, decision: &Decision, origin: Direction, peer: IpAddr) -> Verdict {
     Verdict {
         action: action(decision),
         origin,
         rule: rule_number(decision),
         // The datapath keeps 32 bits: enough for a change a second for a century.
         generation: u32::try_from(decision.generation).unwrap_or(u32::MAX),
-        mark: shapes::mark(&world.rules, decision),
+        mark: shapes::mark(world, decision, origin, peer),
     }
 }
 

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
+use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, setsockopt, socket, sockopt};
 use std::os::fd::AsFd;
 
 use super::World;
 
-/// A packet socket on `eth0` of a namespace.
+/// A packet socket on an interface of a namespace, `eth0` unless said.
 pub struct Wire {
     socket: OwnedFd,
     ifindex: i32,
@@ -19,6 +19,10 @@ pub struct Wire {
 
 impl Wire {
     pub fn open(world: &World, part: &str) -> Wire {
+        Wire::open_on(world, part, "eth0")
+    }
+
+    pub fn open_on(world: &World, part: &str, interface: &str) -> Wire {
         world.inside(part, || {
             let socket = socket(
                 AddressFamily::Packet,
@@ -39,12 +43,19 @@ impl Wire {
                 )
             };
             assert_eq!(told, 0, "{}", std::io::Error::last_os_error());
-            let ifindex = nix::net::if_::if_nametoindex("eth0").unwrap() as i32;
+            // Who reads late loses nothing.
+            setsockopt(&socket, sockopt::RcvBufForce, &(32 << 20)).unwrap();
+            let ifindex = nix::net::if_::if_nametoindex(interface).unwrap() as i32;
             Wire { socket, ifindex }
         })
     }
 
     pub fn send(&self, frame: &[u8]) {
+        self.try_send(frame).unwrap();
+    }
+
+    /// An error is also what a program on the way out drops.
+    pub fn try_send(&self, frame: &[u8]) -> std::io::Result<()> {
         // SAFETY: an all-zero sockaddr_ll is a valid one.
         let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
         address.sll_family = libc::AF_PACKET as u16;
@@ -60,7 +71,11 @@ impl Wire {
                 size_of::<libc::sockaddr_ll>() as u32,
             )
         };
-        assert_eq!(sent, frame.len() as isize, "{}", std::io::Error::last_os_error());
+        if sent < 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        assert_eq!(sent, frame.len() as isize);
+        Ok(())
     }
 
     /// The frames that are there or come within `time`, as long as they are not `enough`.

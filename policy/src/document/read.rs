@@ -37,7 +37,7 @@ const SELECTOR: [&str; 8] = [
     "port",
     "protocol",
 ];
-const RULE: [&str; 8] = [
+const RULE: [&str; 9] = [
     "name",
     "description",
     "from",
@@ -46,6 +46,7 @@ const RULE: [&str; 8] = [
     "protocol",
     "action",
     "refuse",
+    "mirror",
 ];
 /// Words that name a peer in `from` and `to`, and so cannot name a service.
 const PEERS: [&str; 3] = ["any", "world", "unattributed"];
@@ -347,14 +348,16 @@ fn rules(reader: &Reader<'_>, node: &Node, services: &Services) -> Vec<Rule> {
         example: "client-may-cache",
     };
     entries(reader, node, &KIND, services, |fields, entry| {
+        let action = action(reader, fields, "a rule")?;
         Some(Rule {
+            mirror: super::mirror::mirror(reader, fields, action, services),
             name: entry.name,
             description: entry.description,
             from: entry.from,
             to: entry.to,
             ports: entry.ports,
             protocol: entry.protocol,
-            action: action(reader, fields, "a rule")?,
+            action,
         })
     })
 }
