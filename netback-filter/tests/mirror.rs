@@ -19,6 +19,7 @@ use netback_filter::{
     Verdict, VifConfig,
 };
 use support::frame::{CTAG, TCP, UDP, from_guest, from_peer, has_port, l4, l4_checksum, tagged};
+use support::site::{self, SITES, to_service};
 use support::wire::{Ends, Wire};
 use support::*;
 
@@ -334,6 +335,29 @@ fn later_fragments_are_copied_with_the_first() {
     });
 }
 
+/// Of a redirected flow, copies bear the names that its guest knows, either way.
+#[test]
+fn a_redirected_flow_is_copied_as_its_guest_has_it() {
+    World::run(|world| {
+        let mut datapath = site::open_with(world, no_adoption(), allowed(mirror(WATCHER, 10_000)), &[1]);
+        let watcher = watcher(world, &mut datapath);
+        let ends = Ends::open(world);
+        for (guest, _, vip) in SITES {
+            let backend = site::end(&site::backend(vip, 1));
+            let out = to_service(guest, &udp(guest, vip, (5000, PORT), b"out"));
+            let back = udp(backend.ip(), guest, (backend.port(), 5000), b"back");
+            ends.guest.send(&out);
+            assert!(
+                ends.peer
+                    .sees(Duration::from_millis(300), |f| has_port(f, backend.port()))
+            );
+            ends.peer.send(&from_peer(guest, &back));
+            let named = from_peer(guest, &udp(vip, guest, (PORT, 5000), b"back"));
+            assert_eq!(seen(&watcher, 5000), [out, named], "{guest}");
+        }
+    });
+}
+
 /// The flow does not notice who gets copies: nobody, itself, or one that is gone.
 #[test]
 fn no_flow_depends_on_who_gets_copies() {
@@ -407,6 +431,16 @@ fn copies_are_of_what_passes_and_go_no_further() {
         assert!(ends.leaves(&frame));
         assert_eq!(seen(&watcher, 5001), [frame]);
         assert!(seen(&ends.guest, 5001).is_empty());
+        // The original takes no mark along that would open another's vif to it.
+        datapath.set_scope(8, no_adoption()).unwrap();
+        let config = VifConfig {
+            scope: 8,
+            mac: Some(PEER_MAC),
+        };
+        datapath.attach("vif2.0", config).unwrap();
+        let frame = from_guest(GUEST4, &udp(GUEST4, PEER4, (5003, PORT), b"payload"));
+        assert!(!ends.leaves(&frame));
+        assert_eq!(seen(&watcher, 5003), [frame]);
         // Without the mark the same frame is one for another.
         let stray = frame::ethernet(
             PEER_MAC,
