@@ -35,6 +35,8 @@ INLINE struct verdict verdict_of(const struct flow_value *flow)
 	verdict.class = flow->class;
 	verdict.dscp = flow->dscp;
 	verdict.pad = 0;
+	verdict.mirror = flow->mirror;
+	verdict.share = flow->share;
 	return verdict;
 }
 
@@ -92,6 +94,8 @@ OUTLINE struct flow_value *write_flow(const struct flow_key *key, const struct v
 	value.decided_by = verdict->decided_by;
 	value.class = verdict->class;
 	value.dscp = verdict->dscp;
+	value.mirror = verdict->mirror;
+	value.share = verdict->share;
 	value.told = 0;
 	value.peer_class = 0; /* classes are those of one generation */
 	if (bpf_map_update_elem(&flows, key, &value, BPF_ANY))

@@ -11,7 +11,7 @@
 
 #include <linux/types.h>
 
-#define LAYOUT_VERSION 7
+#define LAYOUT_VERSION 8
 
 enum direction {
 	FROM_GUEST = 0,
@@ -45,14 +45,18 @@ struct address {
 	__u32 word[4];
 };
 
-/* One flow of one scope. The guest's end is always `local`, whichever way a packet goes. */
+/*
+ * One flow of one scope. The guest's end is always `local`, whichever way a packet goes. The VLAN is 0 where there is no tag;
+ * of two tags the outer one's VID is in the lowest 12 of 24 bits, the inner one's above. Keys of `verdicts`, `choices`,
+ * `redirects` and `returns` have no VLAN.
+ */
 struct flow_key {
 	__u32 scope;
 	__u8 proto;
-	__u8 pad0;
+	__u8 vlan_high;
 	__be16 local_port;
 	__be16 remote_port;
-	__u16 pad1;
+	__u16 vlan;
 	struct address local;
 	struct address remote;
 };
@@ -103,8 +107,22 @@ struct flow_value {
 	__u16 class;	       /* part of the verdict: see SHAPE_DEFAULT; or 0 */
 	__u32 peer_class;      /* of the other end, and 1; 0: not asked yet */
 	__u16 rtt_tick[2];     /* when a round trip was last put into a histogram, in units of TICK_SHIFT */
+	__u16 mirror;	       /* part of the verdict: the guest (its scope) that gets copies, or 0 */
+	__u16 share;	       /* part of the verdict: of how many flows of SHARE_ALL */
+	__u32 pad;
 };
-_Static_assert(sizeof(struct flow_value) == 144, "flow_value");
+_Static_assert(sizeof(struct flow_value) == 152, "flow_value");
+
+#define SHARE_ALL 10000
+
+/* Where copies for a guest go: one of its vifs. */
+struct mirror {
+	__u32 ifindex;
+	__u32 pad;
+	__u64 packets; /* handed to it; its queue may drop some */
+	__u64 bytes;
+};
+_Static_assert(sizeof(struct mirror) == 24, "mirror");
 
 struct vif_config {
 	__u32 scope;
@@ -119,12 +137,16 @@ _Static_assert(sizeof(struct vif_config) == 12, "vif_config");
 #define SCOPE_LOCK_MAC 0x04     /* the guest sends by its vif's MAC address only */
 #define SCOPE_LOCK_ADDRESS 0x08 /* and by its own IP addresses only */
 
+/* Beside enum action: what becomes of tagged frames. */
+#define TAGGED_JUDGE 2 /* what becomes of untagged ones like them */
+
 struct scope_config {
 	__u8 default_action[2]; /* by direction */
 	__u8 default_refuse[2];
-	__u8 unjudged; /* action for frames that no rule can be about: neither IP nor ARP, tagged, or foreign */
+	__u8 foreign; /* action for frames to another MAC */
 	__u8 flags;
-	__u16 pad;
+	__u8 other;  /* action for frames that are neither IP nor ARP */
+	__u8 tagged; /* an action or TAGGED_JUDGE */
 	__u64 adopt_until_ns; /* CLOCK_MONOTONIC: until then TCP flows may be met in their middle */
 };
 _Static_assert(sizeof(struct scope_config) == 16, "scope_config");
@@ -159,9 +181,12 @@ struct rule_value {
 	__u8 refuse;
 	__u16 class; /* as in flow_value */
 	__u8 dscp;
-	__u8 pad[3];
+	__u8 pad;
+	__u16 mirror;
+	__u16 share;
+	__u16 pad1;
 };
-_Static_assert(sizeof(struct rule_value) == 12, "rule_value");
+_Static_assert(sizeof(struct rule_value) == 16, "rule_value");
 
 struct fragment_key {
 	__u32 scope;
@@ -169,10 +194,11 @@ struct fragment_key {
 	__u8 direction;
 	__u8 proto;
 	__u16 pad;
+	__u32 vlans; /* as in flow_key */
 	struct address local;
 	struct address remote;
 };
-_Static_assert(sizeof(struct fragment_key) == 44, "fragment_key");
+_Static_assert(sizeof(struct fragment_key) == 48, "fragment_key");
 
 /* An address that a locked scope may send from. */
 struct source_key {
@@ -192,7 +218,8 @@ struct fragment_value {
 	__u8 translated;
 	__u8 dscp;
 	__u16 class;
-	__u8 pad[6];
+	__u16 mirror; /* 0 also where the flow is not in the share */
+	__u8 pad[4];
 };
 _Static_assert(sizeof(struct fragment_value) == 40, "fragment_value");
 
@@ -263,7 +290,7 @@ struct counters {
 	__u64 denied;
 	__u64 resets;      /* of denied: answered with a RST */
 	__u64 malformed;   /* headers cut short or contradicting themselves */
-	__u64 unknown_l3;  /* neither IP nor ARP, or tagged */
+	__u64 unknown_l3;  /* neither IP nor ARP, or tagged and not to be judged */
 	__u64 foreign;     /* towards the guest, but addressed to another MAC */
 	__u64 stray;       /* TCP without a flow and without SYN */
 	__u64 fragments;   /* later fragments of nothing that passed */
@@ -327,11 +354,11 @@ struct event {
 	__u8 kind;
 	__u8 direction; /* of the packet that caused it */
 	__u8 enforced;  /* 0: the scope only monitors */
-	__u8 pad;
+	__u8 tagged;    /* that packet was, whatever the key says */
 	struct flow_key key;
 	struct flow_value value;
 	struct endpoint backend; /* all zero: none */
 };
-_Static_assert(sizeof(struct event) == 224, "event");
+_Static_assert(sizeof(struct event) == 232, "event");
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-only */
 /*
  * The maps, each with one writer:
- *   userspace writes   vifs, scopes, sources, control, peers, rules, verdicts, services, spreads, backends, dead, choices
+ *   userspace writes   vifs, scopes, sources, mirrors, control, peers, rules, verdicts, services, spreads, backends, dead, choices
  *   these programs     flows, fragments, refusals, events, redirects, returns, histograms (in histogram.h)
  * and `counters` gets its entries from userspace and its numbers from here.
  *
@@ -42,6 +42,15 @@ struct {
 	MAP_INT(max_entries, 65536);
 	MAP_INT(map_flags, BPF_F_NO_PREALLOC);
 } sources SEC(".maps");
+
+/* Its numbers are counted here. */
+struct {
+	MAP_INT(type, BPF_MAP_TYPE_HASH);
+	MAP_TYPE(key, __u32); /* scope */
+	MAP_TYPE(value, struct mirror);
+	MAP_INT(max_entries, 4096);
+	MAP_INT(map_flags, BPF_F_NO_PREALLOC);
+} mirrors SEC(".maps");
 
 struct {
 	MAP_INT(type, BPF_MAP_TYPE_ARRAY);

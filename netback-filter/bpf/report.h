@@ -19,6 +19,7 @@ struct report {
 	__u8 kind;
 	__u8 direction;
 	__u8 enforced;
+	__u8 tagged;
 	const struct endpoint *backend; /* or NULL */
 };
 
@@ -69,7 +70,7 @@ OUTLINE int report(const struct flow_key *key, const struct flow_value *value, c
 	event->kind = what->kind;
 	event->direction = what->direction;
 	event->enforced = what->enforced;
-	event->pad = 0;
+	event->tagged = what->tagged;
 	event->key = *key;
 	event->value = *value;
 	if (what->backend)

@@ -20,6 +20,7 @@ use crate::layout::{
     raw_address,
 };
 use crate::link;
+use crate::mirror::{self, MirrorMap, MirrorStats};
 use crate::pins::{Found, Pins};
 use crate::programs::Programs;
 use crate::publish::{RuleTables, failed, full_or_failed, keys, removed};
@@ -143,6 +144,7 @@ pub struct Datapath {
     pub(crate) vifs: HashMap<MapData, u32, RawVif>,
     scopes: HashMap<MapData, u32, RawScope>,
     sources: HashMap<MapData, RawSource, u8>,
+    mirrors: MirrorMap,
     counters: PerCpuHashMap<MapData, RawCounterKey, RawCounters>,
     histograms: HistogramMap,
     rules: RuleTables,
@@ -180,6 +182,7 @@ impl Datapath {
             vifs: pins.map("vifs")?,
             scopes: pins.map("scopes")?,
             sources: pins.map("sources")?,
+            mirrors: pins.map("mirrors")?,
             counters: pins.map("counters")?,
             histograms: HistogramMap::open(&pins)?,
             rules: RuleTables::open(&pins)?,
@@ -200,6 +203,7 @@ impl Datapath {
             .set(CONTROL_LAYOUT, LAYOUT_VERSION, 0)
             .map_err(|e| failed("control", e))?;
         datapath.prune()?;
+        datapath.renew_mirrors()?;
         for vif in datapath.configured()? {
             // One vif's trouble must not keep the others without a daemon; attached() leaves it out.
             if let Err(error) = datapath.put(vif.ifindex, &vif.name, vif.raw) {
@@ -244,7 +248,12 @@ impl Datapath {
                 None => removed("vifs", self.vifs.remove(&ifindex))?,
             }
         }
-        attached
+        attached.and_then(|()| self.renew_mirrors())
+    }
+
+    fn renew_mirrors(&mut self) -> Result<(), Error> {
+        let room = self.capacity("mirrors");
+        mirror::renew(&mut self.mirrors, &self.vifs, room)
     }
 
     fn put(&mut self, ifindex: u32, name: &str, raw: RawVif) -> Result<(), Error> {
@@ -269,6 +278,7 @@ impl Datapath {
         shaping::remove(ifindex, interface)?;
         let found = Place::new(self.pins.dir(), ifindex, interface).detach()?;
         removed("vifs", self.vifs.remove(&ifindex))?;
+        self.renew_mirrors()?;
         Ok(found)
     }
 
@@ -327,6 +337,9 @@ impl Datapath {
             .collect();
         for ifindex in &gone {
             removed("vifs", self.vifs.remove(ifindex))?;
+        }
+        if !gone.is_empty() {
+            self.renew_mirrors()?;
         }
         let is_there = |index| interfaces.iter().any(|(i, _)| *i == index);
         tcx::prune(self.pins.dir(), is_there).map_err(|source| Error::PinDir {
@@ -530,6 +543,14 @@ impl Datapath {
     /// When the map cannot be read.
     pub fn histograms(&self) -> Result<Vec<ConnectionHistograms>, Error> {
         self.histograms.read()
+    }
+
+    /// The copies that went to guests, by guest.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn mirrored(&self) -> Result<Vec<MirrorStats>, Error> {
+        mirror::stats(&self.mirrors)
     }
 
     fn capacity(&self, map: &str) -> u32 {

@@ -33,6 +33,8 @@ pub struct Event {
     pub direction: Direction,
     /// False: the scope only monitors, and a refused packet passed.
     pub enforced: bool,
+    /// That packet was in a VLAN, which [`crate::FlowKey::vlan`] need not tell.
+    pub tagged: bool,
     /// The flow at that time. Of a refused one only the verdict is filled in.
     pub flow: FlowRecord,
 }
@@ -50,6 +52,7 @@ impl Event {
             ns: raw.ns,
             direction: Direction::from_raw(raw.direction),
             enforced: raw.enforced != 0,
+            tagged: raw.tagged != 0,
             flow: FlowRecord::from_raw(&raw.key, &raw.value, raw.backend.end()),
         })
     }

@@ -64,7 +64,7 @@ impl FlowWriter {
     pub fn set(&self, key: &FlowKey, verdict: Verdict) -> io::Result<()> {
         let mut value = RawFlowValue::default();
         verdict.write(&mut value, DecidedBy::Userspace);
-        self.tables.verdicts.set(&key.raw(), &value)
+        self.tables.verdicts.set(&key.raw_in_any_vlan(), &value)
     }
 
     /// Another verdict on a flow that is under way, decided here or by the rules: its counts and its TCP state go
@@ -73,14 +73,14 @@ impl FlowWriter {
     /// # Errors
     /// What the kernel says; the earlier verdict then stands.
     pub fn revise(&self, key: &FlowKey, verdict: Verdict) -> io::Result<()> {
-        let raw = key.raw();
-        let mut value = match self.tables.verdicts.get(&raw)? {
+        let any = key.raw_in_any_vlan();
+        let mut value = match self.tables.verdicts.get(&any)? {
             Some(value) => value,
-            None => self.tables.flows.get(&raw)?.unwrap_or_default(),
+            None => self.tables.flows.get(&key.raw())?.unwrap_or_default(),
         };
         verdict.write(&mut value, DecidedBy::Userspace);
         value.told = 0;
-        self.tables.verdicts.set(&raw, &value)
+        self.tables.verdicts.set(&any, &value)
     }
 
     /// The verdict on a flow that began under the rules, now that it is known whose it is; its counts and its TCP state go
@@ -138,7 +138,7 @@ impl FlowWriter {
     pub fn remove(&self, key: &FlowKey) -> io::Result<bool> {
         let raw = key.raw();
         self.tables.choices.remove(&raw)?;
-        let verdict = self.tables.verdicts.remove(&raw)?;
+        let verdict = self.tables.verdicts.remove(&key.raw_in_any_vlan())?;
         Ok(self.tables.flows.remove(&raw)? || verdict)
     }
 }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use aya::Pod;
 
 /// `LAYOUT_VERSION` of the header.
-pub(crate) const LAYOUT_VERSION: u32 = 7;
+pub(crate) const LAYOUT_VERSION: u32 = 8;
 
 pub(crate) const CONTROL_SLOT: u32 = 0;
 pub(crate) const CONTROL_GENERATION: u32 = 1;
@@ -22,6 +22,11 @@ pub(crate) const SCOPE_MONITOR_ONLY: u8 = 0x01;
 pub(crate) const SCOPE_PASS_DHCP: u8 = 0x02;
 pub(crate) const SCOPE_LOCK_MAC: u8 = 0x04;
 pub(crate) const SCOPE_LOCK_ADDRESS: u8 = 0x08;
+
+pub(crate) const VLAN_VID_BITS: u32 = 12;
+pub(crate) const TAGGED_JUDGE: u8 = 2;
+
+pub(crate) const SHARE_ALL: u16 = 10_000;
 
 pub(crate) const CLASS_ANY: u32 = u32::MAX;
 pub(crate) const PROTO_ANY: u8 = 0;
@@ -59,10 +64,10 @@ pub(crate) fn socket_address(address: RawAddress, port: u16) -> SocketAddr {
 pub(crate) struct RawFlowKey {
     pub scope: u32,
     pub proto: u8,
-    pub pad0: u8,
+    pub vlan_high: u8,
     pub local_port: u16,
     pub remote_port: u16,
-    pub pad1: u16,
+    pub vlan: u16,
     pub local: RawAddress,
     pub remote: RawAddress,
 }
@@ -96,6 +101,9 @@ pub(crate) struct RawFlowValue {
     pub class: u16,
     pub peer_class: u32,
     pub rtt_tick: [u16; 2],
+    pub mirror: u16,
+    pub share: u16,
+    pub pad: u32,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -112,9 +120,10 @@ pub(crate) struct RawVif {
 pub(crate) struct RawScope {
     pub default_action: [u8; 2],
     pub default_refuse: [u8; 2],
-    pub unjudged: u8,
+    pub foreign: u8,
     pub flags: u8,
-    pub pad: u16,
+    pub other: u8,
+    pub tagged: u8,
     pub adopt_until_ns: u64,
 }
 
@@ -145,7 +154,19 @@ pub(crate) struct RawRule {
     pub refuse: u8,
     pub class: u16,
     pub dscp: u8,
-    pub pad: [u8; 3],
+    pub pad: u8,
+    pub mirror: u16,
+    pub share: u16,
+    pub pad1: u16,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(crate) struct RawMirror {
+    pub ifindex: u32,
+    pub pad: u32,
+    pub packets: u64,
+    pub bytes: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -252,7 +273,7 @@ pub(crate) struct RawEvent {
     pub kind: u8,
     pub direction: u8,
     pub enforced: u8,
-    pub pad: u8,
+    pub tagged: u8,
     pub key: RawFlowKey,
     pub value: RawFlowValue,
     pub backend: RawEndpoint,
@@ -299,12 +320,13 @@ macro_rules! mirrors {
 
 mirrors! {
     RawFlowKey => 44,
-    RawFlowValue => 144,
+    RawFlowValue => 152,
     RawVif => 12,
     RawScope => 16,
     RawPeer => 20,
     RawRuleKey => 16,
-    RawRule => 12,
+    RawRule => 16,
+    RawMirror => 24,
     RawSource => 20,
     RawCounterKey => 8,
     RawCounters => 112,
@@ -314,7 +336,7 @@ mirrors! {
     RawEndpoint => 24,
     RawChoice => 32,
     RawDead => 20,
-    RawEvent => 224,
+    RawEvent => 232,
     RawHistogramKey => 20,
     RawHistograms => 952,
 }
@@ -352,7 +374,7 @@ mod tests {
 
     #[test]
     fn short_bytes_are_no_event() {
-        assert!(read::<RawEvent>(&[0; 223]).is_none());
-        assert!(read::<RawEvent>(&[0; 224]).is_some());
+        assert!(read::<RawEvent>(&[0; 231]).is_none());
+        assert!(read::<RawEvent>(&[0; 232]).is_some());
     }
 }

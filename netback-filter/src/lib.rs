@@ -12,8 +12,9 @@
 //! # How a packet is decided
 //!
 //! 1. Malformed or truncated headers: dropped. ARP, IPv6 neighbour discovery and multicast listener messages pass.
-//!    A later fragment passes when its first fragment did; frames with a VLAN tag, of an unknown L3 protocol or to
-//!    another MAC than the guest's go by [`ScopeConfig::unjudged`].
+//!    A later fragment passes when its first fragment did; frames of an unknown L3 protocol or to
+//!    another MAC than the guest's go by [`ScopeConfig`], and so do tagged ones, unless they are judged by what is behind their
+//!    tags ([`Tagged`]).
 //! 2. A verdict of userspace on exactly this flow.
 //! 3. The entry of a flow that the rules allowed earlier, in either direction. When the rules were exchanged
 //!    since, they are asked again first.
@@ -30,9 +31,11 @@
 //! A verdict or rule also says how the flow's packets are treated where they pass: a [`Mark`] has a DSCP, which is written into them,
 //! and a [`Class`], which says how they share the bandwidth of a vif that is shaped ([`Datapath::shape`]).
 //!
+//! It may also name a guest that gets copies of a share of such flows: a [`Mirror`].
+//!
 //! # Kernels
 //!
-//! The programs have some 7,500 instructions, for which the verifier follows about 100,000: so Linux 5.2 is the oldest that
+//! The programs have some 9,500 instructions, for which the verifier follows about 140,000: so Linux 5.2 is the oldest that
 //! takes them (older ones stop at 4096). Below 5.8 events come by one buffer a CPU ([`EventChannel`]), below 5.6 tables are
 //! read entry by entry, below 6.6 there is no TCX. `cargo test -p netback-filter --test events` prints the counts; what was
 //! loaded on which kernel is what was tested, the rest is by the kernels' documentation.
@@ -50,6 +53,7 @@ mod flows;
 mod histograms;
 mod layout;
 mod link;
+mod mirror;
 mod netlink;
 mod perf;
 mod pins;
@@ -72,6 +76,7 @@ pub use error::Error;
 pub use events::{Event, EventChannel, EventKind, Events};
 pub use flows::{FlowRecord, FlowWriter, Flows};
 pub use histograms::{ConnectionHistograms, Histogram};
+pub use mirror::{Mirror, MirrorStats, Share};
 pub use prohibited::Prohibited;
 pub use rules::{Peer, PeerMatch, Rule, RuleError, RuleSet};
 pub use serve::Target;
@@ -81,5 +86,5 @@ pub use shape::{
 };
 pub use types::{
     Action, AdoptEstablished, Counters, DecidedBy, Direction, FlowKey, Lock, Protocol, Refuse, ScopeConfig,
-    ScopeStats, Verdict, VifConfig,
+    ScopeStats, Tagged, Verdict, VifConfig, Vlan,
 };

@@ -123,6 +123,8 @@ impl Prohibited {
 fn is_answered(event: &Event) -> bool {
     event.kind == EventKind::Refused
         && event.enforced
+        // It would have to bear the tag.
+        && !event.tagged
         && event.direction == Direction::FromGuest
         && event.flow.verdict.action == Action::Deny(Refuse::Reset)
         && ![Protocol::TCP, Protocol::ICMP, Protocol::ICMPV6].contains(&event.flow.key.protocol)
@@ -224,6 +226,7 @@ fn checksum(parts: &[&[u8]]) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::Vlan;
 
     const GUEST: [u8; 6] = [0, 0x16, 0x3e, 0, 0, 1];
 
@@ -233,6 +236,7 @@ mod tests {
             protocol: Protocol::UDP,
             local: local.parse().unwrap(),
             remote: remote.parse().unwrap(),
+            vlan: Vlan::NONE,
         }
     }
 

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use crate::layout::{
     CLASS_ANY, PORT_ANY, PROTO_ANY, RawAddress, RawPeer, RawRule, RawRuleKey, be16, raw_address,
 };
+use crate::mirror::Mirror;
 use crate::shape::Mark;
 use crate::types::{Action, Direction, Protocol};
 
@@ -238,6 +239,7 @@ impl Rule {
             slot,
         };
         let (class, dscp) = self.mark.raw();
+        let (mirror, share) = Mirror::raw(self.mark.mirror);
         Ok((
             key,
             RawRule {
@@ -246,7 +248,9 @@ impl Rule {
                 refuse,
                 class,
                 dscp,
-                pad: [0; 3],
+                mirror,
+                share,
+                ..RawRule::default()
             },
         ))
     }

@@ -255,34 +255,21 @@ fn later_fragments_follow_the_first() {
 }
 
 #[test]
-fn tagged_and_unknown_frames_go_by_the_setting() {
+fn frames_of_unknown_protocols_go_by_the_setting() {
     World::run(|world| {
         let mut datapath = world.attach(ScopeConfig::closed(), vec![allow_udp(53)]);
         let ends = Ends::open(world);
         let unknown = frame::ethernet(GUEST_MAC, PEER_MAC, 0x88b5, b"local experiment");
-        let mut tagged = vec![0, 5, 0x08, 0x00];
-        tagged.extend(udp(GUEST4, PEER4, (5000, 53), (0, 0)));
-        let tagged = frame::ethernet(GUEST_MAC, PEER_MAC, 0x8100, &tagged);
-        // A kernel takes the tag off, so the capture is asked for what follows it.
-        let tagged_leaves = || {
-            ends.guest.send(&tagged);
-            ends.peer
-                .sees(Duration::from_millis(100), |f| f.ends_with(&tagged[18..]))
-        };
         assert!(!ends.leaves(&unknown));
-        assert!(!tagged_leaves());
+        assert!(!ends.leaves(&frame::tagged(&unknown, frame::CTAG, 5)));
         assert_eq!(counters(&datapath, Direction::FromGuest).unknown_l3, 2);
-        datapath
-            .set_scope(
-                SCOPE,
-                ScopeConfig {
-                    unjudged: true,
-                    ..ScopeConfig::closed()
-                },
-            )
-            .unwrap();
+        let config = ScopeConfig {
+            other: true,
+            ..ScopeConfig::closed()
+        };
+        datapath.set_scope(SCOPE, config).unwrap();
         assert!(ends.leaves(&unknown));
-        assert!(tagged_leaves());
+        assert!(ends.leaves(&frame::tagged(&unknown, frame::CTAG, 5)));
     });
 }
 

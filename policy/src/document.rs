@@ -6,6 +6,8 @@
 
 mod entries;
 mod fields;
+mod frames;
+mod mirror;
 mod node;
 pub mod qos;
 mod read;
@@ -23,6 +25,8 @@ use crate::pattern::Pattern;
 use crate::port::{PortRange, Protocol, UidRange};
 use crate::problem::{Place, Problems};
 
+pub use frames::{Frames, Other, Tagged};
+pub use mirror::{Mirror, MirrorTo, Share};
 pub(crate) use read_routes::single as single_port;
 pub use routes::{Backend, Canary, Check, Health, MAX_ROUTES, Route, Target};
 
@@ -44,6 +48,8 @@ pub struct Document {
     pub(crate) defaults: BTreeMap<Pattern, Action>,
     #[serde(rename = "lock", skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) locks: BTreeMap<Pattern, Lock>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) frames: BTreeMap<Pattern, Frames>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) services: BTreeMap<String, Selector>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -71,6 +77,7 @@ impl PartialEq for Document {
             && self.description == other.description
             && self.defaults == other.defaults
             && self.locks == other.locks
+            && self.frames == other.frames
             && self.services == other.services
             && self.routes == other.routes
             && self.rules == other.rules
@@ -110,6 +117,11 @@ impl Document {
     /// What a VM may send from, by pattern of its name.
     pub fn locks(&self) -> &BTreeMap<Pattern, Lock> {
         &self.locks
+    }
+
+    /// What becomes of a VM's frames that are not plain IP or ARP, by pattern of its name.
+    pub fn frames(&self) -> &BTreeMap<Pattern, Frames> {
+        &self.frames
     }
 
     /// The services, by name.
@@ -342,4 +354,7 @@ pub struct Rule {
     /// What is done.
     #[serde(flatten)]
     pub action: Action,
+    /// Who gets copies of what passes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<Mirror>,
 }

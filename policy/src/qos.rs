@@ -71,6 +71,7 @@ impl Classes {
                     ports: class.ports.as_slice().into(),
                     from: ends(&class.from, mine),
                     to: ends(&class.to, mine),
+                    mirror: None,
                 });
             }
         }

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::block::Block;
-use crate::document::{Action, Document, Lock, MAX_RULES, Peer, Refuse, Selector};
+use crate::document::{Action, Document, Lock, MAX_RULES, Other, Peer, Refuse, Selector, Tagged};
 use crate::flow::{Flow, Owner, Side, VmId};
 use crate::index::Index;
 use crate::matching::{Subject, Truth, port_in};
+use crate::mirror::{Mirroring, Mirrors};
 use crate::port::{PortRange, Protocol};
 use crate::problem::{Problem, Problems};
 use crate::qos::{self, ClassId, Classes};
@@ -77,6 +78,8 @@ pub struct Decision {
     pub by: Decider,
     /// The class of a flow that passes.
     pub class: Option<ClassId>,
+    /// Who gets copies of a flow that passes, by the rule that decided.
+    pub mirror: Option<Mirroring>,
     /// The generation of the ruleset.
     pub generation: u64,
 }
@@ -93,6 +96,7 @@ impl Decision {
             audit: action == Action::Audit,
             by,
             class: None,
+            mirror: None,
             generation,
         }
     }
@@ -103,6 +107,7 @@ impl Decision {
         *self
             == Decision {
                 class: self.class,
+                mirror: self.mirror,
                 ..other
             }
     }
@@ -154,6 +159,7 @@ pub(crate) struct CompiledRule {
     pub ports: Box<[PortRange]>,
     pub from: Box<[End]>,
     pub to: Box<[End]>,
+    pub mirror: Option<Mirroring>,
 }
 
 impl CompiledRule {
@@ -210,7 +216,10 @@ pub struct Ruleset {
     routes: Box<[Arc<Route>]>,
     pub(crate) defaults: Settings<Action>,
     locks: Settings<Lock>,
+    tagged: Settings<Tagged>,
+    other: Settings<Other>,
     pub(crate) classes: Classes,
+    pub(crate) mirrors: Mirrors,
     index: Index,
     generation: u64,
 }
@@ -227,6 +236,7 @@ impl Ruleset {
         check(&documents)?;
 
         let mut rules = Vec::new();
+        let mut mirrors = Mirrors::default();
         let mut services = Vec::new();
         let mut routes = Vec::new();
         for document in &documents {
@@ -240,14 +250,20 @@ impl Ruleset {
                     selector: Arc::new(selector.clone()),
                 })
                 .collect();
-            rules.extend(document.rules.iter().map(|rule| CompiledRule {
-                set: set.clone(),
-                name: rule.name.as_str().into(),
-                action: rule.action,
-                protocol: rule.protocol,
-                ports: rule.ports.as_slice().into(),
-                from: ends(&rule.from, &mine),
-                to: ends(&rule.to, &mine),
+            rules.extend(document.rules.iter().map(|rule| {
+                CompiledRule {
+                    set: set.clone(),
+                    name: rule.name.as_str().into(),
+                    action: rule.action,
+                    protocol: rule.protocol,
+                    ports: rule.ports.as_slice().into(),
+                    from: ends(&rule.from, &mine),
+                    to: ends(&rule.to, &mine),
+                    mirror: rule
+                        .mirror
+                        .as_ref()
+                        .map(|mirror| mirrors.number(document, mirror)),
+                }
             }));
             routes.extend(document.routes.iter().map(|(name, route)| {
                 let service = |name: &str| selector_of(&mine, name);
@@ -259,10 +275,13 @@ impl Ruleset {
             index: Index::build(&rules),
             classes: Classes::compile(&documents, &services),
             rules: rules.into(),
+            mirrors,
             services: services.into(),
             routes: routes.into(),
             defaults: defaults(&documents),
             locks: locks(&documents),
+            tagged: tagged(&documents),
+            other: other(&documents),
             generation,
         })
     }
@@ -271,10 +290,13 @@ impl Ruleset {
     pub fn empty(generation: u64) -> Ruleset {
         Ruleset {
             rules: Box::default(),
+            mirrors: Mirrors::default(),
             services: Box::default(),
             routes: Box::default(),
             defaults: defaults(&[]),
             locks: locks(&[]),
+            tagged: tagged(&[]),
+            other: other(&[]),
             classes: Classes::compile(&[], &[]),
             index: Index::build(&[]),
             generation,
@@ -305,7 +327,11 @@ impl Ruleset {
                 .is_some_and(|rule| rule.matches(flow, &source, &destination) == Truth::Yes)
         });
         let decision = match first.and_then(|id| Some((id, self.rule(id)?))) {
-            Some((id, rule)) => Decision::new(rule.action, Decider::Rule(id), self.generation),
+            Some((id, rule)) => Decision {
+                // The document has none where nothing passes.
+                mirror: rule.mirror,
+                ..Decision::new(rule.action, Decider::Rule(id), self.generation)
+            },
             None => self.by_default(flow),
         };
         match decision.verdict {
@@ -318,7 +344,7 @@ impl Ruleset {
     }
 
     /// The decision, where it is the same whatever process is at an end that is [`Owner::Unknown`]; `None`
-    /// where it depends. Verdict, `refuse` and `audit` hold; the rule named, and the class, may be others once more is known.
+    /// where it depends. Verdict, `refuse` and `audit` hold; the rule named, the class and the copies may be others once more is known.
     ///
     /// This is what may stand in a table that does not know processes.
     pub fn decide_for_any_process(&self, flow: &Flow<'_>) -> Option<Decision> {
@@ -404,6 +430,16 @@ impl Ruleset {
         self.locks.of(vm)
     }
 
+    /// What becomes of a VM's tagged frames, and who says so; `None` where no set says anything.
+    pub fn tagged_of(&self, vm: &VmId) -> Option<&VmSetting<Tagged>> {
+        self.tagged.of(vm)
+    }
+
+    /// What becomes of a VM's frames that are neither IP nor ARP, and who says so; `None` where no set says anything.
+    pub fn other_of(&self, vm: &VmId) -> Option<&VmSetting<Other>> {
+        self.other.of(vm)
+    }
+
     pub(crate) fn rule(&self, id: RuleId) -> Option<&CompiledRule> {
         self.rules.get(usize::try_from(id.0).ok()?)
     }
@@ -450,6 +486,14 @@ fn defaults(documents: &[&Document]) -> Settings<Action> {
 
 fn locks(documents: &[&Document]) -> Settings<Lock> {
     Settings::build(documents, |d| &d.locks, Reverse)
+}
+
+fn tagged(documents: &[&Document]) -> Settings<Tagged> {
+    Settings::build_part(documents, |d| &d.frames, |frames| frames.tagged, Reverse)
+}
+
+fn other(documents: &[&Document]) -> Settings<Other> {
+    Settings::build_part(documents, |d| &d.frames, |frames| frames.other, Reverse)
 }
 
 fn check(documents: &[&Document]) -> Result<(), Problems> {

@@ -546,6 +546,7 @@ impl Daemon {
             audit: false,
             by: decider(record.verdict.rule),
             class: None,
+            mirror: None,
             generation: u64::from(record.verdict.generation),
         };
         let ms = |since: u64| {

@@ -4,13 +4,13 @@
 //! **Invariant:** nothing here takes a lock that another thread may hold, allocates for the decision, logs, or waits. A
 //! full facts channel costs the fact, never the verdict.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use crossbeam_channel::Sender;
-use netback_filter::{Action, Direction, FlowKey, FlowWriter, Refuse, Target, Verdict};
+use netback_filter::{Action, Direction, FlowKey, FlowWriter, Refuse, Target, Verdict, Vlan};
 use policy::{Decider, Decision, Flow, Protocol, RuleId, Side};
 use vmi_xen::linux::{self, Credentials, Socket};
 use vmi_xen::observe::{Observer, Subject};
@@ -29,6 +29,8 @@ pub struct Way {
     pub local: SocketAddr,
     /// The other end.
     pub remote: SocketAddr,
+    /// As the datapath names it; none where a socket told of the flow, which does not know it.
+    pub vlan: Vlan,
 }
 
 impl Way {
@@ -39,6 +41,7 @@ impl Way {
             protocol: protocol(socket),
             local: socket.local,
             remote: socket.remote?,
+            vlan: Vlan::NONE,
         })
     }
 
@@ -55,6 +58,7 @@ impl Way {
             protocol: self.protocol,
             local: self.remote,
             remote: self.local,
+            vlan: self.vlan,
         }
     }
 
@@ -73,6 +77,7 @@ impl Way {
             protocol: netback_filter::Protocol(self.protocol.0),
             local: self.local,
             remote: self.remote,
+            vlan: self.vlan,
         }
     }
 }
@@ -84,6 +89,7 @@ impl From<&FlowKey> for Way {
             protocol: Protocol(key.protocol.0),
             local: key.local,
             remote: key.remote,
+            vlan: key.vlan,
         }
     }
 }
@@ -354,7 +360,7 @@ pub fn write_verdict(world: &World, flows: &FlowWriter, write: Write, way: &Way,
     // The destination first: by the time the source's packet may leave, its way in is open.
     let beyond = judged.beyond(way);
     if let Some(peer) = world.vm_at(beyond.remote.ip()).filter(|vm| vm.scope != way.scope) {
-        let verdict = datapath_verdict(world, &judged.decision, Direction::ToGuest);
+        let verdict = datapath_verdict(world, &judged.decision, Direction::ToGuest, way.local.ip());
         written &= put(&beyond.seen_by(peer.scope).key(), verdict).is_ok();
     }
     // Then where it goes: it was allowed to this backend and no other.
@@ -366,20 +372,20 @@ pub fn write_verdict(world: &World, flows: &FlowWriter, write: Write, way: &Way,
     written
         & put(
             &way.key(),
-            datapath_verdict(world, &judged.decision, Direction::FromGuest),
+            datapath_verdict(world, &judged.decision, Direction::FromGuest, beyond.remote.ip()),
         )
         .is_ok()
 }
 
-/// The decision as the datapath takes it.
-pub fn datapath_verdict(world: &World, decision: &Decision, origin: Direction) -> Verdict {
+/// The decision as the datapath takes it, for the vif of one guest. `peer`: the flow's other end.
+pub fn datapath_verdict(world: &World, decision: &Decision, origin: Direction, peer: IpAddr) -> Verdict {
     Verdict {
         action: action(decision),
         origin,
         rule: rule_number(decision),
         // The datapath keeps 32 bits: enough for a change a second for a century.
         generation: u32::try_from(decision.generation).unwrap_or(u32::MAX),
-        mark: shapes::mark(&world.rules, decision),
+        mark: shapes::mark(world, decision, origin, peer),
     }
 }
 

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use netback_filter::{Datapath, Direction, Lock, Peer, PeerMatch, Rule, RuleSet, ScopeConfig};
+use netback_filter::{Datapath, Direction, Lock, Peer, PeerMatch, Rule, RuleSet, ScopeConfig, Tagged};
 use policy::{Block, Decision, Endpoint, Flow, PortRange, Protocol, Verdict};
 
 use crate::daemon::DaemonError;
@@ -118,6 +118,15 @@ fn scope(world: &World, vm: &Vm) -> ScopeConfig {
     };
     ScopeConfig {
         lock: lock(world, vm),
+        tagged: match world.rules.tagged_of(&vm.id).map(|said| said.value) {
+            None | Some(policy::Tagged::Judge) => Tagged::Judge,
+            Some(policy::Tagged::Allow) => Tagged::Allow,
+            Some(policy::Tagged::Deny) => Tagged::Deny,
+        },
+        other: match world.rules.other_of(&vm.id).map(|said| said.value) {
+            None => config.other,
+            Some(said) => said == policy::Other::Allow,
+        },
         ..config
     }
 }
@@ -241,7 +250,7 @@ fn rules_of(
         protocol: protocol.map(|p| netback_filter::Protocol(p.0)),
         port,
         action: action(decision),
-        mark: shapes::mark(&world.rules, decision),
+        mark: shapes::mark(world, decision, direction, class.example),
     };
     let other = ask(OTHER, 0);
     out.push(rule(None, None, &other));
@@ -351,9 +360,12 @@ fn intervals(
         .filter_map(|(first, last)| PortRange::new(first, last))
 }
 
-/// Whether two decisions come to the same at a vif, name of the rule and class included.
+/// Whether two decisions come to the same at a vif, name of the rule, class and copies included.
 fn same(a: &Decision, b: &Decision) -> bool {
-    action(a) == action(b) && a.class == b.class && (a.verdict == Verdict::Allow || a.by == b.by)
+    action(a) == action(b)
+        && a.class == b.class
+        && a.mirror == b.mirror
+        && (a.verdict == Verdict::Allow || a.by == b.by)
 }
 
 #[cfg(test)]
@@ -466,6 +478,84 @@ mod tests {
         let locks: Vec<Lock> = t.scopes.values().map(|config| config.lock).collect();
         assert_eq!(locks, [Lock::Address, Lock::Mac, Lock::Mac, Lock::Off]);
         assert_eq!(t.addresses[&1].len(), 1);
+    }
+
+    #[test]
+    fn copies_are_made_where_a_flow_begins_for_a_guest_that_is_here() {
+        let text = "policy: a\nrules:\n  - { name: r, from: any, to: any, protocol: tcp, ports: 80, action: allow, mirror: { to: \"ids*\", share: 5% } }\n";
+        let mirrors = |guests: Vec<Vm>| {
+            let document = Document::parse("t", text).expect("sound");
+            let rules = Arc::new(Ruleset::compile(&[document], 7).expect("compiles"));
+            let t = compile(&World::new(rules, guests)).expect("fits");
+            move |scope, direction, remote: &str| {
+                let remote: IpAddr = remote.parse().expect("an address");
+                let peers = t.rules.peers.iter();
+                let class = peers
+                    .filter(|p| Block::new(p.address, p.prefix_bits).contains(remote))
+                    .max_by_key(|p| p.prefix_bits)?
+                    .class;
+                let mut all = t.rules.rules.iter();
+                let rule = all.find(|r| {
+                    (r.scope, r.direction, r.port) == (scope, direction, Some(80))
+                        && r.peer == PeerMatch::Class(class)
+                });
+                let mirror = rule?.mark.mirror?;
+                Some((mirror.scope(), mirror.share().hundredths()))
+            }
+        };
+        let (web, db, ids) = (
+            vm("web1", 1, "10.0.0.11"),
+            vm("db1", 2, "10.0.0.12"),
+            vm("ids1", 3, "10.0.0.13"),
+        );
+        let with = mirrors(vec![web.clone(), db.clone(), ids]);
+        let copies = Some((3, 500));
+        assert_eq!(with(1, Direction::FromGuest, "10.0.0.12"), copies);
+        assert_eq!(
+            with(2, Direction::ToGuest, "10.0.0.11"),
+            None,
+            "they are made there"
+        );
+        assert_eq!(with(1, Direction::FromGuest, "192.0.2.1"), copies);
+        assert_eq!(with(2, Direction::ToGuest, "192.0.2.1"), copies);
+        assert_eq!(
+            with(1, Direction::FromGuest, "10.0.0.13"),
+            None,
+            "it gets them anyhow"
+        );
+        let without = mirrors(vec![web, db]);
+        assert_eq!(
+            without(1, Direction::FromGuest, "192.0.2.1"),
+            None,
+            "nobody is there"
+        );
+    }
+
+    #[test]
+    fn what_is_said_of_frames_holds_and_of_the_rest_the_default_does() {
+        let text = "policy: a\ndefault: { web1: deny, x: deny }\nframes: { web1: { tagged: deny, other: allow }, db1: { tagged: allow, other: deny } }\n";
+        let document = Document::parse("t", text).expect("sound");
+        let rules = Arc::new(Ruleset::compile(&[document], 7).expect("compiles"));
+        let names = ["web1", "db1", "x", "y"];
+        let guests = names
+            .iter()
+            .zip(1u32..)
+            .map(|(name, n)| vm(name, n, &format!("10.0.0.{n}")));
+        let t = compile(&World::new(rules, guests.collect())).expect("fits");
+        let frames: Vec<_> = t
+            .scopes
+            .values()
+            .map(|c| (c.tagged, c.other, c.foreign))
+            .collect();
+        assert_eq!(
+            frames,
+            [
+                (Tagged::Deny, true, false),
+                (Tagged::Allow, false, true),
+                (Tagged::Judge, false, false),
+                (Tagged::Judge, true, true),
+            ]
+        );
     }
 
     #[test]

@@ -196,6 +196,7 @@ impl World {
                 // No rule decided: not knowing did.
                 by: Decider::Nothing,
                 class: None,
+                mirror: None,
                 verdict: Verdict::Deny,
                 audit: false,
                 ..decision
@@ -211,6 +212,7 @@ impl World {
             audit: false,
             by: Decider::Unserved,
             class: None,
+            mirror: None,
             generation: self.rules.generation(),
         }
     }

@@ -166,6 +166,12 @@ impl World {
         );
     }
 
+    /// Another namespace, which has the same end as the others; its name to the system.
+    pub fn add(&self, part: &str) -> String {
+        run(&["ip", "netns", "add", &self.ns(part)]);
+        self.ns(part)
+    }
+
     fn ns(&self, part: &str) -> String {
         format!("{}-{part}", self.name)
     }
@@ -290,8 +296,10 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        for part in ["dom0", "guest", "peer"] {
-            let _ = Command::new("ip").args(["netns", "del", &self.ns(part)]).status();
+        for ns in ["dom0", "guest", "peer", "watcher"].map(|part| self.ns(part)) {
+            if std::path::Path::new("/run/netns").join(&ns).exists() {
+                let _ = Command::new("ip").args(["netns", "del", &ns]).status();
+            }
         }
         let _ = Command::new("umount").arg(self.bpffs.path()).status();
     }
@@ -363,6 +371,7 @@ pub fn tcp_key(local: SocketAddr, remote: SocketAddr) -> FlowKey {
         protocol: Protocol::TCP,
         local,
         remote,
+        vlan: netback_filter::Vlan::NONE,
     }
 }
 

@@ -298,6 +298,7 @@ impl Enforcer {
             audit: false,
             by: decider(event.flow.verdict.rule),
             class: None,
+            mirror: None,
             generation: u64::from(event.flow.verdict.generation),
         };
         self.say(

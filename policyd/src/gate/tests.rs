@@ -20,6 +20,7 @@ fn deciders_come_back_from_their_numbers() {
             audit: false,
             by,
             class: None,
+            mirror: None,
             generation: 1,
         };
         assert_ne!(rule_number(&decision), 0);
@@ -117,8 +118,54 @@ fn to(address: [u8; 4], exe: &str, backend: Option<SocketAddr>) -> Judged {
         protocol: Protocol::TCP,
         local: ([10, 0, 0, 11], 4000).into(),
         remote: (address, 80).into(),
+        vlan: netback_filter::Vlan::NONE,
     };
     judge(&world(), &way, &running(exe), backend)
+}
+
+#[test]
+fn a_verdict_of_a_trap_bears_the_copies_of_its_rule() {
+    let text = "policy: a\nrules: [{ name: r, from: { vm: web1, exe: /bin/c }, to: { vm: db1 }, action: allow, mirror: { to: ids, share: 5% } }]\n";
+    let document = Document::parse("t", text).expect("sound");
+    let rules = Arc::new(Ruleset::compile(&[document], 1).expect("compiles"));
+    let vm = |name: &str, number: u8| Vm {
+        addresses: vec![[10, 0, 0, number].into()],
+        trapped: true,
+        ..Vm::new(
+            VmId {
+                name: name.into(),
+                uuid: [number; 16],
+            },
+            number.into(),
+        )
+    };
+    let world = World::new(rules, vec![vm("web1", 11), vm("db1", 12), vm("ids", 13)]);
+    let way = Way {
+        scope: 11,
+        protocol: Protocol::TCP,
+        local: ([10, 0, 0, 11], 4000).into(),
+        remote: ([10, 0, 0, 12], 80).into(),
+        vlan: Vlan::NONE,
+    };
+    let mirror = |exe, origin, peer| {
+        let judged = judge(&world, &way, &running(exe), None);
+        let mirror = datapath_verdict(&world, &judged.decision, origin, peer)
+            .mark
+            .mirror;
+        mirror.map(|mirror| (mirror.scope(), mirror.share().hundredths()))
+    };
+    let (local, remote) = (way.local.ip(), way.remote.ip());
+    assert_eq!(mirror("/bin/c", Direction::FromGuest, remote), Some((13, 500)));
+    assert_eq!(
+        mirror("/bin/c", Direction::ToGuest, local),
+        None,
+        "once is enough"
+    );
+    assert_eq!(
+        mirror("/bin/d", Direction::FromGuest, remote),
+        None,
+        "by another process"
+    );
 }
 
 #[test]
