@@ -83,9 +83,9 @@ pub struct Vif {
 /// One probe armed in a guest.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Probe {
-    /// The kernel function probed.
+    /// The kernel function probed; `(traces)` for all probes of traces as one.
     pub function: String,
-    /// `skip` (one exit), `step` (single-step), or why it is not armed.
+    /// `skip` (one exit), `step` (single-step), or why it is not armed; how many of traces there are.
     pub resume: String,
     /// Guest-virtual address of the instruction that it stands on, as `0xffffffff81000000`; none if it is not armed.
     #[serde(default)]
