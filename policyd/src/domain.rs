@@ -114,10 +114,7 @@ fn try_watch(context: &Context, entry: &Arc<DomainEntry>) -> Result<End, Session
         sight.vcpus = inspector.vcpus();
     }
     let kernel = inspector.kernel().clone();
-    if let Err(why) = kernel.layout.sees_processes() {
-        let release = kernel.release;
-        return Err(SessionError::Blind { release, why });
-    }
+    SessionError::if_blind(&kernel)?;
     *lock(&entry.inspector) = Some(inspector);
 
     let gate = Gate::new(

@@ -79,6 +79,17 @@ pub enum SessionError {
 }
 
 impl SessionError {
+    /// Whether a kernel tells who its processes are: without that there is nothing to trap for.
+    ///
+    /// # Errors
+    /// [`SessionError::Blind`], with what is missing.
+    pub fn if_blind(kernel: &Kernel) -> Result<(), SessionError> {
+        kernel.layout.sees_processes().map_err(|why| SessionError::Blind {
+            release: kernel.release.clone(),
+            why,
+        })
+    }
+
     /// Whether trying again is pointless while domain and host stay as they are.
     pub fn is_permanent(&self) -> bool {
         match self {
