@@ -46,6 +46,9 @@ pub enum Command {
     Info,
     /// List the processes of a domain.
     Ps {
+        /// Also namespaces, effective capabilities and control groups.
+        #[arg(short, long)]
+        wide: bool,
         /// Name or id.
         domain: String,
     },

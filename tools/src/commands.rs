@@ -29,7 +29,7 @@ pub fn run(args: &Args, output: &mut Output) -> Result<(), ToolError> {
     match &args.command {
         Command::List { verbose } => domains::list(&client, *verbose, output),
         Command::Info => domains::info(&client, output),
-        Command::Ps { domain } => domains::processes(&client, domain, output),
+        Command::Ps { domain, wide } => domains::processes(&client, domain, *wide, output),
         Command::Probes { domain } => domains::probes(&client, domain.as_deref(), output),
         Command::Conns { domain } => domains::connections(&client, domain, output),
         Command::Inspect { file } => inspect::inspect(file, output),

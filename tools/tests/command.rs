@@ -10,9 +10,9 @@ use std::process::{Output, Stdio};
 
 use daemon::{Daemon, command, json, xmesh};
 use policyd_api::{
-    Applied, BackendState, Decision, Domain, ErrorBody, Event, Explained, Flow, Mode, Party, PolicyDocument,
-    PolicySummary, Probe, Process, Qos, Route, RouteBackend, Routed, ShapedClass, ShapedVif, Verdict, Vif,
-    What,
+    Applied, BackendState, Capabilities, Decision, Domain, ErrorBody, Event, Explained, Flow, Mode, Party,
+    PolicyDocument, PolicySummary, Probe, Process, Qos, Route, RouteBackend, Routed, ShapedClass, ShapedVif,
+    Verdict, Vif, What,
 };
 
 fn out(output: &Output) -> String {
@@ -149,7 +149,14 @@ fn process(pid: u32) -> Process {
         exe_deleted: true,
         args: vec!["sh".into(), "-c".into(), "\x1b[2Jx".into()],
         container: Some("3f1c00000000ffff".into()),
+        cgroup: Some("/docker/3f1c".into()),
         netns: 1,
+        pidns: 2,
+        mntns: 0,
+        capabilities: Capabilities {
+            effective: 0xa804_25fb,
+            ..Capabilities::default()
+        },
         start_time_ns: 5,
         parents: Vec::new(),
     }
@@ -175,6 +182,23 @@ fn ps_shows_guests_words_without_their_control_characters() {
          412     1    0  3f1c00000000  /bin/sh (deleted)  -c \\u{1b}[2Jx\n"
     );
     assert_eq!(daemon.asked(), ["GET /v1/domains/my%20web/processes"]);
+}
+
+#[test]
+fn ps_shows_what_confines_a_process_where_it_is_asked_to() {
+    let daemon = Daemon::start(|_| json(&vec![process(412)]));
+    assert_eq!(
+        out(&daemon.run(&["ps", "--wide", "web1"])),
+        "PID  PPID  UID  Netns  Pidns  Mntns  Capabilities      Cgroup        Container     Exe                Args\n\
+         412     1    0      1      2      -  00000000a80425fb  /docker/3f1c  3f1c00000000  /bin/sh (deleted)  -c \\u{1b}[2Jx\n"
+    );
+    let told: serde_json::Value = serde_json::from_str(&out(&daemon.run(&["--json", "ps", "web1"]))).unwrap();
+    let of = |key: &str| told[0][key].to_string();
+    assert_eq!(
+        (of("pidns"), of("mntns"), of("cgroup")),
+        ("2".into(), "0".into(), "\"/docker/3f1c\"".into())
+    );
+    assert_eq!(told[0]["capabilities"]["effective"], "00000000a80425fb");
 }
 
 fn event(seq: u64) -> String {

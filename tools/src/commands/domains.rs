@@ -26,10 +26,10 @@ pub fn info(client: &Client, output: &mut Output) -> Result<(), ToolError> {
     output.answer(&client.status()?, domain::status)
 }
 
-pub fn processes(client: &Client, name: &str, output: &mut Output) -> Result<(), ToolError> {
+pub fn processes(client: &Client, name: &str, wide: bool, output: &mut Output) -> Result<(), ToolError> {
     let mut processes = client.processes(name)?;
     processes.sort_by_key(|p| p.pid);
-    output.answer(&processes, |p| domain::processes(p))
+    output.answer(&processes, |p| domain::processes(p, wide))
 }
 
 pub fn probes(client: &Client, name: Option<&str>, output: &mut Output) -> Result<(), ToolError> {
