@@ -146,7 +146,9 @@ INLINE int pure_syn(const struct packet *p)
 
 /*
  * Copies `len` bytes at `offset`, after making sure that they are the kernel's own. Negative: not there. What lies in the
- * packet's head is the kernel's, and read without a call. Words of 2 bytes: so much any header is aligned.
+ * packet's head is the kernel's, and read without a call. Whole words of 4 bytes, as the headers behind Ethernet's are made of,
+ * are where the kernel aligns them; else so much any header is aligned is 2 bytes. Fields are then read back in the size
+ * that they were stored in, or smaller: a load out of several stores waits until all of them are done.
  */
 INLINE long read_header(struct __sk_buff *skb, __u32 offset, void *to, __u32 len)
 {
@@ -156,7 +158,10 @@ INLINE long read_header(struct __sk_buff *skb, __u32 offset, void *to, __u32 len
 		void *from = data + offset;
 
 		if (from + len <= end) {
-			__builtin_memcpy(to, __builtin_assume_aligned(from, 2), len);
+			if (len % 4)
+				__builtin_memcpy(to, __builtin_assume_aligned(from, 2), len);
+			else
+				__builtin_memcpy(to, __builtin_assume_aligned(from, 4), len);
 			return 0;
 		}
 	}
@@ -458,7 +463,7 @@ INLINE int parse_ipv6(struct __sk_buff *skb, struct packet *p, const int from_gu
 INLINE void parse(struct __sk_buff *skb, __u32 scope, const __u8 direction, struct packet *p)
 {
 	const int from_guest = direction == FROM_GUEST;
-	struct ethhdr eth;
+	struct ethhdr eth __attribute__((aligned(4)));
 
 	__builtin_memset(p, 0, sizeof(*p));
 	p->key.scope = scope;
