@@ -11,7 +11,7 @@
 
 #include <linux/types.h>
 
-#define LAYOUT_VERSION 7
+#define LAYOUT_VERSION 8
 
 enum direction {
 	FROM_GUEST = 0,
@@ -88,7 +88,7 @@ struct flow_value {
 	__u64 packets[2];
 	__u64 bytes[2];
 	__u64 first_ns; /* CLOCK_MONOTONIC; 0 before the first packet */
-	__u64 last_ns;
+	__u64 last_ns; /* up to one of the kernel's ticks before its last packet */
 	/* TCP as the vif sees it, by direction of the data. */
 	__u64 syn_ns;	     /* when the last SYN passed */
 	__u64 sample_ns[2];  /* when the data passed whose ACK is awaited; 0: none is */
@@ -102,7 +102,7 @@ struct flow_value {
 	__u8 dscp;	       /* part of the verdict: MARK_DSCP and the value, or 0 */
 	__u16 class;	       /* part of the verdict: see SHAPE_DEFAULT; or 0 */
 	__u32 peer_class;      /* of the other end, and 1; 0: not asked yet */
-	__u16 rtt_tick[2];     /* when a round trip was last put into a histogram, in units of TICK_SHIFT */
+	__u16 rtt_tick[2];     /* when a round trip was last begun to be measured, in units of TICK_SHIFT */
 };
 _Static_assert(sizeof(struct flow_value) == 144, "flow_value");
 
@@ -297,7 +297,7 @@ _Static_assert(sizeof(struct histogram) == 136, "histogram");
 /* Of TCP connections. Times are in microseconds. */
 struct histograms {
 	struct histogram setup;		     /* one value a connection */
-	struct histogram rtt[2];	     /* one in a millisecond that had one, by direction of the data */
+	struct histogram rtt[2];	     /* one in a tick that had one, by direction of the data */
 	struct histogram retransmissions[2]; /* one a connection that ended, as below */
 	struct histogram zero_windows[2];
 };

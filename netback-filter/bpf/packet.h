@@ -92,12 +92,36 @@ struct packet {
  * the other before the first is done, and behind them one for what an ICMP error quotes. Not on the stack: the verifier knows nothing of a map's contents, and so
  * need not follow the rest of the program once for every way a packet can look.
  */
+struct cell {
+	struct packet packet;
+	/* The clock as it was read last, and in which of the kernel's ticks. */
+	__u64 ns;
+	__u64 tick;
+};
+
 struct {
 	MAP_INT(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	MAP_TYPE(key, __u32); /* enum direction, and 2 + that */
-	MAP_TYPE(value, struct packet);
+	MAP_TYPE(value, struct cell);
 	MAP_INT(max_entries, 4);
 } scratch SEC(".maps");
+
+/*
+ * CLOCK_MONOTONIC, read once in one of the kernel's ticks of 1 to 10 ms, so that much behind at most: to read the clock takes as
+ * long as three lookups. What is to be exact asks bpf_ktime_get_ns().
+ */
+INLINE __u64 coarse_ns(struct cell *cell)
+{
+#ifndef PERF_EVENTS
+	__u64 tick = bpf_jiffies64();
+
+	if (tick == cell->tick)
+		return cell->ns;
+	cell->tick = tick;
+#endif
+	cell->ns = bpf_ktime_get_ns();
+	return cell->ns;
+}
 
 #define TCP_FIN 0x01
 #define TCP_SYN 0x02

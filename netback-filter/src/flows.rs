@@ -160,7 +160,7 @@ pub struct FlowRecord {
     pub bytes: [u64; 2],
     /// When its first packet was seen, CLOCK_MONOTONIC in nanoseconds; 0: none yet.
     pub first_ns: u64,
-    /// When its last packet was seen.
+    /// When its last packet was seen, or up to a tick of the kernel (1 to 10 ms) before; never before `first_ns`.
     pub last_ns: u64,
     /// Both ends sent TCP's SYN: the connection came about.
     pub established: bool,

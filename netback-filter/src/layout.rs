@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use aya::Pod;
 
 /// `LAYOUT_VERSION` of the header.
-pub(crate) const LAYOUT_VERSION: u32 = 7;
+pub(crate) const LAYOUT_VERSION: u32 = 8;
 
 pub(crate) const CONTROL_SLOT: u32 = 0;
 pub(crate) const CONTROL_GENERATION: u32 = 1;
