@@ -111,8 +111,11 @@ struct vif_config {
 	__u8 mac[6]; /* the guest's; all zero when not known */
 	__u8 shaped; /* 1: its packets are to tell their class */
 	__u8 moving; /* 1: these programs may be on hooks of both kinds, so that a packet meets them twice */
+	__u32 slot;  /* the scope's cell of `scopes` */
 };
-_Static_assert(sizeof(struct vif_config) == 12, "vif_config");
+_Static_assert(sizeof(struct vif_config) == 16, "vif_config");
+
+#define SCOPES 4096
 
 #define SCOPE_MONITOR_ONLY 0x01 /* decide and count, never alter or drop */
 #define SCOPE_PASS_DHCP 0x02    /* the guest's DHCP passes before any rule */
@@ -126,8 +129,10 @@ struct scope_config {
 	__u8 flags;
 	__u16 pad;
 	__u64 adopt_until_ns; /* CLOCK_MONOTONIC: until then TCP flows may be met in their middle */
+	__u32 scope;
+	__u32 in_use; /* 0: the cell is no scope's */
 };
-_Static_assert(sizeof(struct scope_config) == 16, "scope_config");
+_Static_assert(sizeof(struct scope_config) == 24, "scope_config");
 
 /* Peers: longest prefix of the remote address -> class. Both slots share the trie, so the slot leads the key. */
 struct peer_key {
@@ -249,12 +254,6 @@ struct dead_key {
 	__u8 pad;
 };
 _Static_assert(sizeof(struct dead_key) == 20, "dead_key");
-
-struct counter_key {
-	__u32 scope;
-	__u32 direction;
-};
-_Static_assert(sizeof(struct counter_key) == 8, "counter_key");
 
 /* Every packet is counted in exactly one of passed and denied; the rest say why. */
 struct counters {

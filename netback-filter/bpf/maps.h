@@ -3,7 +3,7 @@
  * The maps, each with one writer:
  *   userspace writes   vifs, scopes, sources, control, peers, rules, verdicts, services, spreads, backends, dead, choices
  *   these programs     flows, fragments, refusals, events, redirects, returns, histograms (in histogram.h)
- * and `counters` gets its entries from userspace and its numbers from here.
+ * and `counters` is set to 0 by userspace and gets its numbers from here.
  *
  * Verdicts of userspace and flows decided by the tables are two maps so that neither side can overwrite the
  * other's decision, and so that a guest that opens flows without end pushes out no verdict of userspace. What
@@ -29,10 +29,10 @@ struct {
 } vifs SEC(".maps");
 
 struct {
-	MAP_INT(type, BPF_MAP_TYPE_HASH);
-	MAP_TYPE(key, __u32); /* scope */
+	MAP_INT(type, BPF_MAP_TYPE_ARRAY);
+	MAP_TYPE(key, __u32); /* slot, from vif_config */
 	MAP_TYPE(value, struct scope_config);
-	MAP_INT(max_entries, 4096);
+	MAP_INT(max_entries, SCOPES);
 } scopes SEC(".maps");
 
 struct {
@@ -151,10 +151,10 @@ struct {
 } returns SEC(".maps");
 
 struct {
-	MAP_INT(type, BPF_MAP_TYPE_PERCPU_HASH);
-	MAP_TYPE(key, struct counter_key);
+	MAP_INT(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	MAP_TYPE(key, __u32); /* two cells a slot of `scopes`, by direction */
 	MAP_TYPE(value, struct counters);
-	MAP_INT(max_entries, 8192);
+	MAP_INT(max_entries, 2 * SCOPES);
 } counters SEC(".maps");
 
 #ifdef PERF_EVENTS

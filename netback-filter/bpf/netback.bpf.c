@@ -363,8 +363,7 @@ INLINE int was_had(struct __sk_buff *skb, const __u8 direction)
 INLINE int filter(struct __sk_buff *skb, const __u8 direction)
 {
 	__u32 ifindex = skb->ifindex;
-	struct counter_key counter_key = { .direction = direction };
-	__u32 cell = direction;
+	__u32 slot, cell = direction;
 	struct context c;
 	struct cell *room;
 	struct packet *p;
@@ -379,17 +378,18 @@ INLINE int filter(struct __sk_buff *skb, const __u8 direction)
 		skb->mark = 0;
 		return TC_ACT_UNSPEC;
 	}
-	counter_key.scope = c.vif->scope;
-	c.scope = bpf_map_lookup_elem(&scopes, &counter_key.scope);
-	c.counters = bpf_map_lookup_elem(&counters, &counter_key);
 	room = bpf_map_lookup_elem(&scratch, &cell);
+	slot = c.vif->slot;
+	c.scope = bpf_map_lookup_elem(&scopes, &slot);
+	cell = 2 * slot + direction;
+	c.counters = bpf_map_lookup_elem(&counters, &cell);
 	if (!c.scope || !c.counters || !room) /* the loader attaches no vif before its scope is set */
 		return TC_ACT_SHOT;
 	p = &room->packet;
 	c.now = coarse_ns(room);
 	set_class(skb, c.vif, 0);
 
-	parse(skb, counter_key.scope, direction, p);
+	parse(skb, c.vif->scope, direction, p);
 	if (direction == TO_GUEST && is_for_another(p, c.vif)) {
 		c.counters->foreign++;
 		return c.scope->unjudged == ALLOW ? pass(skb, &c, p) : drop(skb, &c);

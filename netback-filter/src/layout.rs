@@ -105,6 +105,7 @@ pub(crate) struct RawVif {
     pub mac: [u8; 6],
     pub shaped: u8,
     pub moving: u8,
+    pub slot: u32,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -116,6 +117,8 @@ pub(crate) struct RawScope {
     pub flags: u8,
     pub pad: u16,
     pub adopt_until_ns: u64,
+    pub scope: u32,
+    pub in_use: u32,
 }
 
 /// `struct peer_key` without its leading prefix length, which the trie's own key type carries.
@@ -153,13 +156,6 @@ pub(crate) struct RawRule {
 pub(crate) struct RawSource {
     pub scope: u32,
     pub address: RawAddress,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[repr(C)]
-pub(crate) struct RawCounterKey {
-    pub scope: u32,
-    pub direction: u32,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -300,13 +296,12 @@ macro_rules! mirrors {
 mirrors! {
     RawFlowKey => 44,
     RawFlowValue => 144,
-    RawVif => 12,
-    RawScope => 16,
+    RawVif => 16,
+    RawScope => 24,
     RawPeer => 20,
     RawRuleKey => 16,
     RawRule => 12,
     RawSource => 20,
-    RawCounterKey => 8,
     RawCounters => 112,
     RawServiceKey => 24,
     RawService => 8,

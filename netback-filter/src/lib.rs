@@ -57,6 +57,7 @@ mod programs;
 mod prohibited;
 mod publish;
 mod rules;
+mod scopes;
 mod serve;
 mod services;
 mod shape;

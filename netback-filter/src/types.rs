@@ -375,7 +375,6 @@ impl ScopeConfig {
             flags: if self.monitor_only { SCOPE_MONITOR_ONLY } else { 0 }
                 | if self.pass_dhcp { SCOPE_PASS_DHCP } else { 0 }
                 | self.lock.raw(),
-            pad: 0,
             adopt_until_ns: match self.adopt_established {
                 AdoptEstablished::No => 0,
                 AdoptEstablished::Always => u64::MAX,
@@ -383,6 +382,7 @@ impl ScopeConfig {
                     now_ns.saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
                 }
             },
+            ..RawScope::default()
         }
     }
 }
