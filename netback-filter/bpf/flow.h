@@ -174,7 +174,10 @@ INLINE void time_data(struct flow_value *flow, struct packet *p, __u8 direction,
 		flow->zero_windows[direction]++;
 }
 
-/* Counts the packet, and notes its news. In the packet, of which the verifier knows nothing: see `scratch`. */
+/*
+ * Counts the packet, and notes its news. In the packet, of which the verifier knows nothing: see `scratch`. Without atomic
+ * additions, which take as long as half a lookup: see `packets`.
+ */
 INLINE void account(struct flow_value *flow, struct packet *p, __u32 bytes, __u32 segments, __u64 now)
 {
 	__u8 flags = p->tcp_flags;
@@ -183,8 +186,8 @@ INLINE void account(struct flow_value *flow, struct packet *p, __u32 bytes, __u3
 	/* When a flow began and ended, and that it was answered, is told exactly. */
 	if (!flow->packets[direction] || (flags & (TCP_FIN | TCP_RST)))
 		now = bpf_ktime_get_ns();
-	__sync_fetch_and_add(&flow->packets[direction], segments);
-	__sync_fetch_and_add(&flow->bytes[direction], bytes);
+	flow->packets[direction] += segments;
+	flow->bytes[direction] += bytes;
 	if (!flow->first_ns)
 		flow->first_ns = now;
 	if ((__s64)(now - flow->last_ns) > 0)

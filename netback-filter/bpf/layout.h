@@ -85,7 +85,7 @@ struct flow_value {
 	__u8 seen[2];
 	__u8 told;  /* the refusal was reported */
 	__u8 ended; /* the end was reported */
-	__u64 packets[2];
+	__u64 packets[2]; /* by direction, see SEEN_...: should two CPUs serve one at once, a packet may be missed */
 	__u64 bytes[2];
 	__u64 first_ns; /* CLOCK_MONOTONIC; 0 before the first packet */
 	__u64 last_ns; /* up to one of the kernel's ticks before its last packet */
