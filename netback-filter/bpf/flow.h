@@ -22,6 +22,14 @@ INLINE int tcp_established(const struct flow_value *flow)
 	return flow->seen[FROM_GUEST] & flow->seen[TO_GUEST] & SEEN_ACK;
 }
 
+INLINE int has_verdicts(__u32 scope)
+{
+	__u32 cell = scope % SCOPES;
+	__u32 *has = bpf_map_lookup_elem(&with_verdicts, &cell);
+
+	return has && *has;
+}
+
 INLINE struct verdict verdict_of(const struct flow_value *flow)
 {
 	struct verdict verdict;

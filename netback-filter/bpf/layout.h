@@ -115,7 +115,7 @@ struct vif_config {
 };
 _Static_assert(sizeof(struct vif_config) == 16, "vif_config");
 
-#define SCOPES 4096
+#define SCOPES 4096 /* a power of two */
 
 #define SCOPE_MONITOR_ONLY 0x01 /* decide and count, never alter or drop */
 #define SCOPE_PASS_DHCP 0x02    /* the guest's DHCP passes before any rule */

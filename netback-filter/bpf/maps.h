@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-3.0-only */
 /*
  * The maps, each with one writer:
- *   userspace writes   vifs, scopes, sources, control, peers, rules, verdicts, services, spreads, backends, dead, choices
+ *   userspace writes   vifs, scopes, sources, control, peers, rules, with_verdicts, verdicts, services, spreads, backends,
+ *                      dead, choices
  *   these programs     flows, fragments, refusals, events, redirects, returns, histograms (in histogram.h)
  * and `counters` is set to 0 by userspace and gets its numbers from here.
  *
@@ -65,6 +66,14 @@ struct {
 	MAP_INT(max_entries, 262144);
 	MAP_INT(map_flags, BPF_F_NO_PREALLOC);
 } rules SEC(".maps");
+
+/* By the scope's number, of its lowest bits: not 0 from before its first verdict of userspace on. No lookup for nothing until then. */
+struct {
+	MAP_INT(type, BPF_MAP_TYPE_ARRAY);
+	MAP_TYPE(key, __u32);
+	MAP_TYPE(value, __u32);
+	MAP_INT(max_entries, SCOPES);
+} with_verdicts SEC(".maps");
 
 struct {
 	MAP_INT(type, BPF_MAP_TYPE_LRU_HASH);

@@ -219,7 +219,7 @@ INLINE int filter_flow(struct __sk_buff *skb, const struct context *c, struct pa
 	__u32 segments;
 	__u8 how;
 
-	flow = bpf_map_lookup_elem(&verdicts, &p->key);
+	flow = has_verdicts(p->key.scope) ? bpf_map_lookup_elem(&verdicts, &p->key) : 0;
 	if (flow && pure_syn(p) && tcp_closed(flow)) {
 		/* Of a connection that is over: for one that was seen to begin there would be another. */
 		bpf_map_delete_elem(&verdicts, &p->key);

@@ -13,7 +13,7 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use crate::attach::{Attach, Hooks, Place};
 use crate::error::Error;
 use crate::events::{EventChannel, Events};
-use crate::flows::{FlowTables, FlowWriter, Flows};
+use crate::flows::{FlowTables, FlowWriter, Flows, ScopesWithVerdicts};
 use crate::histograms::{ConnectionHistograms, HistogramMap};
 use crate::layout::{CONTROL_LAYOUT, LAYOUT_VERSION, RawAddress, RawSource, RawVif, raw_address};
 use crate::link;
@@ -186,6 +186,7 @@ impl Datapath {
                 choices: table(&pins, "choices")?,
                 redirects: table(&pins, "redirects")?,
                 returns: table(&pins, "returns")?,
+                with_verdicts: ScopesWithVerdicts::new(table(&pins, "with_verdicts")?),
             },
             pins,
         };

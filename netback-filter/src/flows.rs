@@ -4,10 +4,12 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::error::Error;
-use crate::layout::{RawChoice, RawEndpoint, RawFlowKey, RawFlowValue, SEEN_FIN, SEEN_RST, SEEN_SYN};
+use crate::layout::{RawChoice, RawEndpoint, RawFlowKey, RawFlowValue, SCOPES, SEEN_FIN, SEEN_RST, SEEN_SYN};
 use crate::serve::Target;
 use crate::sys::{Position, Table, monotonic_ns};
 use crate::types::{DecidedBy, FlowKey, Verdict};
@@ -23,6 +25,35 @@ pub(crate) struct FlowTables {
     pub choices: Table<RawFlowKey, RawChoice>,
     pub redirects: Table<RawFlowKey, RawEndpoint>,
     pub returns: Table<RawFlowKey, RawEndpoint>,
+    pub with_verdicts: ScopesWithVerdicts,
+}
+
+/// The scopes whose packets look for verdicts. Those that share a cell do so together, and none ceases to.
+#[derive(Clone)]
+pub(crate) struct ScopesWithVerdicts {
+    table: Table<u32, u32>,
+    /// The cells that this process has written.
+    written: Arc<[AtomicBool]>,
+}
+
+impl ScopesWithVerdicts {
+    pub(crate) fn new(table: Table<u32, u32>) -> Self {
+        Self {
+            table,
+            written: (0..SCOPES).map(|_| AtomicBool::new(false)).collect(),
+        }
+    }
+
+    /// To be done before a verdict is written: no packet that comes after that may miss it. One system call, a scope's first time.
+    fn add(&self, scope: u32) -> io::Result<()> {
+        let cell = scope % SCOPES;
+        let written = &self.written[cell as usize];
+        if !written.load(Ordering::Acquire) {
+            self.table.set(&cell, &1)?;
+            written.store(true, Ordering::Release);
+        }
+        Ok(())
+    }
 }
 
 impl FlowTables {
@@ -64,6 +95,7 @@ impl FlowWriter {
     pub fn set(&self, key: &FlowKey, verdict: Verdict) -> io::Result<()> {
         let mut value = RawFlowValue::default();
         verdict.write(&mut value, DecidedBy::Userspace);
+        self.tables.with_verdicts.add(key.scope)?;
         self.tables.verdicts.set(&key.raw(), &value)
     }
 
@@ -80,6 +112,7 @@ impl FlowWriter {
         };
         verdict.write(&mut value, DecidedBy::Userspace);
         value.told = 0;
+        self.tables.with_verdicts.add(key.scope)?;
         self.tables.verdicts.set(&raw, &value)
     }
 

@@ -13,6 +13,7 @@ pub(crate) const CONTROL_GENERATION: u32 = 1;
 pub(crate) const CONTROL_LAYOUT: u32 = 3;
 pub(crate) const CONTROL_SERVICES: u32 = 4;
 
+pub(crate) const SCOPES: u32 = 4096;
 pub(crate) const SERVICES: u32 = 256;
 pub(crate) const BACKENDS: u32 = 4096;
 pub(crate) const SPREAD_CELLS: usize = 4096;

@@ -13,13 +13,14 @@ use crate::error::Error;
 use crate::layout::{CONTROL_LAYOUT, LAYOUT_VERSION};
 
 /// Every map of the object, all of them pinned.
-pub(crate) const MAPS: [&str; 20] = [
+pub(crate) const MAPS: [&str; 21] = [
     "vifs",
     "scopes",
     "sources",
     "control",
     "peers",
     "rules",
+    "with_verdicts",
     "verdicts",
     "flows",
     "fragments",
