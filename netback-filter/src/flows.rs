@@ -86,9 +86,9 @@ impl FlowWriter {
 
     /// The verdict on a flow that is about to begin: whatever was counted under the same key starts from 0.
     ///
-    /// One system call of some microseconds; no lock, no allocation. The entry is exchanged as a whole, so a packet
-    /// sees the old verdict or the new one. A packet that is being counted into the old entry meanwhile is lost to the
-    /// counts, or lands in the flow that gets the freed entry next: the counts of that flow are then one packet off.
+    /// One system call of some microseconds, two for the first verdict of a scope; no lock, no allocation. The entry is exchanged
+    /// as a whole, so a packet sees the old verdict or the new one. A packet that is being counted into the old entry meanwhile is
+    /// lost to the counts, or lands in the flow that gets the freed entry next: the counts of that flow are then one packet off.
     ///
     /// # Errors
     /// What the kernel says; the flow is then decided by the rules.
