@@ -89,10 +89,10 @@ struct flow_value {
 	__u8 seen[2];
 	__u8 told;  /* the refusal was reported */
 	__u8 ended; /* the end was reported */
-	__u64 packets[2];
+	__u64 packets[2]; /* by direction, see SEEN_...: should two CPUs serve one at once, a packet may be missed */
 	__u64 bytes[2];
 	__u64 first_ns; /* CLOCK_MONOTONIC; 0 before the first packet */
-	__u64 last_ns;
+	__u64 last_ns; /* up to one of the kernel's ticks before its last packet */
 	/* TCP as the vif sees it, by direction of the data. */
 	__u64 syn_ns;	     /* when the last SYN passed */
 	__u64 sample_ns[2];  /* when the data passed whose ACK is awaited; 0: none is */
@@ -106,7 +106,7 @@ struct flow_value {
 	__u8 dscp;	       /* part of the verdict: MARK_DSCP and the value, or 0 */
 	__u16 class;	       /* part of the verdict: see SHAPE_DEFAULT; or 0 */
 	__u32 peer_class;      /* of the other end, and 1; 0: not asked yet */
-	__u16 rtt_tick[2];     /* when a round trip was last put into a histogram, in units of TICK_SHIFT */
+	__u16 rtt_tick[2];     /* when a round trip was last begun to be measured, in units of TICK_SHIFT */
 	__u16 mirror;	       /* part of the verdict: the guest (its scope) that gets copies, or 0 */
 	__u16 share;	       /* part of the verdict: of how many flows of SHARE_ALL */
 	__u32 pad;
@@ -129,8 +129,11 @@ struct vif_config {
 	__u8 mac[6]; /* the guest's; all zero when not known */
 	__u8 shaped; /* 1: its packets are to tell their class */
 	__u8 moving; /* 1: these programs may be on hooks of both kinds, so that a packet meets them twice */
+	__u32 slot;  /* the scope's cell of `scopes` */
 };
-_Static_assert(sizeof(struct vif_config) == 12, "vif_config");
+_Static_assert(sizeof(struct vif_config) == 16, "vif_config");
+
+#define SCOPES 4096 /* a power of two */
 
 #define SCOPE_MONITOR_ONLY 0x01 /* decide and count, never alter or drop */
 #define SCOPE_PASS_DHCP 0x02    /* the guest's DHCP passes before any rule */
@@ -148,8 +151,10 @@ struct scope_config {
 	__u8 other;  /* action for frames that are neither IP nor ARP */
 	__u8 tagged; /* an action or TAGGED_JUDGE */
 	__u64 adopt_until_ns; /* CLOCK_MONOTONIC: until then TCP flows may be met in their middle */
+	__u32 scope;
+	__u32 in_use; /* 0: the cell is no scope's */
 };
-_Static_assert(sizeof(struct scope_config) == 16, "scope_config");
+_Static_assert(sizeof(struct scope_config) == 24, "scope_config");
 
 /* Peers: longest prefix of the remote address -> class. Both slots share the trie, so the slot leads the key. */
 struct peer_key {
@@ -277,12 +282,6 @@ struct dead_key {
 };
 _Static_assert(sizeof(struct dead_key) == 20, "dead_key");
 
-struct counter_key {
-	__u32 scope;
-	__u32 direction;
-};
-_Static_assert(sizeof(struct counter_key) == 8, "counter_key");
-
 /* Every packet is counted in exactly one of passed and denied; the rest say why. */
 struct counters {
 	__u64 passed;
@@ -324,7 +323,7 @@ _Static_assert(sizeof(struct histogram) == 136, "histogram");
 /* Of TCP connections. Times are in microseconds. */
 struct histograms {
 	struct histogram setup;		     /* one value a connection */
-	struct histogram rtt[2];	     /* one in a millisecond that had one, by direction of the data */
+	struct histogram rtt[2];	     /* one in a tick that had one, by direction of the data */
 	struct histogram retransmissions[2]; /* one a connection that ended, as below */
 	struct histogram zero_windows[2];
 };

@@ -30,7 +30,7 @@ struct context {
 	const struct vif_config *vif;
 	const struct scope_config *scope;
 	struct counters *counters;
-	__u64 now;
+	__u64 now; /* coarse_ns() */
 };
 
 INLINE int alters(const struct context *c)
@@ -171,7 +171,7 @@ INLINE int tell(const struct context *c, const struct packet *p, const struct fl
 {
 	struct report what = {
 		.skb = c->skb,
-		.ns = c->now,
+		.ns = bpf_ktime_get_ns(),
 		.kind = kind,
 		.direction = p->direction,
 		.enforced = alters(c),
@@ -245,7 +245,7 @@ INLINE int filter_flow(struct __sk_buff *skb, const struct context *c, struct pa
 	__u32 segments;
 	__u8 how;
 
-	flow = find_verdict(p);
+	flow = has_verdicts(p->key.scope) ? find_verdict(p) : 0;
 	if (flow && pure_syn(p) && tcp_closed(flow)) {
 		/* Of a connection that is over: for one that was seen to begin there would be another. */
 		bpf_map_delete_elem(&verdicts, &p->key);
@@ -342,11 +342,13 @@ INLINE int filter_flow(struct __sk_buff *skb, const struct context *c, struct pa
 OUTLINE int relate_error(struct __sk_buff *skb, struct packet *p, __u64 now, int may_alter)
 {
 	__u32 cell = 2 + (p->direction & 1);
-	struct packet *inner = bpf_map_lookup_elem(&scratch, &cell);
+	struct cell *room = bpf_map_lookup_elem(&scratch, &cell);
+	struct packet *inner;
 	struct flow_value *flow;
 
-	if (!inner)
+	if (!room)
 		return 0;
+	inner = &room->packet;
 	__builtin_memset(inner, 0, sizeof(*inner));
 	inner->key.scope = p->key.scope;
 	inner->direction = p->direction;
@@ -394,9 +396,9 @@ INLINE int was_had(struct __sk_buff *skb, const __u8 direction)
 INLINE int filter(struct __sk_buff *skb, const __u8 direction)
 {
 	__u32 ifindex = skb->ifindex;
-	struct counter_key counter_key = { .direction = direction };
-	__u32 cell = direction;
+	__u32 slot, cell = direction;
 	struct context c;
+	struct cell *room;
 	struct packet *p;
 
 	c.skb = skb;
@@ -415,16 +417,18 @@ INLINE int filter(struct __sk_buff *skb, const __u8 direction)
 		set_class(skb, c.vif, 0);
 		return TC_ACT_UNSPEC;
 	}
-	counter_key.scope = c.vif->scope;
-	c.scope = bpf_map_lookup_elem(&scopes, &counter_key.scope);
-	c.counters = bpf_map_lookup_elem(&counters, &counter_key);
-	p = bpf_map_lookup_elem(&scratch, &cell);
-	if (!c.scope || !c.counters || !p) /* the loader attaches no vif before its scope is set */
+	room = bpf_map_lookup_elem(&scratch, &cell);
+	slot = c.vif->slot;
+	c.scope = bpf_map_lookup_elem(&scopes, &slot);
+	cell = 2 * slot + direction;
+	c.counters = bpf_map_lookup_elem(&counters, &cell);
+	if (!c.scope || !c.counters || !room) /* the loader attaches no vif before its scope is set */
 		return TC_ACT_SHOT;
-	c.now = bpf_ktime_get_ns();
+	p = &room->packet;
+	c.now = coarse_ns(room);
 	set_class(skb, c.vif, 0);
 
-	parse(skb, counter_key.scope, direction, p);
+	parse(skb, c.vif->scope, direction, p);
 	if (direction == TO_GUEST && is_for_another(p, c.vif)) {
 		c.counters->foreign++;
 		return c.scope->foreign == ALLOW ? pass(skb, &c, p) : drop(skb, &c);

@@ -99,12 +99,36 @@ struct packet {
  * the other before the first is done, and behind them one for what an ICMP error quotes. Not on the stack: the verifier knows nothing of a map's contents, and so
  * need not follow the rest of the program once for every way a packet can look.
  */
+struct cell {
+	struct packet packet;
+	/* The clock as it was read last, and in which of the kernel's ticks. */
+	__u64 ns;
+	__u64 tick;
+};
+
 struct {
 	MAP_INT(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	MAP_TYPE(key, __u32); /* enum direction, and 2 + that */
-	MAP_TYPE(value, struct packet);
+	MAP_TYPE(value, struct cell);
 	MAP_INT(max_entries, 4);
 } scratch SEC(".maps");
+
+/*
+ * CLOCK_MONOTONIC, read once in one of the kernel's ticks of 1 to 10 ms, so that much behind at most: to read the clock takes as
+ * long as three lookups. What is to be exact asks bpf_ktime_get_ns().
+ */
+INLINE __u64 coarse_ns(struct cell *cell)
+{
+#ifndef PERF_EVENTS
+	__u64 tick = bpf_jiffies64();
+
+	if (tick == cell->tick)
+		return cell->ns;
+	cell->tick = tick;
+#endif
+	cell->ns = bpf_ktime_get_ns();
+	return cell->ns;
+}
 
 #define TCP_FIN 0x01
 #define TCP_SYN 0x02
@@ -165,7 +189,9 @@ INLINE int pure_syn(const struct packet *p)
 
 /*
  * Copies `len` bytes at `offset`, after making sure that they are the kernel's own. Negative: not there. What lies in the
- * packet's head is the kernel's, and read without a call. Words of 2 bytes: so much any header is aligned.
+ * packet's head is the kernel's, and read without a call. Whole words of 4 bytes, as the headers behind Ethernet's are made of,
+ * are where the kernel aligns them; else so much any header is aligned is 2 bytes. Fields are then read back in the size
+ * that they were stored in, or smaller: a load out of several stores waits until all of them are done.
  */
 INLINE long read_header(struct __sk_buff *skb, __u32 offset, void *to, __u32 len)
 {
@@ -175,7 +201,10 @@ INLINE long read_header(struct __sk_buff *skb, __u32 offset, void *to, __u32 len
 		void *from = data + offset;
 
 		if (from + len <= end) {
-			__builtin_memcpy(to, __builtin_assume_aligned(from, 2), len);
+			if (len % 4)
+				__builtin_memcpy(to, __builtin_assume_aligned(from, 2), len);
+			else
+				__builtin_memcpy(to, __builtin_assume_aligned(from, 4), len);
 			return 0;
 		}
 	}
@@ -519,7 +548,7 @@ OUTLINE int read_tags(struct __sk_buff *skb, struct packet *p, __be16 proto)
 INLINE void parse(struct __sk_buff *skb, __u32 scope, const __u8 direction, struct packet *p)
 {
 	const int from_guest = direction == FROM_GUEST;
-	struct ethhdr eth;
+	struct ethhdr eth __attribute__((aligned(4)));
 	int proto;
 
 	__builtin_memset(p, 0, sizeof(*p));

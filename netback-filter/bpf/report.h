@@ -87,7 +87,7 @@ INLINE int refusal_is_news(const struct flow_key *key, __u64 now)
 {
 	__u64 *last = bpf_map_lookup_elem(&refusals, key);
 
-	if (last && now - *last < REFUSAL_QUIET_NS)
+	if (last && (__s64)(now - *last) < (__s64)REFUSAL_QUIET_NS)
 		return 0;
 	bpf_map_update_elem(&refusals, key, &now, BPF_ANY);
 	return 1;

@@ -6,32 +6,30 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use aya::Pod;
-use aya::maps::{HashMap, MapData, MapType, PerCpuHashMap, PerCpuValues};
+use aya::maps::{HashMap, MapData, MapType};
 use log::{info, warn};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 
 use crate::attach::{Attach, Hooks, Place};
 use crate::error::Error;
 use crate::events::{EventChannel, Events};
-use crate::flows::{FlowTables, FlowWriter, Flows};
+use crate::flows::{FlowTables, FlowWriter, Flows, ScopesWithVerdicts};
 use crate::histograms::{ConnectionHistograms, HistogramMap};
-use crate::layout::{
-    CONTROL_LAYOUT, LAYOUT_VERSION, RawAddress, RawCounterKey, RawCounters, RawScope, RawSource, RawVif,
-    raw_address,
-};
+use crate::layout::{CONTROL_LAYOUT, LAYOUT_VERSION, RawAddress, RawSource, RawVif, raw_address};
 use crate::link;
 use crate::mirror::{self, MirrorMap, MirrorStats};
 use crate::pins::{Found, Pins};
 use crate::programs::Programs;
 use crate::publish::{RuleTables, failed, full_or_failed, keys, removed};
 use crate::rules::RuleSet;
+use crate::scopes::Scopes;
 use crate::serve::ServiceMaps;
 use crate::services::Service;
 use crate::shape::Shaper;
 use crate::shaping;
 use crate::sys::{self, Table};
 use crate::tcx;
-use crate::types::{Counters, Direction, ScopeConfig, ScopeStats, VifConfig};
+use crate::types::{ScopeConfig, ScopeStats, VifConfig};
 
 /// Where the datapath keeps its maps, and how large they are. Sizes hold when the maps are made; maps that are taken
 /// over keep theirs.
@@ -142,10 +140,9 @@ pub struct Datapath {
     /// Once it was asked for.
     pub(crate) shaper: Option<Shaper>,
     pub(crate) vifs: HashMap<MapData, u32, RawVif>,
-    scopes: HashMap<MapData, u32, RawScope>,
+    scopes: Scopes,
     sources: HashMap<MapData, RawSource, u8>,
     mirrors: MirrorMap,
-    counters: PerCpuHashMap<MapData, RawCounterKey, RawCounters>,
     histograms: HistogramMap,
     rules: RuleTables,
     services: ServiceMaps,
@@ -180,10 +177,9 @@ impl Datapath {
             programs,
             shaper: None,
             vifs: pins.map("vifs")?,
-            scopes: pins.map("scopes")?,
+            scopes: Scopes::open(&pins)?,
             sources: pins.map("sources")?,
             mirrors: pins.map("mirrors")?,
-            counters: pins.map("counters")?,
             histograms: HistogramMap::open(&pins)?,
             rules: RuleTables::open(&pins)?,
             services: ServiceMaps::open(&pins)?,
@@ -193,6 +189,7 @@ impl Datapath {
                 choices: table(&pins, "choices")?,
                 redirects: table(&pins, "redirects")?,
                 returns: table(&pins, "returns")?,
+                with_verdicts: ScopesWithVerdicts::new(table(&pins, "with_verdicts")?),
             },
             pins,
         };
@@ -225,15 +222,14 @@ impl Datapath {
     /// When the scope has no settings yet, or the interface or kernel does not take the filters; it is then as before.
     pub fn attach(&mut self, interface: &str, config: VifConfig) -> Result<(), Error> {
         let ifindex = ifindex(interface)?;
-        if self.scopes.get(&config.scope, 0).is_err() {
-            return Err(Error::UnknownScope {
-                scope: config.scope,
-                interface: interface.to_owned(),
-            });
-        }
+        let slot = self.scopes.slot(config.scope).ok_or(Error::UnknownScope {
+            scope: config.scope,
+            interface: interface.to_owned(),
+        })?;
         let room = self.capacity("vifs");
         let earlier = self.vifs.get(&ifindex, 0).ok();
         let raw = RawVif {
+            slot,
             shaped: earlier.map_or(0, |vif| vif.shaped),
             ..config.raw()
         };
@@ -396,38 +392,13 @@ impl Datapath {
         Ok(())
     }
 
-    /// Sets what holds for a scope beside the rules; packets see the old settings or the new ones. Its counters start
+    /// Sets what holds for a scope beside the rules; packets see each setting as it was or as it is to be. Its counters start
     /// with the first call.
     ///
     /// # Errors
     /// When there is no room for another scope.
     pub fn set_scope(&mut self, scope: u32, config: ScopeConfig) -> Result<(), Error> {
-        for direction in Direction::BOTH {
-            let key = RawCounterKey {
-                scope,
-                direction: direction.raw().into(),
-            };
-            if self.counters.get(&key, 0).is_ok() {
-                continue;
-            }
-            let cpus = aya::util::nr_cpus().map_err(|(file, e)| Error::Map {
-                map: "counters",
-                source: format!("{file}: {e}").into(),
-            })?;
-            let zeros =
-                PerCpuValues::try_from(vec![RawCounters::default(); cpus]).map_err(|e| Error::Map {
-                    map: "counters",
-                    source: e.into(),
-                })?;
-            let room = self.capacity("counters");
-            self.counters
-                .insert(key, zeros, 0)
-                .map_err(|e| full_or_failed("counters", room, e))?;
-        }
-        let room = self.capacity("scopes");
-        self.scopes
-            .insert(scope, config.raw(sys::monotonic_ns()), 0)
-            .map_err(|e| full_or_failed("scopes", room, e))
+        self.scopes.set(scope, config.raw(sys::monotonic_ns()))
     }
 
     /// Forgets a scope: its settings, counters, verdicts and flows. Its rules go with the next rule set.
@@ -441,15 +412,8 @@ impl Datapath {
                 interface: vif.name,
             });
         }
-        removed("scopes", self.scopes.remove(&scope))?;
+        self.scopes.remove(scope)?;
         self.set_addresses(scope, &[])?;
-        for direction in Direction::BOTH {
-            let key = RawCounterKey {
-                scope,
-                direction: direction.raw().into(),
-            };
-            removed("counters", self.counters.remove(&key))?;
-        }
         self.histograms.forget(scope)?;
         let writer = self.flow_writer();
         for flow in self.flows(Some(scope)) {
@@ -520,20 +484,7 @@ impl Datapath {
     /// # Errors
     /// When the map cannot be read.
     pub fn stats(&self) -> Result<Vec<ScopeStats>, Error> {
-        let mut list = Vec::new();
-        for entry in self.counters.iter() {
-            let (key, cpus) = entry.map_err(|e| failed("counters", e))?;
-            let mut counters = Counters::default();
-            cpus.iter().for_each(|cpu| counters.add(cpu));
-            let direction = Direction::from_raw(key.direction as u8);
-            list.push(ScopeStats {
-                scope: key.scope,
-                direction,
-                counters,
-            });
-        }
-        list.sort_by_key(|s| (s.scope, s.direction));
-        Ok(list)
+        self.scopes.stats()
     }
 
     /// What was measured of TCP connections since the datapath is there, or since the history was pushed out by another.

@@ -82,7 +82,7 @@ pub struct ConnectionHistograms {
     /// Microseconds from SYN to SYN-ACK, both as they passed the vif; one value a connection.
     pub setup_us: Histogram,
     /// Microseconds from data from and to the guest to its ACK, as they passed the vif; of each connection at most about one
-    /// value a millisecond.
+    /// value a tick of the kernel, of 1 to 10 ms.
     pub rtt_us: [Histogram; 2],
     /// Segments from and to the guest that had passed before; one value a connection that ended.
     pub retransmissions: [Histogram; 2],

@@ -13,6 +13,7 @@ pub(crate) const CONTROL_GENERATION: u32 = 1;
 pub(crate) const CONTROL_LAYOUT: u32 = 3;
 pub(crate) const CONTROL_SERVICES: u32 = 4;
 
+pub(crate) const SCOPES: u32 = 4096;
 pub(crate) const SERVICES: u32 = 256;
 pub(crate) const BACKENDS: u32 = 4096;
 pub(crate) const SPREAD_CELLS: usize = 4096;
@@ -113,6 +114,7 @@ pub(crate) struct RawVif {
     pub mac: [u8; 6],
     pub shaped: u8,
     pub moving: u8,
+    pub slot: u32,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -125,6 +127,8 @@ pub(crate) struct RawScope {
     pub other: u8,
     pub tagged: u8,
     pub adopt_until_ns: u64,
+    pub scope: u32,
+    pub in_use: u32,
 }
 
 /// `struct peer_key` without its leading prefix length, which the trie's own key type carries.
@@ -174,13 +178,6 @@ pub(crate) struct RawMirror {
 pub(crate) struct RawSource {
     pub scope: u32,
     pub address: RawAddress,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[repr(C)]
-pub(crate) struct RawCounterKey {
-    pub scope: u32,
-    pub direction: u32,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -321,14 +318,13 @@ macro_rules! mirrors {
 mirrors! {
     RawFlowKey => 44,
     RawFlowValue => 152,
-    RawVif => 12,
-    RawScope => 16,
+    RawVif => 16,
+    RawScope => 24,
     RawPeer => 20,
     RawRuleKey => 16,
     RawRule => 16,
     RawMirror => 24,
     RawSource => 20,
-    RawCounterKey => 8,
     RawCounters => 112,
     RawServiceKey => 24,
     RawService => 8,

@@ -61,6 +61,7 @@ mod programs;
 mod prohibited;
 mod publish;
 mod rules;
+mod scopes;
 mod serve;
 mod services;
 mod shape;

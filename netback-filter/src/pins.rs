@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::layout::{CONTROL_LAYOUT, LAYOUT_VERSION};
 
 /// Every map of the object, all of them pinned.
-pub(crate) const MAPS: [&str; 21] = [
+pub(crate) const MAPS: [&str; 22] = [
     "vifs",
     "scopes",
     "sources",
@@ -21,6 +21,7 @@ pub(crate) const MAPS: [&str; 21] = [
     "control",
     "peers",
     "rules",
+    "with_verdicts",
     "verdicts",
     "flows",
     "fragments",

@@ -473,6 +473,7 @@ impl ScopeConfig {
                     now_ns.saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
                 }
             },
+            ..RawScope::default()
         }
     }
 }
