@@ -2,7 +2,7 @@
 /*
  * The maps, each with one writer:
  *   userspace writes   vifs, scopes, sources, control, peers, rules, verdicts, services, spreads, backends, dead, choices
- *   these programs     flows, fragments, refusals, events, redirects, returns, histograms (in histogram.h)
+ *   these programs     flows, fragments, refusals, holds, events, redirects, returns, histograms (in histogram.h)
  * and `counters` gets its entries from userspace and its numbers from here.
  *
  * Verdicts of userspace and flows decided by the tables are two maps so that neither side can overwrite the
@@ -95,6 +95,14 @@ struct {
 	MAP_TYPE(value, __u64); /* CLOCK_MONOTONIC ns */
 	MAP_INT(max_entries, 16384);
 } refusals SEC(".maps");
+
+/* How many frames each scope had held of late. */
+struct {
+	MAP_INT(type, BPF_MAP_TYPE_HASH);
+	MAP_TYPE(key, __u32); /* scope */
+	MAP_TYPE(value, struct hold_window);
+	MAP_INT(max_entries, 4096);
+} holds SEC(".maps");
 
 /* Two generations of services, as of rules: a packet reads those of one slot. */
 struct {

@@ -15,6 +15,7 @@
 #include "answer.h"
 #include "flow.h"
 #include "histogram.h"
+#include "hold.h"
 #include "lock.h"
 #include "service.h"
 #include "shape.h"
@@ -187,6 +188,26 @@ OUTLINE int tell_refusal(const struct context *c, const struct packet *p, const 
 	return tell(c, p, &value, EVENT_REFUSED);
 }
 
+/*
+ * The frame goes before its report, so that it is there when the report leads to a verdict. Frames of a flow that was reported
+ * some time ago are for nobody to hold: what was to be found out was, or nobody knows.
+ */
+OUTLINE int hold_or_drop(struct __sk_buff *skb, const struct context *c, const struct packet *p,
+			 const struct verdict *verdict)
+{
+	__u64 since = refused_since(&p->key, c->now);
+	int held = (__s64)(c->now - since) < (__s64)HOLD_NS && !hold(skb, p, c->now);
+
+	if (since == c->now)
+		tell_refusal(c, p, verdict);
+	if (held) {
+		c->counters->held++;
+		return TC_ACT_SHOT;
+	}
+	c->counters->unheld++;
+	return drop(skb, c);
+}
+
 /* Not told apart by flow: a guest that forges could make up any number of them. */
 INLINE int refuse_forged(struct __sk_buff *skb, const struct context *c, const struct packet *p)
 {
@@ -292,6 +313,8 @@ INLINE int filter_flow(struct __sk_buff *skb, const struct context *c, struct pa
 			return answer_echo(skb, p) ? TC_ACT_SHOT : pass_back(skb, c);
 		return pass(skb, c, p);
 	}
+	if (verdict.refuse == REFUSE_HOLD && !p->was_held && alters(c))
+		return hold_or_drop(skb, c, p, &verdict);
 	if (flow && verdict.decided_by != BY_SERVICE ? !flow->told : refusal_is_news(&p->key, c->now)) {
 		if (flow && verdict.decided_by != BY_SERVICE)
 			flow->told = 1;
@@ -365,13 +388,17 @@ INLINE int filter(struct __sk_buff *skb, const __u8 direction)
 	__u32 cell = direction;
 	struct context c;
 	struct packet *p;
+	int again;
 
+	if (direction == TO_GUEST && is_for_ingress(skb))
+		return bpf_redirect(ifindex, BPF_F_INGRESS);
 	c.skb = skb;
 	c.vif = bpf_map_lookup_elem(&vifs, &ifindex);
 	if (!c.vif) /* detached a moment ago */
 		return TC_ACT_UNSPEC;
 	if (unlikely(c.vif->moving) && was_had(skb, direction))
 		return TC_ACT_UNSPEC;
+	again = was_held(skb, direction);
 	if (skb->mark == ANSWER_MARK) {
 		skb->mark = 0;
 		return TC_ACT_UNSPEC;
@@ -386,6 +413,10 @@ INLINE int filter(struct __sk_buff *skb, const __u8 direction)
 	set_class(skb, c.vif, 0);
 
 	parse(skb, counter_key.scope, direction, p);
+	if (unlikely(again)) {
+		p->was_held = 1;
+		c.counters->released++;
+	}
 	if (direction == TO_GUEST && is_for_another(p, c.vif)) {
 		c.counters->foreign++;
 		return c.scope->unjudged == ALLOW ? pass(skb, &c, p) : drop(skb, &c);

@@ -81,15 +81,21 @@ OUTLINE int report(const struct flow_key *key, const struct flow_value *value, c
 	return 0;
 }
 
-/* Whether the refusal of a flow that has no entry is news. */
-INLINE int refusal_is_news(const struct flow_key *key, __u64 now)
+/* When the report of the refusals of a flow was made that stands for this one: if `now`, it is to be made. */
+INLINE __u64 refused_since(const struct flow_key *key, __u64 now)
 {
 	__u64 *last = bpf_map_lookup_elem(&refusals, key);
 
 	if (last && now - *last < REFUSAL_QUIET_NS)
-		return 0;
+		return *last;
 	bpf_map_update_elem(&refusals, key, &now, BPF_ANY);
-	return 1;
+	return now;
+}
+
+/* Whether the refusal of a flow that has no entry is news. */
+INLINE int refusal_is_news(const struct flow_key *key, __u64 now)
+{
+	return refused_since(key, now) == now;
 }
 
 #endif

@@ -16,8 +16,8 @@ use crate::events::{EventChannel, Events};
 use crate::flows::{FlowTables, FlowWriter, Flows};
 use crate::histograms::{ConnectionHistograms, HistogramMap};
 use crate::layout::{
-    CONTROL_LAYOUT, LAYOUT_VERSION, RawAddress, RawCounterKey, RawCounters, RawScope, RawSource, RawVif,
-    raw_address,
+    CONTROL_LAYOUT, LAYOUT_VERSION, RawAddress, RawCounterKey, RawCounters, RawHoldWindow, RawScope,
+    RawSource, RawVif, raw_address,
 };
 use crate::link;
 use crate::pins::{Found, Pins};
@@ -144,6 +144,7 @@ pub struct Datapath {
     scopes: HashMap<MapData, u32, RawScope>,
     sources: HashMap<MapData, RawSource, u8>,
     counters: PerCpuHashMap<MapData, RawCounterKey, RawCounters>,
+    holds: HashMap<MapData, u32, RawHoldWindow>,
     histograms: HistogramMap,
     rules: RuleTables,
     services: ServiceMaps,
@@ -181,6 +182,7 @@ impl Datapath {
             scopes: pins.map("scopes")?,
             sources: pins.map("sources")?,
             counters: pins.map("counters")?,
+            holds: pins.map("holds")?,
             histograms: HistogramMap::open(&pins)?,
             rules: RuleTables::open(&pins)?,
             services: ServiceMaps::open(&pins)?,
@@ -429,6 +431,7 @@ impl Datapath {
             });
         }
         removed("scopes", self.scopes.remove(&scope))?;
+        removed("holds", self.holds.remove(&scope))?;
         self.set_addresses(scope, &[])?;
         for direction in Direction::BOTH {
             let key = RawCounterKey {

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use aya::Pod;
 
 /// `LAYOUT_VERSION` of the header.
-pub(crate) const LAYOUT_VERSION: u32 = 7;
+pub(crate) const LAYOUT_VERSION: u32 = 8;
 
 pub(crate) const CONTROL_SLOT: u32 = 0;
 pub(crate) const CONTROL_GENERATION: u32 = 1;
@@ -179,6 +179,9 @@ pub(crate) struct RawCounters {
     pub forged: u64,
     pub unserved: u64,
     pub unrouted: u64,
+    pub held: u64,
+    pub released: u64,
+    pub unheld: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -258,6 +261,32 @@ pub(crate) struct RawEvent {
     pub backend: RawEndpoint,
 }
 
+pub(crate) const EVENT_HELD: u8 = 4;
+/// Offset of `kind` in a record, of whichever struct it is.
+pub(crate) const KIND: usize = std::mem::offset_of!(RawEvent, kind);
+
+/// `struct held` without its frame, which follows.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(crate) struct RawHeld {
+    pub ns: u64,
+    pub kind: u8,
+    pub direction: u8,
+    pub length: u16,
+    pub ifindex: u32,
+    pub key: RawFlowKey,
+    pub l4: u16,
+    pub l3_end: u16,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(crate) struct RawHoldWindow {
+    pub since_ns: u64,
+    pub frames: u32,
+    pub pad: u32,
+}
+
 pub(crate) const INTERVALS: usize = 32;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -307,7 +336,7 @@ mirrors! {
     RawRule => 12,
     RawSource => 20,
     RawCounterKey => 8,
-    RawCounters => 112,
+    RawCounters => 136,
     RawServiceKey => 24,
     RawService => 8,
     RawSpread => 8192,
@@ -315,6 +344,8 @@ mirrors! {
     RawChoice => 32,
     RawDead => 20,
     RawEvent => 224,
+    RawHeld => 64,
+    RawHoldWindow => 16,
     RawHistogramKey => 20,
     RawHistograms => 952,
 }

@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::layout::{CONTROL_LAYOUT, LAYOUT_VERSION};
 
 /// Every map of the object, all of them pinned.
-pub(crate) const MAPS: [&str; 20] = [
+pub(crate) const MAPS: [&str; 21] = [
     "vifs",
     "scopes",
     "sources",
@@ -24,6 +24,7 @@ pub(crate) const MAPS: [&str; 20] = [
     "flows",
     "fragments",
     "refusals",
+    "holds",
     "services",
     "spreads",
     "backends",
