@@ -31,6 +31,7 @@ use crate::gate::{Way, decider};
 use crate::graph;
 use crate::guardian::{self, Supervisor};
 use crate::health;
+use crate::holding::Holding;
 use crate::integrity;
 use crate::lock::InstanceLock;
 use crate::lookups::{self, Lookups};
@@ -95,6 +96,7 @@ pub struct Daemon {
     pub(crate) world: Arc<ArcSwap<World>>,
     owners: Arc<Owners>,
     lookups: Lookups,
+    holding: Arc<Holding>,
     datapath: Arc<Mutex<Datapath>>,
     orders: Sender<Order>,
     supervisor: Arc<Supervisor>,
@@ -157,6 +159,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let (orders, orders_in) = bounded(ORDERS);
     let (facts, facts_in) = bounded(FACTS);
     let (lookups, questions) = Lookups::new();
+    let holding = Arc::new(Holding::open());
     let shape_problems = shapes::Problems::default();
     let enforcer = Enforcer::new(
         policies,
@@ -165,6 +168,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         Arc::clone(&events),
         Arc::clone(&owners),
         lookups.clone(),
+        Arc::clone(&holding),
         Shapes::new(Arc::clone(&shape_problems)),
     )?;
     let enforcer = spawn("enforcer", move || enforcer.run(&orders_in, &facts_in))?;
@@ -172,7 +176,8 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let vifs = spawn("vif-events", {
         let (orders, stop) = (orders.clone(), Arc::clone(&stop));
         let answers = vif_events::Answers::new(Arc::clone(&datapath));
-        move || vif_events::forward(vif_events, answers, &orders, &stop)
+        let holding = Arc::clone(&holding);
+        move || vif_events::forward(vif_events, answers, &holding, &orders, &stop)
     })?;
     let share = options.budget / 100.0;
     let looker = spawn("lookups", {
@@ -220,6 +225,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         world,
         owners,
         lookups,
+        holding,
         datapath,
         orders: orders.clone(),
         supervisor: Arc::clone(&supervisor),
@@ -308,7 +314,7 @@ impl Daemon {
             generation: self.world.load().rules.generation(),
             xen: self.xen.clone(),
             events_lost: self.events.missed(),
-            lookups: present::lookups(&self.lookups.stats()),
+            lookups: present::lookups(&self.lookups.stats(), &self.holding.counts()),
             store: self.control.store_status(),
         }
     }
