@@ -313,9 +313,14 @@ INLINE int filter_flow(struct __sk_buff *skb, const struct context *c, struct pa
 			return answer_echo(skb, p) ? TC_ACT_SHOT : pass_back(skb, c);
 		return pass(skb, c, p);
 	}
-	if (verdict.refuse == REFUSE_HOLD && !p->was_held && alters(c))
-		return hold_or_drop(skb, c, p, &verdict);
-	if (flow && verdict.decided_by != BY_SERVICE ? !flow->told : refusal_is_news(&p->key, c->now)) {
+	if (verdict.refuse == REFUSE_HOLD && alters(c)) {
+		if (!p->was_held)
+			return hold_or_drop(skb, c, p, &verdict);
+		verdict.refuse = REFUSE_DROP;
+	}
+	/* One that was held counted as neither so far: what became of it is news. */
+	if (flow && verdict.decided_by != BY_SERVICE ? !flow->told :
+						       p->was_held || refusal_is_news(&p->key, c->now)) {
 		if (flow && verdict.decided_by != BY_SERVICE)
 			flow->told = 1;
 		tell_refusal(c, p, &verdict);

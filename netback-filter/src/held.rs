@@ -109,7 +109,11 @@ impl Release {
             Direction::FromGuest => &self.from_guest,
             Direction::ToGuest => &self.to_guest,
         };
-        injector.send(frame.ifindex, &frame.bytes)
+        match injector.send(frame.ifindex, &frame.bytes) {
+            // How a packet socket tells that the program, or a queue behind it, dropped it: as it may any packet.
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(()),
+            sent => sent,
+        }
     }
 }
 

@@ -24,6 +24,9 @@
 //! [`Target`] that userspace chose for one flow. All the above is about the flow as the guest has it; its packets are
 //! translated on their way through this vif, both ways, and the backend's own vif sees a flow from the guest to it.
 //!
+//! A rule may have a packet held that it denies ([`Refuse::Hold`]): userspace gets the frame, and may let it go once it has
+//! written a verdict ([`Release`]).
+//!
 //! Sequence numbers are not followed: what a stranger can inject into an allowed connection is what TCP itself lets
 //! through.
 //!
@@ -32,7 +35,7 @@
 //!
 //! # Kernels
 //!
-//! The programs have some 7,500 instructions, for which the verifier follows about 100,000: so Linux 5.2 is the oldest that
+//! The programs have some 8,500 instructions, for which the verifier follows about 100,000: so Linux 5.2 is the oldest that
 //! takes them (older ones stop at 4096). Below 5.8 events come by one buffer a CPU ([`EventChannel`]), below 5.6 tables are
 //! read entry by entry, below 6.6 there is no TCX. `cargo test -p netback-filter --test events` prints the counts; what was
 //! loaded on which kernel is what was tested, the rest is by the kernels' documentation.

@@ -413,7 +413,10 @@ fn what_comes_back_is_judged_from_the_first_step_on_and_never_held_twice() {
         assert_eq!(received(&to), None);
         let stats = counters(&datapath, Direction::FromGuest);
         assert_eq!((stats.held, stats.released, stats.denied), (1, 1, 1));
-        assert_eq!(events.report(), None, "neither held nor reported again");
+        let event = next_event(&mut events);
+        let refused = (EventKind::Refused, frame.key, DROP);
+        assert_eq!((event.kind, event.flow.key, event.flow.verdict.action), refused);
+        assert_eq!(events.report(), None, "it is not held again");
         // It bears another's address by now.
         let writer = datapath.flow_writer();
         writer.settle(&frame.key, verdict(Action::Allow, 9)).unwrap();

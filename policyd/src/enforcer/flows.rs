@@ -388,3 +388,6 @@ fn opener(world: &World, way: &Way) -> Way {
     let scope = world.vm_at(way.remote.ip()).map_or(u32::MAX, |vm| vm.scope);
     way.seen_by(scope)
 }
+
+#[cfg(test)]
+mod tests;
