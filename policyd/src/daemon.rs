@@ -31,7 +31,7 @@ use crate::gate::{Way, decider};
 use crate::graph;
 use crate::guardian::{self, Supervisor};
 use crate::health;
-use crate::holding::Holding;
+use crate::holding::{Holding, Limits};
 use crate::integrity;
 use crate::lock::InstanceLock;
 use crate::lookups::{self, Lookups};
@@ -159,7 +159,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let (orders, orders_in) = bounded(ORDERS);
     let (facts, facts_in) = bounded(FACTS);
     let (lookups, questions) = Lookups::new();
-    let holding = Arc::new(Holding::open());
+    let holding = Arc::new(Holding::open(Limits::default()));
     let shape_problems = shapes::Problems::default();
     let enforcer = Enforcer::new(
         policies,
@@ -314,7 +314,11 @@ impl Daemon {
             generation: self.world.load().rules.generation(),
             xen: self.xen.clone(),
             events_lost: self.events.missed(),
-            lookups: present::lookups(&self.lookups.stats(), &self.holding.counts()),
+            lookups: present::lookups(
+                &self.lookups.stats(),
+                &self.holding.counts(),
+                &self.holding.waits(),
+            ),
             store: self.control.store_status(),
         }
     }

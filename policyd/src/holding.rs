@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use netback_filter::{FlowKey, HeldFrame, Release};
+use vmi_xen::meter::Meter;
 
+use crate::daemon::monotonic_ns;
 use crate::registry::lock;
 
 /// How much may wait, and for how long.
@@ -97,7 +99,7 @@ impl<F> Room<F> {
         }
     }
 
-    /// Takes a frame in.
+    /// Takes a frame in that waits since `now`.
     pub fn take(&mut self, now: Instant, key: FlowKey, frame: F) -> Taken<F> {
         self.expire(now);
         if self.settled.contains_key(&key) {
@@ -196,18 +198,20 @@ pub struct Holding {
     room: Mutex<Room<HeldFrame>>,
     release: Option<Release>,
     failed: AtomicU64,
+    waits: Mutex<Meter>,
 }
 
 impl Holding {
     /// An empty room. Where nothing could be let go the log says so, once, and nothing waits.
-    pub fn open() -> Holding {
+    pub fn open(limits: Limits) -> Holding {
         let release = Release::open()
             .inspect_err(|e| log::warn!("first packets are dropped while their process is looked up: {e}"))
             .ok();
         Holding {
-            room: Mutex::new(Room::new(Limits::default())),
+            room: Mutex::new(Room::new(limits)),
             release,
             failed: AtomicU64::new(0),
+            waits: Mutex::default(),
         }
     }
 
@@ -216,8 +220,21 @@ impl Holding {
         let mut room = lock(&self.room);
         if self.release.is_none() {
             room.counts.full += 1;
-        } else if let Taken::Goes(frame) = room.take(Instant::now(), frame.key, frame) {
-            self.let_go(&frame);
+            return;
+        }
+        // Its time is counted from when the vif took it. The channel keeps what came while no daemon read.
+        let (now, age) = (Instant::now(), age(&frame));
+        match now.checked_sub(age).filter(|_| age < room.limits.time) {
+            None => {
+                room.counts.held += 1;
+                room.counts.late += 1;
+            }
+            Some(since) => {
+                room.expire(now);
+                if let Taken::Goes(frame) = room.take(since, frame.key, frame) {
+                    self.let_go(&frame);
+                }
+            }
         }
     }
 
@@ -235,6 +252,7 @@ impl Holding {
             log::debug!("{}: a packet that was held is lost: {e}", frame.key);
             self.failed.fetch_add(1, Ordering::Relaxed);
         }
+        lock(&self.waits).add(age(frame));
         matches!(sent, Some(Ok(())))
     }
 
@@ -250,6 +268,11 @@ impl Holding {
         room.due()
     }
 
+    /// For how long those were away from their vif that were let go.
+    pub fn waits(&self) -> Meter {
+        *lock(&self.waits)
+    }
+
     /// What became of all so far.
     pub fn counts(&self) -> Counts {
         Counts {
@@ -257,6 +280,11 @@ impl Holding {
             ..lock(&self.room).counts
         }
     }
+}
+
+/// How long ago its vif took it.
+fn age(frame: &HeldFrame) -> Duration {
+    Duration::from_nanos(monotonic_ns().saturating_sub(frame.ns))
 }
 
 #[cfg(test)]

@@ -207,4 +207,10 @@ pub struct Lookups {
     /// Of those let go, not taken by the kernel.
     #[serde(default)]
     pub lost: u64,
+    /// Mean time from the vif and back to it of those let go, µs.
+    #[serde(default)]
+    pub wait_mean_us: f64,
+    /// Time within which 99 of 100 of them went on, µs.
+    #[serde(default)]
+    pub wait_p99_us: f64,
 }

@@ -192,8 +192,14 @@ pub fn status(status: &Status) -> String {
         (
             "first_packets",
             format!(
-                "{} held, {} let go; dropped: {} late, {} unowned, {} without room, {} lost",
-                lookups.held, lookups.released, lookups.late, lookups.unowned, lookups.no_room, lookups.lost
+                "{} held, {} let go after {:.0} µs each; dropped: {} late, {} unowned, {} without room, {} lost",
+                lookups.held,
+                lookups.released,
+                lookups.wait_mean_us,
+                lookups.late,
+                lookups.unowned,
+                lookups.no_room,
+                lookups.lost
             ),
         ),
     ];
