@@ -96,7 +96,6 @@ pub struct Daemon {
     pub(crate) world: Arc<ArcSwap<World>>,
     owners: Arc<Owners>,
     lookups: Lookups,
-    holding: Arc<Holding>,
     datapath: Arc<Mutex<Datapath>>,
     orders: Sender<Order>,
     supervisor: Arc<Supervisor>,
@@ -158,8 +157,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     )));
     let (orders, orders_in) = bounded(ORDERS);
     let (facts, facts_in) = bounded(FACTS);
-    let (lookups, questions) = Lookups::new();
-    let holding = Arc::new(Holding::open(Limits::default()));
+    let (lookups, questions) = Lookups::new(Holding::open(Limits::default()));
     let shape_problems = shapes::Problems::default();
     let enforcer = Enforcer::new(
         policies,
@@ -168,7 +166,6 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         Arc::clone(&events),
         Arc::clone(&owners),
         lookups.clone(),
-        Arc::clone(&holding),
         Shapes::new(Arc::clone(&shape_problems)),
     )?;
     let enforcer = spawn("enforcer", move || enforcer.run(&orders_in, &facts_in))?;
@@ -176,7 +173,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let vifs = spawn("vif-events", {
         let (orders, stop) = (orders.clone(), Arc::clone(&stop));
         let answers = vif_events::Answers::new(Arc::clone(&datapath));
-        let holding = Arc::clone(&holding);
+        let holding = Arc::clone(&lookups.holding);
         move || vif_events::forward(vif_events, answers, &holding, &orders, &stop)
     })?;
     let share = options.budget / 100.0;
@@ -225,7 +222,6 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         world,
         owners,
         lookups,
-        holding,
         datapath,
         orders: orders.clone(),
         supervisor: Arc::clone(&supervisor),
@@ -316,8 +312,8 @@ impl Daemon {
             events_lost: self.events.missed(),
             lookups: present::lookups(
                 &self.lookups.stats(),
-                &self.holding.counts(),
-                &self.holding.waits(),
+                &self.lookups.holding.counts(),
+                &self.lookups.holding.waits(),
             ),
             store: self.control.store_status(),
         }

@@ -29,7 +29,6 @@ pub use policies::{Policies, Request, Wish};
 use crate::daemon::DaemonError;
 use crate::events::EventLog;
 use crate::gate::{Judged, Told, Way};
-use crate::holding::Holding;
 use crate::inventory::Inventory;
 use crate::lookups::{Answer, Lookups, Question};
 use crate::registry::lock;
@@ -169,8 +168,6 @@ pub struct Enforcer {
     log: Arc<EventLog>,
     owners: Arc<Owners>,
     lookups: Lookups,
-    /// Packets that wait for their flow's verdict.
-    holding: Arc<Holding>,
     /// Reports of packets that wait until the tables know who takes them, and who that is.
     arriving: Vec<(netback_filter::Event, Arc<Subject>)>,
     /// Owners of UDP sockets that were closed a moment ago: a report of their last packet may still be on its way.
@@ -209,7 +206,6 @@ impl Enforcer {
         log: Arc<EventLog>,
         owners: Arc<Owners>,
         lookups: Lookups,
-        holding: Arc<Holding>,
         shapes: Shapes,
     ) -> Result<Enforcer, DaemonError> {
         let flows = lock(&datapath).flow_writer();
@@ -220,7 +216,6 @@ impl Enforcer {
             log,
             owners,
             lookups,
-            holding,
             arriving: Vec::new(),
             gone: Gone::default(),
             doubts: VecDeque::new(),

@@ -255,7 +255,7 @@ impl Enforcer {
         }
         let Some(who) = who.filter(|_| new) else {
             if let Some(event) = held {
-                self.holding.dismiss(&event.flow.key);
+                self.lookups.holding.dismiss(&event.flow.key);
                 self.refused(&event, None);
             }
             return;
@@ -278,7 +278,7 @@ impl Enforcer {
 
     /// Lets the packets go that waited for the verdict on their flow. Where one went, the vif tells what became of it.
     fn let_go(&self, event: &Event, who: &Arc<Subject>) {
-        if self.holding.settle(&event.flow.key) == 0 {
+        if self.lookups.holding.settle(&event.flow.key) == 0 {
             self.refused(event, Some(who));
         }
     }

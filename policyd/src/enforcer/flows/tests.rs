@@ -107,8 +107,8 @@ fn on_a_site(test: impl FnOnce(&Site) + Send) {
             });
             let datapath = Arc::new(Mutex::new(datapath.expect("opens")));
             let world = World::new(Arc::new(policy::Ruleset::empty(0)), Vec::new());
-            let (lookups, questions) = Lookups::new();
-            let (log, holding) = (Arc::new(EventLog::new(1000)), Arc::new(Holding::open(LIMITS)));
+            let (lookups, questions) = Lookups::new(Holding::open(LIMITS));
+            let (log, holding) = (Arc::new(EventLog::new(1000)), Arc::clone(&lookups.holding));
             let enforcer = Enforcer::new(
                 Policies::load(store).expect("loads").0,
                 Arc::clone(&datapath),
@@ -116,7 +116,6 @@ fn on_a_site(test: impl FnOnce(&Site) + Send) {
                 Arc::clone(&log),
                 Arc::default(),
                 lookups,
-                Arc::clone(&holding),
                 Shapes::new(Problems::default()),
             );
             let mut enforcer = Some(enforcer.expect("in force"));
