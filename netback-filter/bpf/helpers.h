@@ -56,5 +56,10 @@ static long (*bpf_perf_event_output)(void *context, void *array, __u64 flags, vo
 				     __u64 size) = (void *)BPF_FUNC_perf_event_output;
 static void *(*bpf_ringbuf_reserve)(void *ring, __u64 size, __u64 flags) = (void *)BPF_FUNC_ringbuf_reserve;
 static void (*bpf_ringbuf_submit)(void *data, __u64 flags) = (void *)BPF_FUNC_ringbuf_submit;
+#ifndef PERF_EVENTS
+static long (*bpf_ringbuf_output)(void *ring, void *data, __u64 size,
+				  __u64 flags) = (void *)BPF_FUNC_ringbuf_output;
+static __u64 (*bpf_ringbuf_query)(void *ring, __u64 flags) = (void *)BPF_FUNC_ringbuf_query;
+#endif
 
 #endif

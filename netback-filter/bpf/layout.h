@@ -27,6 +27,7 @@ enum action {
 enum refuse {
 	REFUSE_DROP = 0,
 	REFUSE_RESET = 1,
+	REFUSE_HOLD = 2, /* first given to userspace, which may send it again: see hold.h */
 };
 
 /* Who a verdict comes from. */
@@ -282,7 +283,7 @@ struct dead_key {
 };
 _Static_assert(sizeof(struct dead_key) == 20, "dead_key");
 
-/* Every packet is counted in exactly one of passed and denied; the rest say why. */
+/* Every packet is counted in exactly one of passed, denied and held; the rest say why. */
 struct counters {
 	__u64 passed;
 	__u64 passed_bytes;
@@ -298,8 +299,11 @@ struct counters {
 	__u64 forged;      /* sent from what is not the guest's own address */
 	__u64 unserved;    /* for a service, and there was no backend */
 	__u64 unrouted;    /* to the MAC address of services, and for none of them */
+	__u64 held;	   /* given to userspace; in neither of passed and denied */
+	__u64 released;    /* held before, and sent again */
+	__u64 unheld;      /* of denied: could not be given to userspace */
 };
-_Static_assert(sizeof(struct counters) == 112, "counters");
+_Static_assert(sizeof(struct counters) == 136, "counters");
 
 /* Whose connections are counted together. */
 struct histogram_key {
@@ -346,6 +350,7 @@ enum event_kind {
 	EVENT_FLOW_START = 1,
 	EVENT_REFUSED = 2,
 	EVENT_FLOW_END = 3,
+	EVENT_HELD = 4, /* a struct held, not a struct event */
 };
 
 struct event {
@@ -359,5 +364,32 @@ struct event {
 	struct endpoint backend; /* all zero: none */
 };
 _Static_assert(sizeof(struct event) == 232, "event");
+
+/* The largest frame that is held: an Ethernet frame of the usual MTU. */
+#define HELD_BYTES 1514
+
+/* A frame that userspace is to hold. Up to `kind` as struct event. As much as `length` says of `frame` is there. */
+struct held {
+	__u64 ns; /* CLOCK_MONOTONIC */
+	__u8 kind;
+	__u8 direction;
+	__u16 length;
+	__u32 ifindex;
+	struct flow_key key;
+	__u16 l4;     /* offset of the L4 header */
+	__u16 l3_end; /* offset behind the IP packet */
+	__u8 frame[HELD_BYTES];
+	__u8 pad1[6];
+};
+_Static_assert(sizeof(struct held) == 1584, "held");
+_Static_assert(__builtin_offsetof(struct held, kind) == __builtin_offsetof(struct event, kind), "kind");
+
+/* Frames of one scope that were given to userspace, and since when that is counted. */
+struct hold_window {
+	__u64 since_ns;
+	__u32 frames;
+	__u32 pad;
+};
+_Static_assert(sizeof(struct hold_window) == 16, "hold_window");
 
 #endif

@@ -3,7 +3,7 @@
  * The maps, each with one writer:
  *   userspace writes   vifs, scopes, sources, mirrors, control, peers, rules, with_verdicts, verdicts, services, spreads,
  *                      backends, dead, choices
- *   these programs     flows, fragments, refusals, events, redirects, returns, histograms (in histogram.h)
+ *   these programs     flows, fragments, refusals, holds, events, redirects, returns, histograms (in histogram.h)
  * and `counters` is set to 0 by userspace and gets its numbers from here.
  *
  * Verdicts of userspace and flows decided by the tables are two maps so that neither side can overwrite the
@@ -113,6 +113,14 @@ struct {
 	MAP_TYPE(value, __u64); /* CLOCK_MONOTONIC ns */
 	MAP_INT(max_entries, 16384);
 } refusals SEC(".maps");
+
+/* How many frames each scope had held of late. */
+struct {
+	MAP_INT(type, BPF_MAP_TYPE_HASH);
+	MAP_TYPE(key, __u32); /* scope */
+	MAP_TYPE(value, struct hold_window);
+	MAP_INT(max_entries, 4096);
+} holds SEC(".maps");
 
 /* Two generations of services, as of rules: a packet reads those of one slot. */
 struct {

@@ -15,6 +15,7 @@
 #include "answer.h"
 #include "flow.h"
 #include "histogram.h"
+#include "hold.h"
 #include "lock.h"
 #include "mirror.h"
 #include "service.h"
@@ -197,6 +198,27 @@ OUTLINE int tell_refusal(const struct context *c, const struct packet *p, const 
 	return tell(c, p, &value, EVENT_REFUSED);
 }
 
+/*
+ * The frame goes before its report, so that it is there when the report leads to a verdict. Frames of a flow that was reported
+ * some time ago are for nobody to hold: what was to be found out was, or nobody knows.
+ */
+OUTLINE int hold_or_drop(struct __sk_buff *skb, const struct context *c, const struct packet *p,
+			 const struct verdict *verdict)
+{
+	int is_news;
+	__u64 since = refused_since(&p->key, c->now, &is_news);
+	int held = (__s64)(c->now - since) < (__s64)HOLD_NS && !hold(skb, p, c->now);
+
+	if (is_news)
+		tell_refusal(c, p, verdict);
+	if (held) {
+		c->counters->held++;
+		return TC_ACT_SHOT;
+	}
+	c->counters->unheld++;
+	return drop(skb, c);
+}
+
 /* Not told apart by flow: a guest that forges could make up any number of them. */
 INLINE int refuse_forged(struct __sk_buff *skb, const struct context *c, const struct packet *p)
 {
@@ -323,7 +345,14 @@ INLINE int filter_flow(struct __sk_buff *skb, const struct context *c, struct pa
 			return answer_echo(skb, p) ? TC_ACT_SHOT : pass_back(skb, c);
 		return pass_allowed(skb, c, p, verdict.mirror);
 	}
-	if (flow && verdict.decided_by != BY_SERVICE ? !flow->told : refusal_is_news(&p->key, c->now)) {
+	if (verdict.refuse == REFUSE_HOLD && alters(c)) {
+		if (!p->was_held)
+			return hold_or_drop(skb, c, p, &verdict);
+		verdict.refuse = REFUSE_DROP;
+	}
+	/* One that was held counted as neither so far: what became of it is news. */
+	if (flow && verdict.decided_by != BY_SERVICE ? !flow->told :
+						       p->was_held || refusal_is_news(&p->key, c->now)) {
 		if (flow && verdict.decided_by != BY_SERVICE)
 			flow->told = 1;
 		tell_refusal(c, p, &verdict);
@@ -400,13 +429,17 @@ INLINE int filter(struct __sk_buff *skb, const __u8 direction)
 	struct context c;
 	struct cell *room;
 	struct packet *p;
+	int again;
 
+	if (direction == TO_GUEST && is_for_ingress(skb))
+		return bpf_redirect(ifindex, BPF_F_INGRESS);
 	c.skb = skb;
 	c.vif = bpf_map_lookup_elem(&vifs, &ifindex);
 	if (!c.vif) /* detached a moment ago */
 		return TC_ACT_UNSPEC;
 	if (unlikely(c.vif->moving) && was_had(skb, direction))
 		return TC_ACT_UNSPEC;
+	again = was_held(skb, direction);
 	if (skb->mark == ANSWER_MARK) {
 		skb->mark = 0;
 		return TC_ACT_UNSPEC;
@@ -429,6 +462,10 @@ INLINE int filter(struct __sk_buff *skb, const __u8 direction)
 	set_class(skb, c.vif, 0);
 
 	parse(skb, c.vif->scope, direction, p);
+	if (unlikely(again)) {
+		p->was_held = 1;
+		c.counters->released++;
+	}
 	if (direction == TO_GUEST && is_for_another(p, c.vif)) {
 		c.counters->foreign++;
 		return c.scope->foreign == ALLOW ? pass(skb, &c, p) : drop(skb, &c);

@@ -90,6 +90,7 @@ struct packet {
 	__u32 sample_us; /* of the round trip that it ended */
 	__u8 macs[2 * ETH_ALEN];
 	__u8 tos;	 /* traffic class: DSCP and ECN */
+	__u8 was_held;	 /* it comes back from userspace: see hold.h */
 	__u8 translated; /* `key` has the flow as the guest has it; on the wire `backend` is its other end */
 	struct endpoint backend;
 };

@@ -82,15 +82,27 @@ OUTLINE int report(const struct flow_key *key, const struct flow_value *value, c
 	return 0;
 }
 
-/* Whether the refusal of a flow that has no entry is news. */
-INLINE int refusal_is_news(const struct flow_key *key, __u64 now)
+/* When the report was made that stands for this refusal of a flow; `is_news`: it is to be made now. */
+INLINE __u64 refused_since(const struct flow_key *key, __u64 now, int *is_news)
 {
 	__u64 *last = bpf_map_lookup_elem(&refusals, key);
 
-	if (last && (__s64)(now - *last) < (__s64)REFUSAL_QUIET_NS)
-		return 0;
+	if (last && (__s64)(now - *last) < (__s64)REFUSAL_QUIET_NS) {
+		*is_news = 0;
+		return *last;
+	}
+	*is_news = 1;
 	bpf_map_update_elem(&refusals, key, &now, BPF_ANY);
-	return 1;
+	return now;
+}
+
+/* Whether the refusal of a flow that has no entry is news. */
+INLINE int refusal_is_news(const struct flow_key *key, __u64 now)
+{
+	int is_news;
+
+	refused_since(key, now, &is_news);
+	return is_news;
 }
 
 #endif

@@ -15,7 +15,9 @@ use crate::error::Error;
 use crate::events::{EventChannel, Events};
 use crate::flows::{FlowTables, FlowWriter, Flows, ScopesWithVerdicts};
 use crate::histograms::{ConnectionHistograms, HistogramMap};
-use crate::layout::{CONTROL_LAYOUT, LAYOUT_VERSION, RawAddress, RawSource, RawVif, raw_address};
+use crate::layout::{
+    CONTROL_LAYOUT, LAYOUT_VERSION, RawAddress, RawHoldWindow, RawSource, RawVif, raw_address,
+};
 use crate::link;
 use crate::mirror::{self, MirrorMap, MirrorStats};
 use crate::pins::{Found, Pins};
@@ -143,6 +145,7 @@ pub struct Datapath {
     scopes: Scopes,
     sources: HashMap<MapData, RawSource, u8>,
     mirrors: MirrorMap,
+    holds: HashMap<MapData, u32, RawHoldWindow>,
     histograms: HistogramMap,
     rules: RuleTables,
     services: ServiceMaps,
@@ -180,6 +183,7 @@ impl Datapath {
             scopes: Scopes::open(&pins)?,
             sources: pins.map("sources")?,
             mirrors: pins.map("mirrors")?,
+            holds: pins.map("holds")?,
             histograms: HistogramMap::open(&pins)?,
             rules: RuleTables::open(&pins)?,
             services: ServiceMaps::open(&pins)?,
@@ -413,6 +417,7 @@ impl Datapath {
             });
         }
         self.scopes.remove(scope)?;
+        removed("holds", self.holds.remove(&scope))?;
         self.set_addresses(scope, &[])?;
         self.histograms.forget(scope)?;
         let writer = self.flow_writer();

@@ -197,6 +197,9 @@ pub(crate) struct RawCounters {
     pub forged: u64,
     pub unserved: u64,
     pub unrouted: u64,
+    pub held: u64,
+    pub released: u64,
+    pub unheld: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -276,6 +279,32 @@ pub(crate) struct RawEvent {
     pub backend: RawEndpoint,
 }
 
+pub(crate) const EVENT_HELD: u8 = 4;
+/// Offset of `kind` in a record, of whichever struct it is.
+pub(crate) const KIND: usize = std::mem::offset_of!(RawEvent, kind);
+
+/// `struct held` without its frame, which follows.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(crate) struct RawHeld {
+    pub ns: u64,
+    pub kind: u8,
+    pub direction: u8,
+    pub length: u16,
+    pub ifindex: u32,
+    pub key: RawFlowKey,
+    pub l4: u16,
+    pub l3_end: u16,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(crate) struct RawHoldWindow {
+    pub since_ns: u64,
+    pub frames: u32,
+    pub pad: u32,
+}
+
 pub(crate) const INTERVALS: usize = 32;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -325,7 +354,7 @@ mirrors! {
     RawRule => 16,
     RawMirror => 24,
     RawSource => 20,
-    RawCounters => 112,
+    RawCounters => 136,
     RawServiceKey => 24,
     RawService => 8,
     RawSpread => 8192,
@@ -333,6 +362,8 @@ mirrors! {
     RawChoice => 32,
     RawDead => 20,
     RawEvent => 232,
+    RawHeld => 64,
+    RawHoldWindow => 16,
     RawHistogramKey => 20,
     RawHistograms => 952,
 }

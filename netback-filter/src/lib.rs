@@ -25,6 +25,9 @@
 //! [`Target`] that userspace chose for one flow. All the above is about the flow as the guest has it; its packets are
 //! translated on their way through this vif, both ways, and the backend's own vif sees a flow from the guest to it.
 //!
+//! A rule may have a packet held that it denies ([`Refuse::Hold`]): userspace gets the frame, and may let it go once it has
+//! written a verdict ([`Release`]).
+//!
 //! Sequence numbers are not followed: what a stranger can inject into an allowed connection is what TCP itself lets
 //! through.
 //!
@@ -50,7 +53,9 @@ mod datapath;
 mod error;
 mod events;
 mod flows;
+mod held;
 mod histograms;
+mod inject;
 mod layout;
 mod link;
 mod mirror;
@@ -74,8 +79,9 @@ mod types;
 pub use attach::{Attach, Hooks};
 pub use datapath::{AttachedVif, Config, Datapath, Opened};
 pub use error::Error;
-pub use events::{Event, EventChannel, EventKind, Events};
+pub use events::{Event, EventChannel, EventKind, Events, Report};
 pub use flows::{FlowRecord, FlowWriter, Flows};
+pub use held::{HeldFrame, Release};
 pub use histograms::{ConnectionHistograms, Histogram};
 pub use mirror::{Mirror, MirrorStats, Share};
 pub use prohibited::Prohibited;

@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::layout::{CONTROL_LAYOUT, LAYOUT_VERSION};
 
 /// Every map of the object, all of them pinned.
-pub(crate) const MAPS: [&str; 22] = [
+pub(crate) const MAPS: [&str; 23] = [
     "vifs",
     "scopes",
     "sources",
@@ -26,6 +26,7 @@ pub(crate) const MAPS: [&str; 22] = [
     "flows",
     "fragments",
     "refusals",
+    "holds",
     "services",
     "spreads",
     "backends",

@@ -7,15 +7,15 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use crate::datapath::AttachedVif;
 use crate::events::{Event, EventKind};
+use crate::inject::{Injector, checksum, put};
 use crate::types::{Action, Direction, FlowKey, Protocol, Refuse};
 
 /// `ANSWER_MARK` of bpf/answer.h: the other program on the vif lets it through.
-const ANSWER_MARK: libc::c_int = 0x786d_5253;
+const ANSWER_MARK: u32 = 0x786d_5253;
 /// Answers in a second, of all guests: a guest that knocks at every port is told often enough.
 const MOST: u32 = 1000;
 /// A locally administered MAC address; nobody answers to it.
@@ -24,7 +24,7 @@ const HOPS: u8 = 64;
 
 /// Sends the answers.
 pub struct Prohibited {
-    socket: OwnedFd,
+    injector: Injector,
     second: Instant,
     sent: u32,
 }
@@ -35,30 +35,8 @@ impl Prohibited {
     /// # Errors
     /// What the kernel says; it asks for CAP_NET_RAW and CAP_NET_ADMIN.
     pub fn open() -> io::Result<Prohibited> {
-        // Protocol 0: it receives nothing.
-        // SAFETY: takes numbers only.
-        let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the kernel just gave it, and nobody else has it.
-        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-        let mark = ANSWER_MARK;
-        // SAFETY: the pointer is to an int of the length given, which the call only reads.
-        let marked = unsafe {
-            libc::setsockopt(
-                socket.as_raw_fd(),
-                libc::SOL_SOCKET,
-                libc::SO_MARK,
-                (&raw const mark).cast(),
-                size_of::<libc::c_int>() as libc::socklen_t,
-            )
-        };
-        if marked < 0 {
-            return Err(io::Error::last_os_error());
-        }
         Ok(Prohibited {
-            socket,
+            injector: Injector::open(ANSWER_MARK)?,
             second: Instant::now(),
             sent: 0,
         })
@@ -82,7 +60,7 @@ impl Prohibited {
             if !self.may_send() {
                 return Ok(false);
             }
-            self.send(vif.ifindex, &frame)?;
+            self.injector.send(vif.ifindex, &frame)?;
             sent = true;
         }
         Ok(sent)
@@ -95,28 +73,6 @@ impl Prohibited {
         }
         self.sent += 1;
         self.sent <= MOST
-    }
-
-    fn send(&self, ifindex: u32, frame: &[u8]) -> io::Result<()> {
-        // SAFETY: an all-zero sockaddr_ll is a valid one.
-        let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-        to.sll_family = libc::AF_PACKET as u16;
-        to.sll_ifindex = ifindex as i32;
-        // SAFETY: both pointers are to memory of the sizes given, which the call only reads.
-        let sent = unsafe {
-            libc::sendto(
-                self.socket.as_raw_fd(),
-                frame.as_ptr().cast(),
-                frame.len(),
-                libc::MSG_DONTWAIT,
-                (&raw const to).cast(),
-                size_of::<libc::sockaddr_ll>() as libc::socklen_t,
-            )
-        };
-        if sent < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(())
     }
 }
 
@@ -202,25 +158,6 @@ fn header6(next: u8, payload: u16, from: Ipv6Addr, to: Ipv6Addr) -> Vec<u8> {
     header.extend(to.octets());
     put(&mut header, 4, payload);
     header
-}
-
-/// Writes 16 bits in network order; every caller's bytes are longer than `at + 2`.
-fn put(bytes: &mut [u8], at: usize, value: u16) {
-    if let Some(place) = bytes.get_mut(at..at + 2) {
-        place.copy_from_slice(&value.to_be_bytes());
-    }
-}
-
-/// RFC 1071, over parts of even length.
-fn checksum(parts: &[&[u8]]) -> u16 {
-    let pairs = parts.iter().flat_map(|part| part.chunks_exact(2));
-    let mut sum: u32 = pairs
-        .map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]))
-        .sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !(sum as u16)
 }
 
 #[cfg(test)]

@@ -45,6 +45,10 @@ pub enum Refuse {
     /// TCP with a RST, so that the client fails at once; anything else is dropped, and what a guest sent is answered by
     /// [`crate::Prohibited`] if that is given the reports. Towards the guest this needs [`VifConfig::mac`].
     Reset,
+    /// Not at all, but its first packets are given to userspace ([`crate::HeldFrame`]), which may find out what the rules do not
+    /// know, write a verdict, and let them go ([`crate::Release`]). Bounded: what is beyond, or larger than a frame of the usual
+    /// MTU, or a fragment, is dropped.
+    Hold,
 }
 
 impl Refuse {
@@ -53,6 +57,7 @@ impl Refuse {
         match self {
             Self::Drop => 0,
             Self::Reset => 1,
+            Self::Hold => 2,
         }
     }
 }
@@ -79,6 +84,7 @@ impl Action {
         match (action, refuse) {
             (1, _) => Self::Allow,
             (_, 1) => Self::Deny(Refuse::Reset),
+            (_, 2) => Self::Deny(Refuse::Hold),
             _ => Self::Deny(Refuse::Drop),
         }
     }
@@ -478,8 +484,8 @@ impl ScopeConfig {
     }
 }
 
-/// Packets of one scope in one direction, since the scope was set. Each is in exactly one of `passed` and `denied`
-/// (a RST made here is in neither); the other counts say why.
+/// Packets of one scope in one direction, since the scope was set. Each is in exactly one of `passed`, `denied` and `held`
+/// (a RST made here is in none); the other counts say why. One that was held and let go comes again, and is counted again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Let through. A packet is what the vif carries: up to 64 KB with segmentation offload.
@@ -511,6 +517,13 @@ pub struct Counters {
     pub unserved: u64,
     /// From the guest to the MAC address that stands for services, but of none of their flows.
     pub unrouted: u64,
+    /// Given to userspace by [`Refuse::Hold`].
+    pub held: u64,
+    /// Of those, the ones that came back. The others were dropped by userspace.
+    pub released: u64,
+    /// Of the denied, those that were to be held but could not be: too large, too many of the guest's at once, too long after
+    /// the flow's first, or the channel of events is too full.
+    pub unheld: u64,
 }
 
 impl Counters {
@@ -529,6 +542,9 @@ impl Counters {
         self.forged += cpu.forged;
         self.unserved += cpu.unserved;
         self.unrouted += cpu.unrouted;
+        self.held += cpu.held;
+        self.released += cpu.released;
+        self.unheld += cpu.unheld;
     }
 }
 

@@ -31,6 +31,7 @@ use crate::gate::{Way, decider};
 use crate::graph;
 use crate::guardian::{self, Supervisor};
 use crate::health;
+use crate::holding::{Holding, Limits};
 use crate::integrity;
 use crate::lock::InstanceLock;
 use crate::lookups::{self, Lookups};
@@ -156,7 +157,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     )));
     let (orders, orders_in) = bounded(ORDERS);
     let (facts, facts_in) = bounded(FACTS);
-    let (lookups, questions) = Lookups::new();
+    let (lookups, questions) = Lookups::new(Holding::open(Limits::default()));
     let shape_problems = shapes::Problems::default();
     let enforcer = Enforcer::new(
         policies,
@@ -172,7 +173,8 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let vifs = spawn("vif-events", {
         let (orders, stop) = (orders.clone(), Arc::clone(&stop));
         let answers = vif_events::Answers::new(Arc::clone(&datapath));
-        move || vif_events::forward(vif_events, answers, &orders, &stop)
+        let holding = Arc::clone(&lookups.holding);
+        move || vif_events::forward(vif_events, answers, &holding, &orders, &stop)
     })?;
     let share = options.budget / 100.0;
     let looker = spawn("lookups", {
@@ -308,7 +310,11 @@ impl Daemon {
             generation: self.world.load().rules.generation(),
             xen: self.xen.clone(),
             events_lost: self.events.missed(),
-            lookups: present::lookups(&self.lookups.stats()),
+            lookups: present::lookups(
+                &self.lookups.stats(),
+                &self.lookups.holding.counts(),
+                &self.lookups.holding.waits(),
+            ),
             store: self.control.store_status(),
         }
     }

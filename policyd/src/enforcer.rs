@@ -168,6 +168,8 @@ pub struct Enforcer {
     log: Arc<EventLog>,
     owners: Arc<Owners>,
     lookups: Lookups,
+    /// Reports of packets that wait until the tables know who takes them, and who that is.
+    arriving: Vec<(netback_filter::Event, Arc<Subject>)>,
     /// Owners of UDP sockets that were closed a moment ago: a report of their last packet may still be on its way.
     gone: Gone,
     /// Flows whose socket nobody holds, until when a trap is awaited, and whether the guest could say so.
@@ -214,6 +216,7 @@ impl Enforcer {
             log,
             owners,
             lookups,
+            arriving: Vec::new(),
             gone: Gone::default(),
             doubts: VecDeque::new(),
             datagrams: HashMap::new(),
@@ -257,6 +260,7 @@ impl Enforcer {
             if self.dirty {
                 self.refresh();
             }
+            self.let_in();
             if Instant::now() >= next_sweep {
                 self.sweep();
                 next_sweep = Instant::now() + SWEEP;

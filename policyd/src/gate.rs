@@ -430,4 +430,4 @@ pub fn decider(number: u32) -> Decider {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

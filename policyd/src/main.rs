@@ -16,6 +16,7 @@ mod gate;
 mod graph;
 mod guardian;
 mod health;
+mod holding;
 mod integrity;
 mod inventory;
 mod links;

@@ -10,8 +10,10 @@ use policy::{ClassId, Decider, Endpoint, Protocol, Role, Side};
 use policyd_api as api;
 use vmi_xen::integrity::{Finding, Report, Severity};
 use vmi_xen::linux::{self, Socket};
+use vmi_xen::meter::Meter;
 use vmi_xen::observe::Subject;
 
+use crate::holding::Counts;
 use crate::lookups::Stats;
 use crate::routes::{Facade, Failure, Member, Standing};
 use crate::world::World;
@@ -170,14 +172,22 @@ pub fn class(world: &World, stats: &ClassStats) -> api::ShapedClass {
     }
 }
 
-/// What lookups have cost and given.
-pub fn lookups(stats: &Stats) -> api::Lookups {
+/// What lookups have cost and given, and what became of the packets that waited for them.
+pub fn lookups(stats: &Stats, waited: &Counts, waits: &Meter) -> api::Lookups {
     api::Lookups {
         made: stats.meter.hits,
         found: stats.found,
         dropped: stats.dropped,
         mean_us: stats.meter.mean().as_secs_f64() * 1e6,
         p99_us: stats.meter.p99().as_secs_f64() * 1e6,
+        held: waited.held,
+        released: waited.released,
+        late: waited.late,
+        unowned: waited.unowned,
+        no_room: waited.full,
+        lost: waited.failed,
+        wait_mean_us: waits.mean().as_secs_f64() * 1e6,
+        wait_p99_us: waits.p99().as_secs_f64() * 1e6,
     }
 }
 

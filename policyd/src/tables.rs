@@ -3,19 +3,22 @@
 //!
 //! The datapath knows classes of addresses, protocols and ports. For each guest, direction, class and protocol this asks the
 //! policy; ports are cut into the intervals between which no rule can tell a difference. What depends on a process is
-//! denied: the process that may be allowed has a verdict of its own, written when it connected.
+//! denied: the process that may be allowed has a verdict of its own, written when it connected. Where a report of the flow's first
+//! packets leads to its process, these are held meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use netback_filter::{Datapath, Direction, Lock, Peer, PeerMatch, Rule, RuleSet, ScopeConfig, Tagged};
-use policy::{Block, Decision, Endpoint, Flow, PortRange, Protocol, Verdict};
+use netback_filter::{
+    Action, Datapath, Direction, Lock, Peer, PeerMatch, Refuse, Rule, RuleSet, ScopeConfig, Tagged,
+};
+use policy::{Block, Endpoint, Flow, PortRange, Protocol, Side, Verdict};
 
 use crate::daemon::DaemonError;
 use crate::gate::{action, rule_number};
 use crate::routes::{Facade, Member};
 use crate::shapes;
-use crate::world::{Vm, World};
+use crate::world::{Ruling, Vm, World};
 
 /// Rules the vif tables may hold in one generation. A range of ports that some rule treats apart costs one for each port.
 const MAX_RULES: usize = 100_000;
@@ -240,17 +243,21 @@ fn rules_of(
                 port,
             },
         };
-        world.decide(&flow)
+        let side = match direction {
+            Direction::FromGuest => Side::Source,
+            Direction::ToGuest => Side::Destination,
+        };
+        world.rule(&flow, side)
     };
-    let rule = |protocol: Option<Protocol>, port: Option<u16>, decision: &Decision| Rule {
-        id: rule_number(decision).max(1),
+    let rule = |protocol: Option<Protocol>, port: Option<u16>, ruling: &Ruling| Rule {
+        id: rule_number(&ruling.decision).max(1),
         scope: vm.scope,
         direction,
         peer: PeerMatch::Class(class.number),
         protocol: protocol.map(|p| netback_filter::Protocol(p.0)),
         port,
-        action: action(decision),
-        mark: shapes::mark(world, decision, direction, class.example),
+        action: table_action(ruling),
+        mark: shapes::mark(world, &ruling.decision, direction, class.example),
     };
     let other = ask(OTHER, 0);
     out.push(rule(None, None, &other));
@@ -259,7 +266,7 @@ fn rules_of(
         Direction::ToGuest => Some(vm),
     };
     for protocol in APART {
-        let intervals: Vec<(PortRange, Decision)> = if protocol.has_ports() {
+        let intervals: Vec<(PortRange, Ruling)> = if protocol.has_ports() {
             intervals(world, listening, class.example, protocol)
                 .map(|range| (range, ask(protocol, range.first())))
                 .collect()
@@ -270,13 +277,13 @@ fn rules_of(
         let base = intervals
             .iter()
             .max_by_key(|(range, _)| range.last() - range.first())
-            .map_or_else(|| ask(protocol, 0), |(_, decision)| *decision);
+            .map_or_else(|| ask(protocol, 0), |(_, ruling)| *ruling);
         if !same(&base, &other) {
             out.push(rule(Some(protocol), None, &base));
         }
-        for (range, decision) in intervals.iter().filter(|(_, d)| !same(d, &base)) {
+        for (range, ruling) in intervals.iter().filter(|(_, r)| !same(r, &base)) {
             for port in range.first()..=range.last() {
-                out.push(rule(Some(protocol), Some(port), decision));
+                out.push(rule(Some(protocol), Some(port), ruling));
             }
             if out.len() > MAX_RULES {
                 return Err(DaemonError::Invalid(format!(
@@ -292,25 +299,28 @@ fn rules_of(
 
 /// A flow to a route goes to any of the backends that serve: it is denied if the flow to one of them is. Without one there is
 /// nothing to deny; the datapath refuses it for want of a backend.
-fn through(world: &World, vm: &Vm, facade: &Facade, source: Endpoint<'_>) -> Decision {
-    let mut found: Option<Decision> = None;
+fn through(world: &World, vm: &Vm, facade: &Facade, source: Endpoint<'_>) -> Ruling {
+    let mut found: Option<Ruling> = None;
     // As the table of the vifs chooses, which knows no canary.
     let serving = facade.members.iter().filter(|member| member.table.weight > 0);
     for end in serving.filter(|m| m.scope != Some(vm.scope)).map(Member::end) {
-        let decision = world.decide(&Flow {
+        let flow = Flow {
             protocol: facade.route.protocol,
             source,
             destination: world.destination(facade.route.protocol, end.ip(), end.port()),
             port: end.port(),
-        });
-        if decision.verdict == Verdict::Deny {
-            return decision;
+        };
+        let ruling = world.rule(&flow, Side::Source);
+        if ruling.decision.verdict == Verdict::Deny {
+            return ruling;
         }
-        found = Some(found.unwrap_or(decision));
+        found = Some(found.unwrap_or(ruling));
     }
-    found.unwrap_or(Decision {
-        verdict: Verdict::Allow,
-        ..world.unserved(&facade.route)
+    found.unwrap_or_else(|| {
+        Ruling::from(policy::Decision {
+            verdict: Verdict::Allow,
+            ..world.unserved(&facade.route)
+        })
     })
 }
 
@@ -360,19 +370,28 @@ fn intervals(
         .filter_map(|(first, last)| PortRange::new(first, last))
 }
 
-/// Whether two decisions come to the same at a vif, name of the rule, class and copies included.
-fn same(a: &Decision, b: &Decision) -> bool {
-    action(a) == action(b)
-        && a.class == b.class
-        && a.mirror == b.mirror
-        && (a.verdict == Verdict::Allow || a.by == b.by)
+/// What a vif does where no more is known than this.
+fn table_action(ruling: &Ruling) -> Action {
+    match ruling.awaited {
+        true => Action::Deny(Refuse::Hold),
+        false => action(&ruling.decision),
+    }
+}
+
+/// Whether two rulings come to the same at a vif, name of the rule, class and copies included.
+fn same(a: &Ruling, b: &Ruling) -> bool {
+    let (first, second) = (&a.decision, &b.decision);
+    table_action(a) == table_action(b)
+        && first.class == second.class
+        && first.mirror == second.mirror
+        && (first.verdict == Verdict::Allow || first.by == second.by)
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
-    use netback_filter::{Action, Protocol as Proto, Refuse};
+    use netback_filter::Protocol as Proto;
     use policy::{Document, Ruleset, VmId};
 
     use super::*;
@@ -559,7 +578,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_is_looked_up_may_try_again() {
+    fn what_waits_for_its_process_to_be_looked_up_is_held() {
         let document = Document::parse("test.yaml", BY_PROCESS).expect("a sound document");
         let rules = Arc::new(Ruleset::compile(&[document], 7).expect("compiles"));
         let to_db = |port, opaque| {
@@ -572,9 +591,32 @@ mod tests {
             let t = compile(&world).expect("fits");
             ask(&t, 1, Direction::FromGuest, "10.0.0.12", Protocol::TCP, port)
         };
-        assert_eq!(to_db(80, false), Action::Deny(Refuse::Drop));
+        assert_eq!(to_db(80, false), Action::Deny(Refuse::Hold));
         assert_eq!(to_db(81, false), Action::Deny(Refuse::Reset), "no process may");
         assert_eq!(to_db(80, true), Action::Deny(Refuse::Reset), "nothing will tell");
+    }
+
+    #[test]
+    fn what_no_trap_shows_is_held_where_it_comes_from_and_where_it_goes_to() {
+        let text = "policy: a\ndefault: { db1: deny }\nservices:\n  c: { vm: web1, exe: /bin/c }\n  s: { vm: db1, exe: /bin/s }\nrules:\n  - { name: r, from: c, to: s, ports: 53, action: allow }\n  - { name: w, from: { address: 192.0.2.0/24 }, to: s, ports: 53, action: allow }\n";
+        let document = Document::parse("test.yaml", text).expect("a sound document");
+        let rules = Arc::new(Ruleset::compile(&[document], 7).expect("compiles"));
+        let actions = |trapped| {
+            let guest = |name: &str, scope: u32, address: &str| Vm {
+                trapped,
+                ..vm(name, scope, address)
+            };
+            let guests = vec![guest("web1", 1, "10.0.0.11"), guest("db1", 2, "10.0.0.12")];
+            let t = compile(&World::new(Arc::clone(&rules), guests)).expect("fits");
+            [Protocol::TCP, Protocol::UDP, Protocol::SCTP].map(|protocol| {
+                let sent = ask(&t, 1, Direction::FromGuest, "10.0.0.12", protocol, 53);
+                let taken = ask(&t, 2, Direction::ToGuest, "192.0.2.1", protocol, 53);
+                [sent, taken].map(|action| action == Action::Deny(Refuse::Hold))
+            })
+        };
+        // Of a guest with traps, only what a socket sends that is not connected.
+        assert_eq!(actions(true), [[false, false], [true, false], [false, false]]);
+        assert_eq!(actions(false), [[true, true], [true, true], [false, false]]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use netback_filter::{DecidedBy, Direction, Event, EventKind, FlowRecord};
+use netback_filter::{Action, DecidedBy, Direction, Event, EventKind, FlowRecord};
 use policy::{Decider, Decision, Protocol, Refuse, Verdict};
 use policyd_api::{Seen, What};
 use vmi_xen::observe::Subject;
@@ -249,17 +249,44 @@ impl Enforcer {
             backend,
             peer,
         } = question;
-        if let Some(event) = refused {
+        let held = refused.filter(is_held);
+        if let Some(event) = refused.as_ref().filter(|event| !is_held(event)) {
             self.refused(event, who.as_ref());
         }
-        let Some(who) = who.filter(|_| new) else { return };
-        match origin {
-            Direction::FromGuest => self.connects(&who, way, Shown::Lookup(*backend)),
+        let Some(who) = who.filter(|_| new) else {
+            if let Some(event) = held {
+                self.lookups.holding.dismiss(&event.flow.key);
+                self.refused(&event, None);
+            }
+            return;
+        };
+        match (origin, held) {
+            (Direction::FromGuest, held) => {
+                self.connects(&who, way, Shown::Lookup(*backend));
+                if let Some(event) = held {
+                    self.let_go(&event, &who);
+                }
+            }
+            (Direction::ToGuest, Some(event)) => self.arriving.push((event, who)),
             // It may have been told meanwhile.
-            Direction::ToGuest if refused.is_none() && self.owners.of(way).is_none() => {
+            (Direction::ToGuest, None) if refused.is_none() && self.owners.of(way).is_none() => {
                 self.accepts(&who, way, peer.as_ref(), Seen::Lookup);
             }
-            Direction::ToGuest => {}
+            (Direction::ToGuest, None) => {}
+        }
+    }
+
+    /// Lets the packets go that waited for the verdict on their flow. Where one went, the vif tells what became of it.
+    fn let_go(&self, event: &Event, who: &Arc<Subject>) {
+        if self.lookups.holding.settle(&event.flow.key) == 0 {
+            self.refused(event, Some(who));
+        }
+    }
+
+    /// Lets the packets go whose receivers the tables know by now.
+    pub(super) fn let_in(&mut self) {
+        for (event, who) in std::mem::take(&mut self.arriving) {
+            self.let_go(&event, &who);
         }
     }
 
@@ -352,8 +379,16 @@ impl Enforcer {
     }
 }
 
+/// Whether the packet of this report is not refused for good.
+fn is_held(event: &Event) -> bool {
+    event.enforced && event.flow.verdict.action == Action::Deny(netback_filter::Refuse::Hold)
+}
+
 /// A flow towards a guest as its opener sees it.
 fn opener(world: &World, way: &Way) -> Way {
     let scope = world.vm_at(way.remote.ip()).map_or(u32::MAX, |vm| vm.scope);
     way.seen_by(scope)
 }
+
+#[cfg(test)]
+mod tests;

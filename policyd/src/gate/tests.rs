@@ -47,7 +47,8 @@ impl Known for Nothing {
     }
 }
 
-fn running(exe: &str) -> Subject {
+/// A process that runs this.
+pub(crate) fn running(exe: &str) -> Subject {
     let process = linux::Process {
         task: linux::TaskAddr(0),
         pid: 7,

@@ -203,6 +203,19 @@ pub fn status(status: &Status) -> String {
                 lookups.made, lookups.found, lookups.dropped, lookups.mean_us
             ),
         ),
+        (
+            "first_packets",
+            format!(
+                "{} held, {} let go after {:.0} µs each; dropped: {} late, {} unowned, {} without room, {} lost",
+                lookups.held,
+                lookups.released,
+                lookups.wait_mean_us,
+                lookups.late,
+                lookups.unowned,
+                lookups.no_room,
+                lookups.lost
+            ),
+        ),
     ];
     let store = &status.store;
     let of_store = [
