@@ -13,6 +13,12 @@ fn kinds() -> impl TypedValueParser<Value = String> {
     PossibleValuesParser::new(What::KINDS.into_iter().chain(["verdict"]))
 }
 
+/// A protocol as policy names it.
+fn protocol(text: &str) -> Result<String, String> {
+    let protocol = text.parse::<policy::Protocol>();
+    protocol.map(|p| p.to_string()).map_err(|e| e.to_string())
+}
+
 /// See and govern the connections of this host's domains.
 #[derive(Debug, Parser)]
 #[command(
@@ -344,11 +350,11 @@ pub struct Explain {
     /// Who it is opened to.
     #[arg(long, value_name = "DOMAIN|ADDRESS|ROUTE")]
     pub to: String,
-    /// The port it is opened to; of a route its own.
+    /// The port it is opened to, where the protocol has ports; of a route its own.
     #[arg(long, value_name = "N")]
     pub port: Option<u16>,
-    /// tcp or udp.
-    #[arg(long, default_value = "tcp", value_parser = ["tcp", "udp"])]
+    /// tcp, udp, icmp, icmpv6, sctp, or a number.
+    #[arg(long, default_value = "tcp", value_parser = protocol)]
     pub protocol: String,
     /// The effective user id of who opens it.
     #[arg(long, value_name = "N")]

@@ -78,10 +78,10 @@ pub struct ExplainRequest {
     pub uid: Option<u32>,
     /// Destination domain by name or id, an address, or a route as `ROUTE` or `SET/ROUTE`.
     pub to: String,
-    /// Destination port; of a route its own.
+    /// Destination port; of a route its own. None where the protocol has no ports.
     #[serde(default)]
     pub port: Option<u16>,
-    /// `tcp` or `udp`.
+    /// `tcp`, `udp`, `icmp`, `icmpv6`, `sctp`, or the number.
     #[serde(default = "tcp")]
     pub protocol: String,
 }
