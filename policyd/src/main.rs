@@ -7,6 +7,7 @@
 mod api;
 mod args;
 mod control;
+mod cover;
 mod daemon;
 mod domain;
 mod enforcer;
