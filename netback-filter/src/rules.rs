@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::layout::{
-    CLASS_ANY, PORT_ANY, PORT_OF_PROTO_0, PROTO_ANY, RawAddress, RawPeer, RawRule, RawRuleKey, be16, raw_address,
+    CLASS_ANY, PORT_ANY, PORT_OF_PROTO_0, PROTO_ANY, RawAddress, RawPeer, RawRule, RawRuleKey, be16,
+    raw_address,
 };
 use crate::shape::Mark;
 use crate::types::{Action, Direction, Protocol};
