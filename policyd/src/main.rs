@@ -6,6 +6,7 @@
 
 mod api;
 mod args;
+mod classes;
 mod control;
 mod cover;
 mod daemon;
@@ -26,6 +27,7 @@ mod present;
 mod registry;
 mod routes;
 mod shapes;
+mod stats;
 mod tables;
 mod traces;
 mod vif_events;

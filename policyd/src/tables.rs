@@ -11,6 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use netback_filter::{Datapath, Direction, Lock, Peer, PeerMatch, Rule, RuleSet, ScopeConfig};
 use policy::{Block, Decision, Endpoint, Flow, PortRange, Protocol, Verdict};
 
+use crate::classes::ClassNumbers;
 use crate::daemon::DaemonError;
 use crate::gate::{action, rule_number};
 use crate::routes::{Facade, Member};
@@ -41,7 +42,7 @@ pub struct Tables {
 /// A set of remote addresses that policy cannot tell apart.
 struct Class {
     number: u32,
-    blocks: Vec<Block>,
+    block: Block,
     /// One address of it.
     example: IpAddr,
 }
@@ -63,12 +64,12 @@ impl Protocols {
     }
 }
 
-/// Compiles the tables.
+/// Compiles the tables. `numbers`: those of the address classes.
 ///
 /// # Errors
 /// [`DaemonError::Invalid`] when they would be too large, with the remedy.
-pub fn compile(world: &World) -> Result<Tables, DaemonError> {
-    let classes = classes(world);
+pub fn compile(world: &World, numbers: &mut ClassNumbers) -> Result<Tables, DaemonError> {
+    let classes = classes(world, numbers);
     let protocols = Protocols::of(world);
     let mut rules = Vec::new();
     for vm in world.vms() {
@@ -80,12 +81,10 @@ pub fn compile(world: &World) -> Result<Tables, DaemonError> {
     }
     let peers = classes
         .iter()
-        .flat_map(|class| {
-            class.blocks.iter().map(|block| Peer {
-                address: block.address(),
-                prefix_bits: block.length(),
-                class: class.number,
-            })
+        .map(|class| Peer {
+            address: class.block.address(),
+            prefix_bits: class.block.length(),
+            class: class.number,
         })
         .collect();
     let scopes = world
@@ -148,7 +147,7 @@ fn lock(world: &World, vm: &Vm) -> Lock {
 }
 
 /// Address classes: one for each guest with an address, one for each block that policy mentions, and all the rest of each family.
-fn classes(world: &World) -> Vec<Class> {
+fn classes(world: &World, numbers: &mut ClassNumbers) -> Vec<Class> {
     let all: [Block; 2] = [
         Block::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
         Block::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0),
@@ -173,14 +172,12 @@ fn classes(world: &World) -> Vec<Class> {
 
     let mut classes = Vec::new();
     // A guest whose addresses lie in different blocks is a class for each address: rules may tell them apart.
-    let of_guests = guests.into_iter().flatten().map(|b| (vec![b], b.address()));
-    let of_blocks = blocks
-        .iter()
-        .filter_map(|b| Some((vec![*b], example(*b, &every)?)));
-    for ((blocks, example), number) in of_guests.chain(of_blocks).zip(1u32..) {
+    let of_guests = guests.into_iter().flatten().map(|b| (b, b.address()));
+    let of_blocks = blocks.iter().filter_map(|b| Some((*b, example(*b, &every)?)));
+    for (block, example) in of_guests.chain(of_blocks) {
         classes.push(Class {
-            number,
-            blocks,
+            number: numbers.of(block),
+            block,
             example,
         });
     }
@@ -287,7 +284,10 @@ fn rules_of(
                 out.push(rule(Some(protocol), Some(port), decision));
             }
             if out.len() > MAX_RULES {
-                return Err(too_many(format_args!("ports {range} of {protocol} and {}", vm.id.name)));
+                return Err(too_many(format_args!(
+                    "ports {range} of {protocol} and {}",
+                    vm.id.name
+                )));
             }
         }
     }

@@ -22,6 +22,9 @@ pub struct Status {
     pub xen: String,
     /// Events not delivered to slow readers since the start.
     pub events_lost: u64,
+    /// Reports of flows and refusals that the datapath had no room for, of all domains that there are.
+    #[serde(default)]
+    pub datapath_events_lost: u64,
     /// Flows whose owner was looked up.
     #[serde(default)]
     pub lookups: Lookups,

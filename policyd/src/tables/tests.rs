@@ -18,26 +18,21 @@ fn vm(name: &str, scope: u32, address: &str) -> Vm {
     }
 }
 
+fn compiled(world: &World) -> Result<Tables, DaemonError> {
+    compile(world, &mut ClassNumbers::after(0))
+}
+
 fn tables(text: &str) -> Result<Tables, DaemonError> {
     let document = Document::parse("test.yaml", text).expect("a sound document");
     let rules = Arc::new(Ruleset::compile(&[document], 7).expect("compiles"));
-    let tables = compile(&World::new(
-        rules,
-        vec![vm("web1", 1, "10.0.0.11"), vm("db1", 2, "10.0.0.12")],
-    ))?;
+    let world = World::new(rules, vec![vm("web1", 1, "10.0.0.11"), vm("db1", 2, "10.0.0.12")]);
+    let tables = compiled(&world)?;
     tables.rules.check().expect("the datapath takes them");
     Ok(tables)
 }
 
 /// What the datapath would do, by its own order of precision.
-fn ask(
-    t: &Tables,
-    scope: u32,
-    direction: Direction,
-    remote: &str,
-    protocol: Protocol,
-    port: u16,
-) -> Action {
+fn ask(t: &Tables, scope: u32, direction: Direction, remote: &str, protocol: Protocol, port: u16) -> Action {
     let remote: IpAddr = remote.parse().expect("an address");
     let class = t
         .rules
@@ -103,7 +98,7 @@ fn a_guest_without_addresses_of_dom0_is_held_to_its_mac() {
         vm("db1", 3, "10.0.0.13"),
         vm("x", 4, "10.0.0.14"),
     ];
-    let t = compile(&World::new(rules, guests)).expect("fits");
+    let t = compiled(&World::new(rules, guests)).expect("fits");
     let locks: Vec<Lock> = t.scopes.values().map(|config| config.lock).collect();
     assert_eq!(locks, [Lock::Address, Lock::Mac, Lock::Mac, Lock::Off]);
     assert_eq!(t.addresses[&1].len(), 1);
@@ -120,7 +115,7 @@ fn a_process_that_is_looked_up_may_try_again() {
             ..vm("web1", 1, "10.0.0.11")
         };
         let world = World::new(Arc::clone(&rules), vec![read, vm("db1", 2, "10.0.0.12")]);
-        let t = compile(&world).expect("fits");
+        let t = compiled(&world).expect("fits");
         ask(&t, 1, Direction::FromGuest, "10.0.0.12", Protocol::TCP, port)
     };
     assert_eq!(to_db(80, false), Action::Deny(Refuse::Drop));
@@ -178,9 +173,8 @@ fn a_port_without_a_protocol_is_of_every_protocol_that_has_ports() {
 /// What the tables say of every protocol, at port 80 of those that have ports: whether db1 is allowed to talk, and web1 to it.
 fn every_protocol(text: &str) -> Vec<[bool; 2]> {
     let t = tables(text).expect("fits");
-    let allows = |scope, direction, remote, protocol| {
-        ask(&t, scope, direction, remote, protocol, 80) == Action::Allow
-    };
+    let allows =
+        |scope, direction, remote, protocol| ask(&t, scope, direction, remote, protocol, 80) == Action::Allow;
     (0..=u8::MAX)
         .map(Protocol)
         .map(|protocol| {
@@ -250,7 +244,7 @@ fn a_route_is_allowed_as_its_backends_are() {
         let document = Document::parse("test.yaml", &text).expect("a sound document");
         let rules = Arc::new(Ruleset::compile(&[document], 7).expect("compiles"));
         let guests = vec![vm("web1", 1, "10.0.0.11"), vm("db1", 2, "10.0.0.12")];
-        let t = compile(&World::new(rules, guests).with_routes(&Nothing)).expect("fits");
+        let t = compiled(&World::new(rules, guests).with_routes(&Nothing)).expect("fits");
         [80, 81].map(|port| {
             let action = ask(&t, 1, Direction::FromGuest, "10.0.0.100", Protocol::TCP, port);
             action == Action::Allow
