@@ -166,7 +166,8 @@ impl World {
         );
     }
 
-    fn ns(&self, part: &str) -> String {
+    /// The namespace's name.
+    pub fn ns(&self, part: &str) -> String {
         format!("{}-{part}", self.name)
     }
 

@@ -11,14 +11,20 @@ use std::os::fd::AsFd;
 
 use super::World;
 
-/// A packet socket on `eth0` of a namespace.
+/// A packet socket on an interface of a namespace.
 pub struct Wire {
     socket: OwnedFd,
     ifindex: i32,
 }
 
 impl Wire {
+    /// On `eth0`.
     pub fn open(world: &World, part: &str) -> Wire {
+        Wire::open_on(world, part, "eth0")
+    }
+
+    /// The same on another interface.
+    pub fn open_on(world: &World, part: &str, interface: &str) -> Wire {
         world.inside(part, || {
             let socket = socket(
                 AddressFamily::Packet,
@@ -27,12 +33,17 @@ impl Wire {
                 SockProtocol::EthAll,
             )
             .unwrap();
-            let ifindex = nix::net::if_::if_nametoindex("eth0").unwrap() as i32;
+            let ifindex = nix::net::if_::if_nametoindex(interface).unwrap() as i32;
             Wire { socket, ifindex }
         })
     }
 
     pub fn send(&self, frame: &[u8]) {
+        assert!(self.offer(frame), "{}", Errno::ENOBUFS);
+    }
+
+    /// Whether the interface takes a frame: one that a program at its own egress drops it does not.
+    pub fn offer(&self, frame: &[u8]) -> bool {
         // SAFETY: an all-zero sockaddr_ll is a valid one.
         let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
         address.sll_family = libc::AF_PACKET as u16;
@@ -48,7 +59,11 @@ impl Wire {
                 size_of::<libc::sockaddr_ll>() as u32,
             )
         };
-        assert_eq!(sent, frame.len() as isize, "{}", std::io::Error::last_os_error());
+        if sent < 0 && Errno::last() == Errno::ENOBUFS {
+            return false;
+        }
+        assert_eq!(sent, frame.len() as isize, "{}", Errno::last());
+        true
     }
 
     /// The frames that are there or come within `time`, as long as they are not `enough`.
