@@ -169,6 +169,7 @@ _Static_assert(sizeof(struct peer_key) == 24, "peer_key");
 #define CLASS_ANY 0xffffffffu
 #define PROTO_ANY 0
 #define PORT_ANY 0
+#define PORT_OF_PROTO_0 1
 
 struct rule_key {
 	__u32 scope;

@@ -98,6 +98,9 @@ OUTLINE int decide_by_tables(const struct flow_key *key, const struct scope_conf
 	};
 	struct rule_value *found;
 
+	/* The number 0 is PROTO_ANY in a key. As it has no ports, one says that a rule is for it alone. */
+	if (!key->proto)
+		port = htons(PORT_OF_PROTO_0);
 	found = find_rule(&rule, class_of(key, set->slot), key->proto, port);
 	verdict->generation = set->generation;
 	if (found) {

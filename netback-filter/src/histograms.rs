@@ -38,6 +38,13 @@ impl Histogram {
         }
     }
 
+    fn merge(&mut self, other: &Self) {
+        self.sum += other.sum;
+        for (count, other) in self.counts.iter_mut().zip(&other.counts) {
+            *count += other;
+        }
+    }
+
     /// How many values there are.
     pub fn total(&self) -> u64 {
         self.counts.iter().sum()
@@ -91,6 +98,16 @@ pub struct ConnectionHistograms {
 }
 
 impl ConnectionHistograms {
+    /// Takes in what was measured of others.
+    pub fn merge(&mut self, other: &Self) {
+        self.setup_us.merge(&other.setup_us);
+        for side in 0..2 {
+            self.rtt_us[side].merge(&other.rtt_us[side]);
+            self.retransmissions[side].merge(&other.retransmissions[side]);
+            self.zero_windows[side].merge(&other.zero_windows[side]);
+        }
+    }
+
     fn new(key: &RawHistogramKey, cpus: &[RawHistograms]) -> Self {
         let pair = || [Histogram::new(), Histogram::new()];
         let mut all = Self {

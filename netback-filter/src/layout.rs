@@ -32,6 +32,7 @@ pub(crate) const SHARE_ALL: u16 = 10_000;
 pub(crate) const CLASS_ANY: u32 = u32::MAX;
 pub(crate) const PROTO_ANY: u8 = 0;
 pub(crate) const PORT_ANY: u16 = 0;
+pub(crate) const PORT_OF_PROTO_0: u16 = 1;
 
 pub(crate) const SHAPE_MAJOR: u32 = 0x786d;
 pub(crate) const SHAPE_DEFAULT: u16 = 0x0010;

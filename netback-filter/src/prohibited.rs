@@ -46,13 +46,14 @@ impl Prohibited {
     /// answer. Returns whether one was sent; it goes to those of `vifs` that are the guest's.
     ///
     /// # Errors
-    /// What the kernel says; the guest is then left to its time-outs.
+    /// What the kernel says where no vif took it; the guest is then left to its time-outs.
     pub fn answer(&mut self, event: &Event, vifs: &[AttachedVif]) -> io::Result<bool> {
         if !is_answered(event) {
             return Ok(false);
         }
         let key = &event.flow.key;
         let mut sent = false;
+        let mut failed = None;
         for vif in vifs.iter().filter(|vif| vif.config.scope == key.scope) {
             let Some(frame) = vif.config.mac.and_then(|mac| frame(key, mac)) else {
                 continue;
@@ -60,10 +61,16 @@ impl Prohibited {
             if !self.may_send() {
                 return Ok(false);
             }
-            self.injector.send(vif.ifindex, &frame)?;
-            sent = true;
+            // An emulated NIC that is down keeps the answer from no other.
+            match self.injector.send(vif.ifindex, &frame) {
+                Ok(()) => sent = true,
+                Err(e) => failed = Some(e),
+            }
         }
-        Ok(sent)
+        match failed {
+            Some(e) if !sent => Err(e),
+            _ => Ok(sent),
+        }
     }
 
     fn may_send(&mut self) -> bool {

@@ -420,6 +420,15 @@ impl Ruleset {
         of_rules.chain(of_selectors).collect()
     }
 
+    /// Every protocol that a rule, a class, a service or a route names.
+    pub fn protocols(&self) -> BTreeSet<Protocol> {
+        let of_rules = self.rules.iter().chain(&self.classes.rules);
+        let of_rules = of_rules.filter_map(|rule| rule.protocol);
+        let of_selectors = self.selectors().filter_map(|selector| selector.protocol);
+        let of_routes = self.routes.iter().map(|route| route.protocol);
+        of_rules.chain(of_selectors).chain(of_routes).collect()
+    }
+
     /// The default of a VM: action, and `set` and pattern that say so; `None` where no set says anything.
     pub fn default_of(&self, vm: &VmId) -> Option<&VmSetting<Action>> {
         self.defaults.of(vm)

@@ -190,6 +190,16 @@ fn the_most_specific_default_counts_and_of_equals_the_stricter() {
 }
 
 #[test]
+fn every_protocol_that_is_named_is_known() {
+    let rules = ruleset(
+        "policy: a\nservices:\n  s: { vm: db1, protocol: 253 }\nrules:\n  - { name: r, from: any, to: { vm: db1, protocol: 0 }, action: deny }\n  - { name: q, from: any, to: any, protocol: 47, action: allow }\nroutes:\n  p: { address: 10.0.0.9, port: 53, protocol: udp, backends: [{ to: 192.0.2.1 }] }\nqos:\n  classes:\n    - { name: c, from: any, to: any, protocol: icmp, priority: bulk }\n",
+    );
+    let named: Vec<u8> = rules.protocols().into_iter().map(|p| p.0).collect();
+    assert_eq!(named, [0, 1, 17, 47, 253]);
+    assert!(Ruleset::empty(1).protocols().is_empty());
+}
+
+#[test]
 fn an_unknown_process_matches_no_process_selector_for_allow_or_deny() {
     let web = vm("web1");
     let to = world("1.1.1.1");

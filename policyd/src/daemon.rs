@@ -23,6 +23,7 @@ use xen_bindings::store::Store as Xenstore;
 use xen_bindings::version::Version;
 
 use crate::args::Options;
+use crate::classes::ClassNumbers;
 use crate::control::Control;
 use crate::domain::Context;
 use crate::enforcer::{Enforcer, Order, Owners, Policies};
@@ -96,7 +97,8 @@ pub struct Daemon {
     pub(crate) world: Arc<ArcSwap<World>>,
     owners: Arc<Owners>,
     lookups: Lookups,
-    datapath: Arc<Mutex<Datapath>>,
+    pub(crate) datapath: Arc<Mutex<Datapath>>,
+    pub(crate) classes: Arc<Mutex<ClassNumbers>>,
     orders: Sender<Order>,
     supervisor: Arc<Supervisor>,
     shape_problems: shapes::Problems,
@@ -168,6 +170,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         lookups.clone(),
         Shapes::new(Arc::clone(&shape_problems)),
     )?;
+    let classes = enforcer.classes();
     let enforcer = spawn("enforcer", move || enforcer.run(&orders_in, &facts_in))?;
     let stop = Arc::new(AtomicBool::new(false));
     let vifs = spawn("vif-events", {
@@ -223,6 +226,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         owners,
         lookups,
         datapath,
+        classes,
         orders: orders.clone(),
         supervisor: Arc::clone(&supervisor),
         shape_problems,
@@ -310,6 +314,7 @@ impl Daemon {
             generation: self.world.load().rules.generation(),
             xen: self.xen.clone(),
             events_lost: self.events.missed(),
+            datapath_events_lost: self.datapath_events_lost(),
             lookups: present::lookups(
                 &self.lookups.stats(),
                 &self.lookups.holding.counts(),
@@ -566,7 +571,7 @@ impl Daemon {
             domain: world
                 .vm(key.scope)
                 .map_or_else(|| key.scope.to_string(), |vm| vm.id.name.clone()),
-            protocol: key.protocol.to_string(),
+            protocol: protocol.to_string(),
             local: key.local,
             remote: key.remote,
             outgoing,

@@ -26,9 +26,14 @@ impl Daemon {
         let (to, port) = match self.route(&world, protocol, &request.to, request.port)? {
             Some(end) => (world_place(&world, end.ip()), end.port()),
             None => {
-                let port = request.port.ok_or_else(|| {
-                    DaemonError::Invalid("which port? only a route has one of its own; add --port N".into())
-                })?;
+                let port = match request.port {
+                    _ if !protocol.has_ports() => 0,
+                    Some(port) => port,
+                    None => {
+                        let what = "which port? only a route has one of its own; add --port N";
+                        return Err(DaemonError::Invalid(what.into()));
+                    }
+                };
                 (self.place(&world, &request.to)?, port)
             }
         };

@@ -6,7 +6,9 @@
 
 mod api;
 mod args;
+mod classes;
 mod control;
+mod cover;
 mod daemon;
 mod domain;
 mod enforcer;
@@ -26,6 +28,7 @@ mod present;
 mod registry;
 mod routes;
 mod shapes;
+mod stats;
 mod tables;
 mod traces;
 mod vif_events;

@@ -40,6 +40,7 @@ pub fn run(args: &Args, output: &mut Output) -> Result<(), ToolError> {
         Command::Flows { follow, domain } => watch::flows(&client, domain.as_deref(), *follow, output),
         Command::Routes => policies::routes(&client, output),
         Command::Qos { domain } => domains::qos(&client, domain.as_deref(), output),
+        Command::Stats { domain } => domains::stats(&client, domain.as_deref(), output),
         Command::PolicyApply { files, change } => policies::apply(&client, files, change, output),
         Command::PolicyList => policies::list(&client, output),
         Command::PolicyShow { name } => policies::show(&client, name, output),

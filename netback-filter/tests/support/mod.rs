@@ -172,7 +172,8 @@ impl World {
         self.ns(part)
     }
 
-    fn ns(&self, part: &str) -> String {
+    /// The namespace's name.
+    pub fn ns(&self, part: &str) -> String {
         format!("{}-{part}", self.name)
     }
 

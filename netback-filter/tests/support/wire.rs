@@ -18,10 +18,12 @@ pub struct Wire {
 }
 
 impl Wire {
+    /// On `eth0`.
     pub fn open(world: &World, part: &str) -> Wire {
         Wire::open_on(world, part, "eth0")
     }
 
+    /// The same on another interface.
     pub fn open_on(world: &World, part: &str, interface: &str) -> Wire {
         world.inside(part, || {
             let socket = socket(
@@ -52,6 +54,14 @@ impl Wire {
 
     pub fn send(&self, frame: &[u8]) {
         self.try_send(frame).unwrap();
+    }
+
+    /// Whether the interface takes a frame: one that a program at its own egress drops it does not.
+    pub fn offer(&self, frame: &[u8]) -> bool {
+        match self.try_send(frame) {
+            Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => false,
+            sent => sent.is_ok() || panic!("{sent:?}"),
+        }
     }
 
     /// An error is also what a program on the way out drops.

@@ -123,7 +123,7 @@ pub struct RouteBackend {
 pub struct Flow {
     /// Domain whose vif this is.
     pub domain: String,
-    /// `tcp`, `udp`, `icmp`, or the number.
+    /// `tcp`, `udp`, `icmp`, `icmpv6`, `sctp`, or the number.
     pub protocol: String,
     /// The guest's side.
     pub local: SocketAddr,

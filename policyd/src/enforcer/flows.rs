@@ -336,7 +336,7 @@ impl Enforcer {
                     Direction::ToGuest => "in",
                 }
                 .into(),
-                protocol: key.protocol.to_string(),
+                protocol: Protocol(key.protocol.0).to_string(),
                 local: key.local,
                 remote: key.remote,
                 who: who.map(|who| Box::new(present::party(&world, &end, None, Some(who)))),

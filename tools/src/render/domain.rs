@@ -196,6 +196,7 @@ pub fn status(status: &Status) -> String {
         ("generation", status.generation.to_string()),
         ("xen", status.xen.clone()),
         ("events_lost", status.events_lost.to_string()),
+        ("vif_lost", status.datapath_events_lost.to_string()),
         (
             "lookups",
             format!(
