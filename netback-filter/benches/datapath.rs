@@ -107,6 +107,7 @@ fn main() {
             protocol: Protocol::UDP,
             local: (GUEST4, 5000).into(),
             remote: (PEER4, 99).into(),
+            vlan: netback_filter::Vlan::NONE,
         };
         let verdict = Verdict {
             action: Action::Allow,

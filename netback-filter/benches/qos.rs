@@ -64,6 +64,7 @@ fn rules() -> Vec<Rule> {
         mark: Mark {
             class: Some(shaped.class),
             dscp: None,
+            mirror: None,
         },
     };
     Direction::BOTH

@@ -73,7 +73,7 @@ INLINE long store_ip(struct __sk_buff *skb, const struct packet *p, const struct
 
 		*pseudo_sum = bpf_csum_diff(0, 0, (__be32 *)&pseudo, sizeof(pseudo), 0);
 		ip.check = ~fold(bpf_csum_diff(0, 0, (__be32 *)&ip, sizeof(ip), 0));
-		return bpf_skb_store_bytes(skb, ETH_HLEN, &ip, sizeof(ip), BPF_F_RECOMPUTE_CSUM);
+		return bpf_skb_store_bytes(skb, p->l3, &ip, sizeof(ip), BPF_F_RECOMPUTE_CSUM);
 	} else {
 		struct pseudo_v6 pseudo = {
 			.source = *source,
@@ -91,7 +91,7 @@ INLINE long store_ip(struct __sk_buff *skb, const struct packet *p, const struct
 		*pseudo_sum = bpf_csum_diff(0, 0, (__be32 *)&pseudo, sizeof(pseudo), 0);
 		__builtin_memcpy(&ip.saddr, source, sizeof(*source));
 		__builtin_memcpy(&ip.daddr, dest, sizeof(*dest));
-		return bpf_skb_store_bytes(skb, ETH_HLEN, &ip, sizeof(ip), BPF_F_RECOMPUTE_CSUM);
+		return bpf_skb_store_bytes(skb, p->l3, &ip, sizeof(ip), BPF_F_RECOMPUTE_CSUM);
 	}
 }
 
@@ -128,10 +128,10 @@ OUTLINE int cut_segment(struct __sk_buff *skb, const struct packet *p)
 	return checksum_is_partial(skb, p->l4 + CHECK_OFFSET);
 }
 
-/* Overwrites a cut segment with a RST. 0 when done. */
+/* Overwrites a cut segment with a RST; its tags stay. 0 when done. */
 OUTLINE int write_reset(struct __sk_buff *skb, const struct packet *p, int partial, int onward)
 {
-	__u32 l4 = ETH_HLEN + (p->ipv4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr));
+	__u32 l4 = p->l3 + (p->ipv4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr));
 	const int to_peer = (p->direction == FROM_GUEST) == !!onward;
 	const int to_backend = to_peer && p->translated;
 	const struct address *peer = to_backend ? &p->backend.address : &p->key.remote;

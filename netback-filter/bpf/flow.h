@@ -22,6 +22,14 @@ INLINE int tcp_established(const struct flow_value *flow)
 	return flow->seen[FROM_GUEST] & flow->seen[TO_GUEST] & SEEN_ACK;
 }
 
+INLINE int has_verdicts(__u32 scope)
+{
+	__u32 cell = scope % SCOPES;
+	__u32 *has = bpf_map_lookup_elem(&with_verdicts, &cell);
+
+	return has && *has;
+}
+
 INLINE struct verdict verdict_of(const struct flow_value *flow)
 {
 	struct verdict verdict;
@@ -35,6 +43,8 @@ INLINE struct verdict verdict_of(const struct flow_value *flow)
 	verdict.class = flow->class;
 	verdict.dscp = flow->dscp;
 	verdict.pad = 0;
+	verdict.mirror = flow->mirror;
+	verdict.share = flow->share;
 	return verdict;
 }
 
@@ -45,13 +55,13 @@ INLINE struct verdict verdict_of(const struct flow_value *flow)
 INLINE int begins_anew(const struct packet *p, const struct flow_value *flow, __u64 now)
 {
 	if (p->key.proto != IPPROTO_TCP)
-		return now - flow->last_ns > IDLE_NS;
+		return (__s64)(now - flow->last_ns) > (__s64)IDLE_NS; /* another CPU may be ahead */
 	if (!pure_syn(p))
 		return 0;
 	if (flow->origin != p->direction || tcp_closed(flow))
 		return 1;
 	if (flow->decided_by == BY_LOOKUP)
-		return tcp_established(flow) || now - flow->last_ns > OPENING_NS;
+		return tcp_established(flow) || (__s64)(now - flow->last_ns) > (__s64)OPENING_NS;
 	return flow->action != ALLOW;
 }
 
@@ -92,6 +102,8 @@ OUTLINE struct flow_value *write_flow(const struct flow_key *key, const struct v
 	value.decided_by = verdict->decided_by;
 	value.class = verdict->class;
 	value.dscp = verdict->dscp;
+	value.mirror = verdict->mirror;
+	value.share = verdict->share;
 	value.told = 0;
 	value.peer_class = 0; /* classes are those of one generation */
 	if (bpf_map_update_elem(&flows, key, &value, BPF_ANY))
@@ -113,19 +125,26 @@ INLINE __u32 micros_since(__u64 then, __u64 now)
 #define NEWS_END 0x1	    /* it ended the flow */
 #define NEWS_SETUP 0x2	    /* it ended the handshake, that `setup_us` tells of */
 #define NEWS_ROUND_TRIP 0x4 /* it ended a round trip, of `sample_us` of the packet */
-/* Of a flow's round trips, one in about a millisecond is news: a flow that has more tells nothing new by them. */
+/*
+ * Of a flow's round trips, one in about a millisecond is measured, or in a tick where that is longer: a flow that has more tells
+ * nothing new by them, and each takes two looks at the clock.
+ */
 #define TICK_SHIFT 20
 
 /* A SYN that comes again is measured from its last coming. */
-INLINE void time_handshake(struct flow_value *flow, struct packet *p, __u8 direction, __u64 now)
+INLINE void time_handshake(struct flow_value *flow, struct packet *p, __u8 direction)
 {
-	if (p->tcp_flags & TCP_SYN)
-		flow->next_seq[direction] = ntohl(p->seq) + 1;
+	__u64 now;
+
+	if (!(p->tcp_flags & TCP_SYN))
+		return;
+	flow->next_seq[direction] = ntohl(p->seq) + 1;
+	now = bpf_ktime_get_ns();
 	if (pure_syn(p)) {
 		if (flow->seen[direction] & SEEN_SYN)
 			flow->retransmissions[direction]++;
 		flow->syn_ns = now;
-	} else if ((p->tcp_flags & TCP_SYN) && flow->syn_ns && !flow->setup_us) {
+	} else if (flow->syn_ns && !flow->setup_us) {
 		flow->setup_us = micros_since(flow->syn_ns, now);
 		p->news |= NEWS_SETUP;
 	}
@@ -134,6 +153,7 @@ INLINE void time_handshake(struct flow_value *flow, struct packet *p, __u8 direc
 /*
  * One piece of data at a time is timed until its ACK, and none that was sent twice: its ACK may be the first's (Karn). The
  * mean is that of RFC 6298. Both directions may be counted at once, by two CPUs: a sample is then lost, or one is late.
+ * `now` is coarse.
  */
 INLINE void time_data(struct flow_value *flow, struct packet *p, __u8 direction, __u64 now)
 {
@@ -148,41 +168,46 @@ INLINE void time_data(struct flow_value *flow, struct packet *p, __u8 direction,
 		} else {
 			flow->seen[direction] |= SEEN_DATA;
 			flow->next_seq[direction] = end;
-			if (!flow->sample_ns[direction]) {
+			if (!flow->sample_ns[direction] && flow->rtt_tick[direction] != (__u16)(now >> TICK_SHIFT)) {
+				flow->rtt_tick[direction] = now >> TICK_SHIFT;
 				flow->sample_seq[direction] = end;
-				flow->sample_ns[direction] = now;
+				flow->sample_ns[direction] = bpf_ktime_get_ns();
 			}
 		}
 	}
 	if ((p->tcp_flags & TCP_ACK) && since && (__s32)(ntohl(p->ack) - flow->sample_seq[other]) >= 0) {
-		__u32 took = micros_since(since, now), mean = flow->rtt_us[other];
+		__u32 took = micros_since(since, bpf_ktime_get_ns()), mean = flow->rtt_us[other];
 
 		flow->rtt_us[other] = mean ? (__u32)((mean * 7ull + took + 7) / 8) : took;
 		flow->sample_ns[other] = 0;
-		if (flow->rtt_tick[other] != (__u16)(now >> TICK_SHIFT)) {
-			flow->rtt_tick[other] = now >> TICK_SHIFT;
-			p->sample_us = took;
-			p->news |= NEWS_ROUND_TRIP;
-		}
+		p->sample_us = took;
+		p->news |= NEWS_ROUND_TRIP;
 	}
 	if (p->window_shut)
 		flow->zero_windows[direction]++;
 }
 
-/* Counts the packet, and notes its news. In the packet, of which the verifier knows nothing: see `scratch`. */
+/*
+ * Counts the packet, and notes its news. In the packet, of which the verifier knows nothing: see `scratch`. Without atomic
+ * additions, which take as long as half a lookup: see `packets`.
+ */
 INLINE void account(struct flow_value *flow, struct packet *p, __u32 bytes, __u32 segments, __u64 now)
 {
 	__u8 flags = p->tcp_flags;
 	__u8 direction = p->direction & 1;
 
-	__sync_fetch_and_add(&flow->packets[direction], segments);
-	__sync_fetch_and_add(&flow->bytes[direction], bytes);
+	/* When a flow began and ended, and that it was answered, is told exactly. */
+	if (!flow->packets[direction] || (flags & (TCP_FIN | TCP_RST)))
+		now = bpf_ktime_get_ns();
+	flow->packets[direction] += segments;
+	flow->bytes[direction] += bytes;
 	if (!flow->first_ns)
 		flow->first_ns = now;
-	flow->last_ns = now;
+	if ((__s64)(now - flow->last_ns) > 0)
+		flow->last_ns = now;
 	if (p->key.proto != IPPROTO_TCP)
 		return;
-	time_handshake(flow, p, direction, now);
+	time_handshake(flow, p, direction);
 	time_data(flow, p, direction, now);
 	flow->seen[direction] |= (flags & TCP_SYN ? SEEN_SYN : 0) | (flags & TCP_ACK ? SEEN_ACK : 0) |
 				 (flags & TCP_FIN ? SEEN_FIN : 0) | (flags & TCP_RST ? SEEN_RST : 0);

@@ -32,6 +32,9 @@ static long (*bpf_map_update_elem)(void *map, const void *key, const void *value
 				   __u64 flags) = (void *)BPF_FUNC_map_update_elem;
 static long (*bpf_map_delete_elem)(void *map, const void *key) = (void *)BPF_FUNC_map_delete_elem;
 static __u64 (*bpf_ktime_get_ns)(void) = (void *)BPF_FUNC_ktime_get_ns;
+#ifndef PERF_EVENTS /* Linux 5.5; the ring of events asks for a newer one */
+static __u64 (*bpf_jiffies64)(void) = (void *)BPF_FUNC_jiffies64;
+#endif
 static long (*bpf_skb_load_bytes)(const void *skb, __u32 offset, void *to,
 				  __u32 len) = (void *)BPF_FUNC_skb_load_bytes;
 static long (*bpf_skb_store_bytes)(struct __sk_buff *skb, __u32 offset, const void *from, __u32 len,
@@ -53,5 +56,10 @@ static long (*bpf_perf_event_output)(void *context, void *array, __u64 flags, vo
 				     __u64 size) = (void *)BPF_FUNC_perf_event_output;
 static void *(*bpf_ringbuf_reserve)(void *ring, __u64 size, __u64 flags) = (void *)BPF_FUNC_ringbuf_reserve;
 static void (*bpf_ringbuf_submit)(void *data, __u64 flags) = (void *)BPF_FUNC_ringbuf_submit;
+#ifndef PERF_EVENTS
+static long (*bpf_ringbuf_output)(void *ring, void *data, __u64 size,
+				  __u64 flags) = (void *)BPF_FUNC_ringbuf_output;
+static __u64 (*bpf_ringbuf_query)(void *ring, __u64 flags) = (void *)BPF_FUNC_ringbuf_query;
+#endif
 
 #endif

@@ -27,7 +27,8 @@ enum action {
 enum refuse {
 	REFUSE_DROP = 0,
 	REFUSE_RESET = 1,
-	REFUSE_PROHIBIT = 2, /* by ICMP, which userspace sends; what is established is reset */
+	REFUSE_HOLD = 2, /* first given to userspace, which may send it again: see hold.h */
+	REFUSE_PROHIBIT = 3, /* by ICMP, which userspace sends; TCP that is established or in a VLAN by a RST */
 };
 
 /* Who a verdict comes from. */
@@ -46,14 +47,18 @@ struct address {
 	__u32 word[4];
 };
 
-/* One flow of one scope. The guest's end is always `local`, whichever way a packet goes. */
+/*
+ * One flow of one scope. The guest's end is always `local`, whichever way a packet goes. The VLAN is 0 where there is no tag;
+ * of two tags the outer one's VID is in the lowest 12 of 24 bits, the inner one's above. Keys of `verdicts`, `choices`,
+ * `redirects` and `returns` have no VLAN.
+ */
 struct flow_key {
 	__u32 scope;
 	__u8 proto;
-	__u8 pad0;
+	__u8 vlan_high;
 	__be16 local_port;
 	__be16 remote_port;
-	__u16 pad1;
+	__u16 vlan;
 	struct address local;
 	struct address remote;
 };
@@ -86,10 +91,10 @@ struct flow_value {
 	__u8 seen[2];
 	__u8 told;  /* the refusal was reported */
 	__u8 ended; /* the end was reported */
-	__u64 packets[2];
+	__u64 packets[2]; /* by direction, see SEEN_...: should two CPUs serve one at once, a packet may be missed */
 	__u64 bytes[2];
 	__u64 first_ns; /* CLOCK_MONOTONIC; 0 before the first packet */
-	__u64 last_ns;
+	__u64 last_ns; /* up to one of the kernel's ticks before its last packet */
 	/* TCP as the vif sees it, by direction of the data. */
 	__u64 syn_ns;	     /* when the last SYN passed */
 	__u64 sample_ns[2];  /* when the data passed whose ACK is awaited; 0: none is */
@@ -103,32 +108,55 @@ struct flow_value {
 	__u8 dscp;	       /* part of the verdict: MARK_DSCP and the value, or 0 */
 	__u16 class;	       /* part of the verdict: see SHAPE_DEFAULT; or 0 */
 	__u32 peer_class;      /* of the other end, and 1; 0: not asked yet */
-	__u16 rtt_tick[2];     /* when a round trip was last put into a histogram, in units of TICK_SHIFT */
+	__u16 rtt_tick[2];     /* when a round trip was last begun to be measured, in units of TICK_SHIFT */
+	__u16 mirror;	       /* part of the verdict: the guest (its scope) that gets copies, or 0 */
+	__u16 share;	       /* part of the verdict: of how many flows of SHARE_ALL */
+	__u32 pad;
 };
-_Static_assert(sizeof(struct flow_value) == 144, "flow_value");
+_Static_assert(sizeof(struct flow_value) == 152, "flow_value");
+
+#define SHARE_ALL 10000
+
+/* Where copies for a guest go: one of its vifs. */
+struct mirror {
+	__u32 ifindex;
+	__u32 pad;
+	__u64 packets; /* handed to it; its queue may drop some */
+	__u64 bytes;
+};
+_Static_assert(sizeof(struct mirror) == 24, "mirror");
 
 struct vif_config {
 	__u32 scope;
 	__u8 mac[6]; /* the guest's; all zero when not known */
 	__u8 shaped; /* 1: its packets are to tell their class */
 	__u8 moving; /* 1: these programs may be on hooks of both kinds, so that a packet meets them twice */
+	__u32 slot;  /* the scope's cell of `scopes` */
 };
-_Static_assert(sizeof(struct vif_config) == 12, "vif_config");
+_Static_assert(sizeof(struct vif_config) == 16, "vif_config");
+
+#define SCOPES 4096 /* a power of two */
 
 #define SCOPE_MONITOR_ONLY 0x01 /* decide and count, never alter or drop */
 #define SCOPE_PASS_DHCP 0x02    /* the guest's DHCP passes before any rule */
 #define SCOPE_LOCK_MAC 0x04     /* the guest sends by its vif's MAC address only */
 #define SCOPE_LOCK_ADDRESS 0x08 /* and by its own IP addresses only */
 
+/* Beside enum action: what becomes of tagged frames. */
+#define TAGGED_JUDGE 2 /* what becomes of untagged ones like them */
+
 struct scope_config {
 	__u8 default_action[2]; /* by direction */
 	__u8 default_refuse[2];
-	__u8 unjudged; /* action for frames that no rule can be about: neither IP nor ARP, tagged, or foreign */
+	__u8 foreign; /* action for frames to another MAC */
 	__u8 flags;
-	__u16 pad;
+	__u8 other;  /* action for frames that are neither IP nor ARP */
+	__u8 tagged; /* an action or TAGGED_JUDGE */
 	__u64 adopt_until_ns; /* CLOCK_MONOTONIC: until then TCP flows may be met in their middle */
+	__u32 scope;
+	__u32 in_use; /* 0: the cell is no scope's */
 };
-_Static_assert(sizeof(struct scope_config) == 16, "scope_config");
+_Static_assert(sizeof(struct scope_config) == 24, "scope_config");
 
 /* Peers: longest prefix of the remote address -> class. Both slots share the trie, so the slot leads the key. */
 struct peer_key {
@@ -142,6 +170,7 @@ _Static_assert(sizeof(struct peer_key) == 24, "peer_key");
 #define CLASS_ANY 0xffffffffu
 #define PROTO_ANY 0
 #define PORT_ANY 0
+#define PORT_OF_PROTO_0 1
 
 struct rule_key {
 	__u32 scope;
@@ -160,9 +189,12 @@ struct rule_value {
 	__u8 refuse;
 	__u16 class; /* as in flow_value */
 	__u8 dscp;
-	__u8 pad[3];
+	__u8 pad;
+	__u16 mirror;
+	__u16 share;
+	__u16 pad1;
 };
-_Static_assert(sizeof(struct rule_value) == 12, "rule_value");
+_Static_assert(sizeof(struct rule_value) == 16, "rule_value");
 
 struct fragment_key {
 	__u32 scope;
@@ -170,10 +202,11 @@ struct fragment_key {
 	__u8 direction;
 	__u8 proto;
 	__u16 pad;
+	__u32 vlans; /* as in flow_key */
 	struct address local;
 	struct address remote;
 };
-_Static_assert(sizeof(struct fragment_key) == 44, "fragment_key");
+_Static_assert(sizeof(struct fragment_key) == 48, "fragment_key");
 
 /* An address that a locked scope may send from. */
 struct source_key {
@@ -193,7 +226,8 @@ struct fragment_value {
 	__u8 translated;
 	__u8 dscp;
 	__u16 class;
-	__u8 pad[6];
+	__u16 mirror; /* 0 also where the flow is not in the share */
+	__u8 pad[4];
 };
 _Static_assert(sizeof(struct fragment_value) == 40, "fragment_value");
 
@@ -251,20 +285,14 @@ struct dead_key {
 };
 _Static_assert(sizeof(struct dead_key) == 20, "dead_key");
 
-struct counter_key {
-	__u32 scope;
-	__u32 direction;
-};
-_Static_assert(sizeof(struct counter_key) == 8, "counter_key");
-
-/* Every packet is counted in exactly one of passed and denied; the rest say why. */
+/* Every packet is counted in exactly one of passed, denied and held; the rest say why. */
 struct counters {
 	__u64 passed;
 	__u64 passed_bytes;
 	__u64 denied;
 	__u64 resets;      /* of denied: answered with a RST */
 	__u64 malformed;   /* headers cut short or contradicting themselves */
-	__u64 unknown_l3;  /* neither IP nor ARP, or tagged */
+	__u64 unknown_l3;  /* neither IP nor ARP, or tagged and not to be judged */
 	__u64 foreign;     /* towards the guest, but addressed to another MAC */
 	__u64 stray;       /* TCP without a flow and without SYN */
 	__u64 fragments;   /* later fragments of nothing that passed */
@@ -273,8 +301,11 @@ struct counters {
 	__u64 forged;      /* sent from what is not the guest's own address */
 	__u64 unserved;    /* for a service, and there was no backend */
 	__u64 unrouted;    /* to the MAC address of services, and for none of them */
+	__u64 held;	   /* given to userspace; in neither of passed and denied */
+	__u64 released;    /* held before, and sent again */
+	__u64 unheld;      /* of denied: could not be given to userspace */
 };
-_Static_assert(sizeof(struct counters) == 112, "counters");
+_Static_assert(sizeof(struct counters) == 136, "counters");
 
 /* Whose connections are counted together. */
 struct histogram_key {
@@ -298,7 +329,7 @@ _Static_assert(sizeof(struct histogram) == 136, "histogram");
 /* Of TCP connections. Times are in microseconds. */
 struct histograms {
 	struct histogram setup;		     /* one value a connection */
-	struct histogram rtt[2];	     /* one in a millisecond that had one, by direction of the data */
+	struct histogram rtt[2];	     /* one in a tick that had one, by direction of the data */
 	struct histogram retransmissions[2]; /* one a connection that ended, as below */
 	struct histogram zero_windows[2];
 };
@@ -321,6 +352,7 @@ enum event_kind {
 	EVENT_FLOW_START = 1,
 	EVENT_REFUSED = 2,
 	EVENT_FLOW_END = 3,
+	EVENT_HELD = 4, /* a struct held, not a struct event */
 };
 
 struct event {
@@ -328,13 +360,40 @@ struct event {
 	__u8 kind;
 	__u8 direction; /* of the packet that caused it */
 	__u8 enforced;  /* 0: the scope only monitors */
-	__u8 pad;
+	__u8 tagged;    /* that packet was, whatever the key says */
 	struct flow_key key;
 	struct flow_value value;
 	struct endpoint backend; /* all zero: none */
 	__u8 sender[6]; /* MAC address that the packet came from */
 	__u8 pad1[2];
 };
-_Static_assert(sizeof(struct event) == 232, "event");
+_Static_assert(sizeof(struct event) == 240, "event");
+
+/* The largest frame that is held: an Ethernet frame of the usual MTU. */
+#define HELD_BYTES 1514
+
+/* A frame that userspace is to hold. Up to `kind` as struct event. As much as `length` says of `frame` is there. */
+struct held {
+	__u64 ns; /* CLOCK_MONOTONIC */
+	__u8 kind;
+	__u8 direction;
+	__u16 length;
+	__u32 ifindex;
+	struct flow_key key;
+	__u16 l4;     /* offset of the L4 header */
+	__u16 l3_end; /* offset behind the IP packet */
+	__u8 frame[HELD_BYTES];
+	__u8 pad1[6];
+};
+_Static_assert(sizeof(struct held) == 1584, "held");
+_Static_assert(__builtin_offsetof(struct held, kind) == __builtin_offsetof(struct event, kind), "kind");
+
+/* Frames of one scope that were given to userspace, and since when that is counted. */
+struct hold_window {
+	__u64 since_ns;
+	__u32 frames;
+	__u32 pad;
+};
+_Static_assert(sizeof(struct hold_window) == 16, "hold_window");
 
 #endif

@@ -63,7 +63,7 @@ OUTLINE int arp_is_forged(struct __sk_buff *skb, const struct packet *p, const s
 	struct address sender;
 	__be32 ip;
 
-	if (read_header(skb, ETH_HLEN, &arp, sizeof(arp)) || arp.hardware != htons(ARP_ETHERNET) ||
+	if (read_header(skb, p->l3, &arp, sizeof(arp)) || arp.hardware != htons(ARP_ETHERNET) ||
 	    arp.protocol != htons(ETH_P_IP) || arp.hardware_len != ETH_ALEN || arp.protocol_len != sizeof(ip))
 		return 1;
 	if (has_mac(vif) && !same_mac(arp.sender_mac, vif->mac))

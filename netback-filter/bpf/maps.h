@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-3.0-only */
 /*
  * The maps, each with one writer:
- *   userspace writes   vifs, scopes, sources, control, peers, rules, verdicts, services, spreads, backends, dead, choices
- *   these programs     flows, fragments, refusals, events, redirects, returns, histograms (in histogram.h)
- * and `counters` gets its entries from userspace and its numbers from here.
+ *   userspace writes   vifs, scopes, sources, mirrors, control, peers, rules, with_verdicts, verdicts, services, spreads,
+ *                      backends, dead, choices
+ *   these programs     flows, fragments, refusals, holds, events, redirects, returns, histograms (in histogram.h)
+ * and `counters` is set to 0 by userspace and gets its numbers from here.
  *
  * Verdicts of userspace and flows decided by the tables are two maps so that neither side can overwrite the
  * other's decision, and so that a guest that opens flows without end pushes out no verdict of userspace. What
@@ -29,10 +30,10 @@ struct {
 } vifs SEC(".maps");
 
 struct {
-	MAP_INT(type, BPF_MAP_TYPE_HASH);
-	MAP_TYPE(key, __u32); /* scope */
+	MAP_INT(type, BPF_MAP_TYPE_ARRAY);
+	MAP_TYPE(key, __u32); /* slot, from vif_config */
 	MAP_TYPE(value, struct scope_config);
-	MAP_INT(max_entries, 4096);
+	MAP_INT(max_entries, SCOPES);
 } scopes SEC(".maps");
 
 struct {
@@ -42,6 +43,15 @@ struct {
 	MAP_INT(max_entries, 65536);
 	MAP_INT(map_flags, BPF_F_NO_PREALLOC);
 } sources SEC(".maps");
+
+/* Its numbers are counted here. */
+struct {
+	MAP_INT(type, BPF_MAP_TYPE_HASH);
+	MAP_TYPE(key, __u32); /* scope */
+	MAP_TYPE(value, struct mirror);
+	MAP_INT(max_entries, 4096);
+	MAP_INT(map_flags, BPF_F_NO_PREALLOC);
+} mirrors SEC(".maps");
 
 struct {
 	MAP_INT(type, BPF_MAP_TYPE_ARRAY);
@@ -65,6 +75,14 @@ struct {
 	MAP_INT(max_entries, 262144);
 	MAP_INT(map_flags, BPF_F_NO_PREALLOC);
 } rules SEC(".maps");
+
+/* By the scope's number, of its lowest bits: not 0 from before its first verdict of userspace on. No lookup for nothing until then. */
+struct {
+	MAP_INT(type, BPF_MAP_TYPE_ARRAY);
+	MAP_TYPE(key, __u32);
+	MAP_TYPE(value, __u32);
+	MAP_INT(max_entries, SCOPES);
+} with_verdicts SEC(".maps");
 
 struct {
 	MAP_INT(type, BPF_MAP_TYPE_LRU_HASH);
@@ -95,6 +113,14 @@ struct {
 	MAP_TYPE(value, __u64); /* CLOCK_MONOTONIC ns */
 	MAP_INT(max_entries, 16384);
 } refusals SEC(".maps");
+
+/* How many frames each scope had held of late. */
+struct {
+	MAP_INT(type, BPF_MAP_TYPE_HASH);
+	MAP_TYPE(key, __u32); /* scope */
+	MAP_TYPE(value, struct hold_window);
+	MAP_INT(max_entries, 4096);
+} holds SEC(".maps");
 
 /* Two generations of services, as of rules: a packet reads those of one slot. */
 struct {
@@ -151,10 +177,10 @@ struct {
 } returns SEC(".maps");
 
 struct {
-	MAP_INT(type, BPF_MAP_TYPE_PERCPU_HASH);
-	MAP_TYPE(key, struct counter_key);
+	MAP_INT(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	MAP_TYPE(key, __u32); /* two cells a slot of `scopes`, by direction */
 	MAP_TYPE(value, struct counters);
-	MAP_INT(max_entries, 8192);
+	MAP_INT(max_entries, 2 * SCOPES);
 } counters SEC(".maps");
 
 #ifdef PERF_EVENTS

@@ -15,7 +15,9 @@
 #include "answer.h"
 #include "flow.h"
 #include "histogram.h"
+#include "hold.h"
 #include "lock.h"
+#include "mirror.h"
 #include "service.h"
 #include "shape.h"
 #include "translate.h"
@@ -29,7 +31,7 @@ struct context {
 	const struct vif_config *vif;
 	const struct scope_config *scope;
 	struct counters *counters;
-	__u64 now;
+	__u64 now; /* coarse_ns() */
 };
 
 INLINE int alters(const struct context *c)
@@ -60,12 +62,17 @@ INLINE int pass(struct __sk_buff *skb, const struct context *c, const struct pac
 	return TC_ACT_UNSPEC;
 }
 
-INLINE int pass_translated(struct __sk_buff *skb, const struct context *c, struct packet *p)
+/* With a copy to the guest `mirror`, or none where that is 0. A copy bears the names that this guest knows, either way. */
+INLINE int pass_allowed(struct __sk_buff *skb, const struct context *c, struct packet *p, __u16 mirror)
 {
-	if (translate(skb, p)) {
+	if (mirror && p->direction == FROM_GUEST && (p->translated || !is_to_services(p)))
+		send_copy(skb, p, mirror);
+	if (p->translated && translate(skb, p)) {
 		c->counters->denied++;
 		return TC_ACT_SHOT;
 	}
+	if (mirror && p->direction == TO_GUEST)
+		send_copy(skb, p, mirror);
 	return pass(skb, c, p);
 }
 
@@ -87,8 +94,10 @@ INLINE int refuse(struct __sk_buff *skb, const struct context *c, const struct p
 	__u64 back = p->direction == FROM_GUEST ? 0 : BPF_F_INGRESS;
 	int partial;
 
-	/* An ICMP error would not end an established connection. */
-	if (!(how == REFUSE_RESET || (how == REFUSE_PROHIBIT && established)) || !alters(c) || !may_answer(p, c->vif))
+	/* An ICMP error would not end an established connection, and none is sent in a VLAN. */
+	if (how == REFUSE_PROHIBIT && (established || is_tagged(p)))
+		how = REFUSE_RESET;
+	if (how != REFUSE_RESET || !alters(c) || !may_answer(p, c->vif))
 		return drop(skb, c);
 	partial = cut_segment(skb, p);
 	if (partial < 0 || write_reset(skb, p, partial, 0))
@@ -113,6 +122,7 @@ INLINE void set_fragment_key(const struct packet *p, struct fragment_key *key)
 	key->direction = p->direction;
 	key->proto = p->key.proto;
 	key->pad = 0;
+	key->vlans = p->vlans;
 	key->local = p->key.local;
 	key->remote = p->translated && p->direction == TO_GUEST ? p->backend.address : p->key.remote;
 }
@@ -124,6 +134,7 @@ OUTLINE int remember_fragment(const struct packet *p, const struct verdict *verd
 		.translated = p->translated,
 		.class = verdict->class,
 		.dscp = verdict->dscp,
+		.mirror = verdict->mirror,
 	};
 	struct fragment_key key;
 
@@ -146,6 +157,7 @@ OUTLINE int first_fragment_passed(struct packet *p, struct verdict *verdict)
 		return 0;
 	verdict->class = first->class;
 	verdict->dscp = first->dscp;
+	verdict->mirror = first->mirror;
 	p->translated = first->translated;
 	if (!p->translated)
 		return 1;
@@ -163,10 +175,11 @@ INLINE int tell(const struct context *c, const struct packet *p, const struct fl
 {
 	struct report what = {
 		.skb = c->skb,
-		.ns = c->now,
+		.ns = bpf_ktime_get_ns(),
 		.kind = kind,
 		.direction = p->direction,
 		.enforced = alters(c),
+		.tagged = is_tagged(p),
 		.backend = p->translated ? &p->backend : 0,
 		.sender = p->macs + ETH_ALEN,
 	};
@@ -194,6 +207,27 @@ OUTLINE int tell_refusal(const struct context *c, const struct packet *p, const 
 	return tell(c, p, &value, EVENT_REFUSED);
 }
 
+/*
+ * The frame goes before its report, so that it is there when the report leads to a verdict. Frames of a flow that was reported
+ * some time ago are for nobody to hold: what was to be found out was, or nobody knows.
+ */
+OUTLINE int hold_or_drop(struct __sk_buff *skb, const struct context *c, const struct packet *p,
+			 const struct verdict *verdict)
+{
+	int is_news;
+	__u64 since = refused_since(&p->key, c->now, &is_news);
+	int held = (__s64)(c->now - since) < (__s64)HOLD_NS && !hold(skb, p, c->now);
+
+	if (is_news)
+		tell_refusal(c, p, verdict);
+	if (held) {
+		c->counters->held++;
+		return TC_ACT_SHOT;
+	}
+	c->counters->unheld++;
+	return drop(skb, c);
+}
+
 /* Not told apart by flow: a guest that forges could make up any number of them. */
 INLINE int refuse_forged(struct __sk_buff *skb, const struct context *c, const struct packet *p)
 {
@@ -217,6 +251,22 @@ INLINE int is_idle(const struct packet *p, const struct flow_value *flow, __u64 
 	return p->key.proto != IPPROTO_TCP && (__s64)(now - flow->last_ns) > (__s64)IDLE_NS;
 }
 
+/*
+ * Userspace's verdict on the flow. It decides by sockets, and a socket does not tell over which of the guest's interfaces it
+ * sends, nor an interface its VLAN. So a verdict is on the flow in any VLAN, and the flow that has one has no VLAN in its
+ * key: what userspace revises or takes back is what packets find.
+ */
+INLINE struct flow_value *find_verdict(struct packet *p)
+{
+	struct flow_value *flow;
+
+	set_vlans(&p->key, 0);
+	flow = bpf_map_lookup_elem(&verdicts, &p->key);
+	if (!flow)
+		set_vlans(&p->key, p->vlans);
+	return flow;
+}
+
 INLINE int filter_flow(struct __sk_buff *skb, const struct context *c, struct packet *p)
 {
 	struct rule_set set = active_rule_set();
@@ -226,10 +276,11 @@ INLINE int filter_flow(struct __sk_buff *skb, const struct context *c, struct pa
 	__u32 segments;
 	__u8 how;
 
-	flow = bpf_map_lookup_elem(&verdicts, &p->key);
+	flow = has_verdicts(p->key.scope) ? find_verdict(p) : 0;
 	if (flow && pure_syn(p) && tcp_closed(flow)) {
 		/* Of a connection that is over: for one that was seen to begin there would be another. */
 		bpf_map_delete_elem(&verdicts, &p->key);
+		set_vlans(&p->key, p->vlans);
 		flow = 0;
 	}
 	if (flow) {
@@ -257,9 +308,13 @@ INLINE int filter_flow(struct __sk_buff *skb, const struct context *c, struct pa
 			is_new = verdict.action == ALLOW;
 		}
 	}
-	if (p->direction == FROM_GUEST && verdict.origin == FROM_GUEST && verdict.action == ALLOW &&
-	    !(flow && flow->plain && !begins) && has_ports(p) && alters(c)) {
-		where = route(p, begins, c->now, &how);
+	if (p->direction == FROM_GUEST && verdict.origin == FROM_GUEST && verdict.action == ALLOW && alters(c)) {
+		if (unlikely(is_tagged(p))) {
+			how = REFUSE_RESET;
+			where = needs_translation(p) ? ROUTE_REFUSED : ROUTE_BACKEND;
+		} else if (!(flow && flow->plain && !begins) && has_ports(p)) {
+			where = route(p, begins, c->now, &how);
+		}
 		if (where == ROUTE_REFUSED) {
 			c->counters->unserved++;
 			verdict.action = DENY;
@@ -289,24 +344,31 @@ INLINE int filter_flow(struct __sk_buff *skb, const struct context *c, struct pa
 			tell(c, p, flow, EVENT_FLOW_END);
 	}
 	if (verdict.action == ALLOW) {
+		if (verdict.mirror && !(alters(c) && is_mirrored(&p->key, &verdict)))
+			verdict.mirror = 0;
 		if (p->more_fragments)
 			remember_fragment(p, &verdict, c->now);
 		if (mark(skb, c, p, &verdict))
 			return drop(skb, c);
-		if (p->translated)
-			return pass_translated(skb, c, p);
-		if (p->direction == FROM_GUEST && is_echo_request(p) && alters(c) && is_virtual(&p->key.remote))
+		if (p->direction == FROM_GUEST && is_echo_request(p) && !is_tagged(p) && alters(c) && is_virtual(&p->key.remote))
 			return answer_echo(skb, p) ? TC_ACT_SHOT : pass_back(skb, c);
-		return pass(skb, c, p);
+		return pass_allowed(skb, c, p, verdict.mirror);
 	}
-	if (flow && verdict.decided_by != BY_SERVICE ? !flow->told : refusal_is_news(&p->key, c->now)) {
+	if (verdict.refuse == REFUSE_HOLD && alters(c)) {
+		if (!p->was_held)
+			return hold_or_drop(skb, c, p, &verdict);
+		verdict.refuse = REFUSE_DROP;
+	}
+	/* One that was held counted as neither so far: what became of it is news. */
+	if (flow && verdict.decided_by != BY_SERVICE ? !flow->told :
+						       p->was_held || refusal_is_news(&p->key, c->now)) {
 		if (flow && verdict.decided_by != BY_SERVICE)
 			flow->told = 1;
 		tell_refusal(c, p, &verdict);
 	}
 	if (where == ROUTE_REFUSED)
 		return refuse(skb, c, p, verdict.refuse, 0);
-	if (flow && p->direction == FROM_GUEST && !flow->plain)
+	if (flow && p->direction == FROM_GUEST && !flow->plain && !is_tagged(p))
 		find_backend(p);
 	return refuse(skb, c, p, verdict.refuse, flow && tcp_established(flow));
 }
@@ -318,27 +380,31 @@ INLINE int filter_flow(struct __sk_buff *skb, const struct context *c, struct pa
 OUTLINE int relate_error(struct __sk_buff *skb, struct packet *p, __u64 now, int may_alter)
 {
 	__u32 cell = 2 + (p->direction & 1);
-	struct packet *inner = bpf_map_lookup_elem(&scratch, &cell);
+	struct cell *room = bpf_map_lookup_elem(&scratch, &cell);
+	struct packet *inner;
 	struct flow_value *flow;
 
-	if (!inner)
+	if (!room)
 		return 0;
+	inner = &room->packet;
 	__builtin_memset(inner, 0, sizeof(*inner));
 	inner->key.scope = p->key.scope;
 	inner->direction = p->direction;
 	inner->ipv4 = p->ipv4;
 	inner->l3_end = p->l3_end;
+	inner->l3 = p->l3;
 	inner->l4 = p->l4;
+	inner->vlans = p->vlans;
 	inner->kind = KIND_FLOW;
 	if (read_inner(skb, inner))
 		return 0;
-	if (has_ports(inner) && may_alter) {
+	if (has_ports(inner) && may_alter && !is_tagged(p)) {
 		if (p->direction == TO_GUEST)
 			name_as_guest(inner, now);
 		else
 			find_backend(inner);
 	}
-	flow = bpf_map_lookup_elem(&verdicts, &inner->key);
+	flow = find_verdict(inner);
 	if (!flow)
 		flow = bpf_map_lookup_elem(&flows, &inner->key);
 	if (!flow || flow->action != ALLOW)
@@ -368,46 +434,66 @@ INLINE int was_had(struct __sk_buff *skb, const __u8 direction)
 INLINE int filter(struct __sk_buff *skb, const __u8 direction)
 {
 	__u32 ifindex = skb->ifindex;
-	struct counter_key counter_key = { .direction = direction };
-	__u32 cell = direction;
+	__u32 slot, cell = direction;
 	struct context c;
+	struct cell *room;
 	struct packet *p;
+	int again;
 
+	if (direction == TO_GUEST && is_for_ingress(skb))
+		return bpf_redirect(ifindex, BPF_F_INGRESS);
 	c.skb = skb;
 	c.vif = bpf_map_lookup_elem(&vifs, &ifindex);
 	if (!c.vif) /* detached a moment ago */
 		return TC_ACT_UNSPEC;
 	if (unlikely(c.vif->moving) && was_had(skb, direction))
 		return TC_ACT_UNSPEC;
+	again = was_held(skb, direction);
 	if (skb->mark == ANSWER_MARK) {
 		skb->mark = 0;
 		return TC_ACT_UNSPEC;
 	}
-	counter_key.scope = c.vif->scope;
-	c.scope = bpf_map_lookup_elem(&scopes, &counter_key.scope);
-	c.counters = bpf_map_lookup_elem(&counters, &counter_key);
-	p = bpf_map_lookup_elem(&scratch, &cell);
-	if (!c.scope || !c.counters || !p) /* the loader attaches no vif before its scope is set */
+	if (direction == TO_GUEST && skb->mark == MIRROR_MARK) {
+		skb->mark = 0;
+		/* Not that of the vif that it comes from. */
+		set_class(skb, c.vif, 0);
+		return TC_ACT_UNSPEC;
+	}
+	room = bpf_map_lookup_elem(&scratch, &cell);
+	slot = c.vif->slot;
+	c.scope = bpf_map_lookup_elem(&scopes, &slot);
+	cell = 2 * slot + direction;
+	c.counters = bpf_map_lookup_elem(&counters, &cell);
+	if (!c.scope || !c.counters || !room) /* the loader attaches no vif before its scope is set */
 		return TC_ACT_SHOT;
-	c.now = bpf_ktime_get_ns();
+	p = &room->packet;
+	c.now = coarse_ns(room);
 	set_class(skb, c.vif, 0);
 
-	parse(skb, counter_key.scope, direction, p);
+	parse(skb, c.vif->scope, direction, p);
+	if (unlikely(again)) {
+		p->was_held = 1;
+		c.counters->released++;
+	}
 	if (direction == TO_GUEST && is_for_another(p, c.vif)) {
 		c.counters->foreign++;
-		return c.scope->unjudged == ALLOW ? pass(skb, &c, p) : drop(skb, &c);
+		return c.scope->foreign == ALLOW ? pass(skb, &c, p) : drop(skb, &c);
 	}
 	if (direction == FROM_GUEST && is_forged(skb, p, c.vif, c.scope->flags))
 		return refuse_forged(skb, &c, p);
+	if (unlikely(p->tags) && c.scope->tagged != TAGGED_JUDGE) {
+		c.counters->unknown_l3++;
+		return c.scope->tagged == ALLOW ? pass(skb, &c, p) : drop(skb, &c);
+	}
 	if (p->dhcp && (c.scope->flags & SCOPE_PASS_DHCP))
 		return pass(skb, &c, p);
 	switch (p->kind) {
 	case KIND_ARP:
-		if (direction == FROM_GUEST && alters(&c) && !answer_arp(skb, p))
+		if (direction == FROM_GUEST && alters(&c) && !is_tagged(p) && !answer_arp(skb, p))
 			return pass_back(skb, &c);
 		return pass(skb, &c, p);
 	case KIND_ESSENTIAL:
-		if (direction == FROM_GUEST && alters(&c)) {
+		if (direction == FROM_GUEST && alters(&c) && !is_tagged(p)) {
 			int answer = answer_solicitation(skb, p);
 
 			if (answer <= 0)
@@ -416,7 +502,8 @@ INLINE int filter(struct __sk_buff *skb, const __u8 direction)
 		return pass(skb, &c, p);
 	case KIND_UNKNOWN_L3:
 		c.counters->unknown_l3++;
-		return c.scope->unjudged == ALLOW ? pass(skb, &c, p) : drop(skb, &c);
+		/* Behind so many tags there may be what a rule denies. */
+		return c.scope->other == ALLOW && p->tags <= MAX_TAGS ? pass(skb, &c, p) : drop(skb, &c);
 	case KIND_LATER_FRAGMENT: {
 		struct verdict first = {};
 
@@ -426,7 +513,7 @@ INLINE int filter(struct __sk_buff *skb, const __u8 direction)
 		}
 		if (mark(skb, &c, p, &first))
 			return drop(skb, &c);
-		return p->translated ? pass_translated(skb, &c, p) : pass(skb, &c, p);
+		return pass_allowed(skb, &c, p, first.mirror);
 	}
 	case KIND_ICMP_ERROR: {
 		int related = relate_error(skb, p, c.now, alters(&c));
@@ -440,7 +527,7 @@ INLINE int filter(struct __sk_buff *skb, const __u8 direction)
 		return filter_flow(skb, &c, p);
 	}
 	case KIND_FLOW:
-		if (direction == TO_GUEST && has_ports(p) && alters(&c))
+		if (direction == TO_GUEST && has_ports(p) && !is_tagged(p) && alters(&c))
 			name_as_guest(p, c.now);
 		return filter_flow(skb, &c, p);
 	default:

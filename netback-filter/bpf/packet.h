@@ -18,6 +18,10 @@
 
 #include "maps.h"
 
+#define VLAN_VID 0x0fff
+#define VLAN_VID_BITS 12
+/* The service tag and the customer's (IEEE 802.1ad). More than these are looked behind by nobody here. */
+#define MAX_TAGS 2
 #define IPV4_DF 0x4000
 #define IPV4_MF 0x2000
 #define IPV4_OFFSET 0x1fff
@@ -74,6 +78,9 @@ struct packet {
 	__u8 dhcp;
 	__u8 window_shut; /* TCP: the sender takes no more */
 	__u8 news;	  /* NEWS_...: what it tells of its flow, once it is accounted for */
+	__u8 tags;	  /* tags in front of it; one more than MAX_TAGS stands for any number above */
+	__u32 vlans;	  /* as in the key; they stay where the key loses them */
+	__u32 l3;     /* offset of the L3 header: behind the tags that are in the frame itself */
 	__u32 l3_end; /* offset behind the IP packet; Ethernet padding may follow */
 	__u32 l4;     /* offset of the L4 header */
 	__u32 fragment_id;
@@ -83,6 +90,7 @@ struct packet {
 	__u32 sample_us; /* of the round trip that it ended */
 	__u8 macs[2 * ETH_ALEN];
 	__u8 tos;	 /* traffic class: DSCP and ECN */
+	__u8 was_held;	 /* it comes back from userspace: see hold.h */
 	__u8 translated; /* `key` has the flow as the guest has it; on the wire `backend` is its other end */
 	struct endpoint backend;
 };
@@ -92,12 +100,36 @@ struct packet {
  * the other before the first is done, and behind them one for what an ICMP error quotes. Not on the stack: the verifier knows nothing of a map's contents, and so
  * need not follow the rest of the program once for every way a packet can look.
  */
+struct cell {
+	struct packet packet;
+	/* The clock as it was read last, and in which of the kernel's ticks. */
+	__u64 ns;
+	__u64 tick;
+};
+
 struct {
 	MAP_INT(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	MAP_TYPE(key, __u32); /* enum direction, and 2 + that */
-	MAP_TYPE(value, struct packet);
+	MAP_TYPE(value, struct cell);
 	MAP_INT(max_entries, 4);
 } scratch SEC(".maps");
+
+/*
+ * CLOCK_MONOTONIC, read once in one of the kernel's ticks of 1 to 10 ms, so that much behind at most: to read the clock takes as
+ * long as three lookups. What is to be exact asks bpf_ktime_get_ns().
+ */
+INLINE __u64 coarse_ns(struct cell *cell)
+{
+#ifndef PERF_EVENTS
+	__u64 tick = bpf_jiffies64();
+
+	if (tick == cell->tick)
+		return cell->ns;
+	cell->tick = tick;
+#endif
+	cell->ns = bpf_ktime_get_ns();
+	return cell->ns;
+}
 
 #define TCP_FIN 0x01
 #define TCP_SYN 0x02
@@ -136,6 +168,18 @@ INLINE int is_for_another(const struct packet *p, const struct vif_config *vif)
 	return has_mac(vif) && !is_multicast(p->macs) && !same_mac(p->macs, vif->mac);
 }
 
+/* Services are for frames without a tag, or with one that names a priority and no VLAN. */
+INLINE int is_tagged(const struct packet *p)
+{
+	return p->vlans || p->l3 != ETH_HLEN;
+}
+
+INLINE void set_vlans(struct flow_key *key, __u32 vlans)
+{
+	key->vlan = vlans;
+	key->vlan_high = vlans >> 16;
+}
+
 INLINE int pure_syn(const struct packet *p)
 {
 	return (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
@@ -146,7 +190,9 @@ INLINE int pure_syn(const struct packet *p)
 
 /*
  * Copies `len` bytes at `offset`, after making sure that they are the kernel's own. Negative: not there. What lies in the
- * packet's head is the kernel's, and read without a call. Words of 2 bytes: so much any header is aligned.
+ * packet's head is the kernel's, and read without a call. Whole words of 4 bytes, as the headers behind Ethernet's are made of,
+ * are where the kernel aligns them; else so much any header is aligned is 2 bytes. Fields are then read back in the size
+ * that they were stored in, or smaller: a load out of several stores waits until all of them are done.
  */
 INLINE long read_header(struct __sk_buff *skb, __u32 offset, void *to, __u32 len)
 {
@@ -156,7 +202,10 @@ INLINE long read_header(struct __sk_buff *skb, __u32 offset, void *to, __u32 len
 		void *from = data + offset;
 
 		if (from + len <= end) {
-			__builtin_memcpy(to, __builtin_assume_aligned(from, 2), len);
+			if (len % 4)
+				__builtin_memcpy(to, __builtin_assume_aligned(from, 2), len);
+			else
+				__builtin_memcpy(to, __builtin_assume_aligned(from, 4), len);
 			return 0;
 		}
 	}
@@ -376,17 +425,17 @@ INLINE int parse_ipv4(struct __sk_buff *skb, struct packet *p, const int from_gu
 	struct iphdr ip;
 	__u32 header, total, fragment;
 
-	if (read_header(skb, ETH_HLEN, &ip, sizeof(ip)))
+	if (read_header(skb, p->l3, &ip, sizeof(ip)))
 		return KIND_MALFORMED;
 	header = ip.ihl * 4;
 	total = ntohs(ip.tot_len);
-	if (ip.version != 4 || header < sizeof(ip) || total < header || ETH_HLEN + total > skb->len)
+	if (ip.version != 4 || header < sizeof(ip) || total < header || p->l3 + total > skb->len)
 		return KIND_MALFORMED;
 	p->ipv4 = 1;
 	p->fixed_header = header == sizeof(ip);
 	p->tos = ip.tos;
-	p->l3_end = ETH_HLEN + total;
-	p->l4 = ETH_HLEN + header;
+	p->l3_end = p->l3 + total;
+	p->l4 = p->l3 + header;
 	p->key.proto = ip.protocol;
 	set_v4(&p->key, &ip, from_guest);
 	fragment = ntohs(ip.frag_off);
@@ -403,12 +452,12 @@ INLINE int parse_ipv6(struct __sk_buff *skb, struct packet *p, const int from_gu
 	__u32 offset = 0; /* of a fragment */
 	__u8 next;
 
-	if (read_header(skb, ETH_HLEN, &ip, sizeof(ip)))
+	if (read_header(skb, p->l3, &ip, sizeof(ip)))
 		return KIND_MALFORMED;
-	if (ip.version != 6 || ETH_HLEN + sizeof(ip) + ntohs(ip.payload_len) > skb->len)
+	if (ip.version != 6 || p->l3 + sizeof(ip) + ntohs(ip.payload_len) > skb->len)
 		return KIND_MALFORMED;
-	p->l3_end = ETH_HLEN + sizeof(ip) + ntohs(ip.payload_len);
-	p->l4 = ETH_HLEN + sizeof(ip);
+	p->l3_end = p->l3 + sizeof(ip) + ntohs(ip.payload_len);
+	p->l4 = p->l3 + sizeof(ip);
 	p->tos = (__u8)(ip.priority << 4) | (ip.flow_lbl[0] >> 4);
 	set_v6(&p->key, &ip, from_guest);
 	next = ip.nexthdr;
@@ -442,7 +491,7 @@ INLINE int parse_ipv6(struct __sk_buff *skb, struct packet *p, const int from_gu
 		if (offset) /* what follows is data */
 			break;
 	}
-	p->fixed_header = p->l4 == ETH_HLEN + sizeof(ip);
+	p->fixed_header = p->l4 == p->l3 + sizeof(ip);
 	p->key.proto = next;
 	if (p->l4 > p->l3_end)
 		return KIND_MALFORMED;
@@ -454,27 +503,74 @@ INLINE int parse_ipv6(struct __sk_buff *skb, struct packet *p, const int from_gu
 	return parse_l4(skb, p, from_guest);
 }
 
+INLINE int is_tag(__be16 proto)
+{
+	return proto == htons(ETH_P_8021Q) || proto == htons(ETH_P_8021AD);
+}
+
+/*
+ * Reads the tags: one that the kernel took off the frame, and those in it. The `proto` is that before them and returned is the one
+ * behind; negative: cut short. A VID of 0 is none.
+ */
+OUTLINE int read_tags(struct __sk_buff *skb, struct packet *p, __be16 proto)
+{
+	__u32 vlans = 0, at = ETH_HLEN;
+
+	if (skb->vlan_present) {
+		vlans = skb->vlan_tci & VLAN_VID;
+		p->tags = 1;
+	}
+#pragma clang loop unroll(full)
+	for (int i = 0; i < MAX_TAGS; i++) {
+		struct {
+			__be16 control, proto;
+		} tag;
+		__u32 vid;
+
+		if (!is_tag(proto) || p->tags >= MAX_TAGS)
+			break;
+		if (read_header(skb, at, &tag, sizeof(tag)))
+			return -1;
+		vid = ntohs(tag.control) & VLAN_VID;
+		vlans = vlans ? vlans | vid << VLAN_VID_BITS : vid;
+		proto = tag.proto;
+		at += sizeof(tag);
+		p->tags++;
+	}
+	if (is_tag(proto))
+		p->tags = MAX_TAGS + 1;
+	p->l3 = at;
+	p->vlans = vlans;
+	set_vlans(&p->key, vlans);
+	return proto;
+}
+
 /* Fills `p` of a packet that goes in `direction`. For an ICMP error the key stays its own: see read_inner(). */
 INLINE void parse(struct __sk_buff *skb, __u32 scope, const __u8 direction, struct packet *p)
 {
 	const int from_guest = direction == FROM_GUEST;
-	struct ethhdr eth;
+	struct ethhdr eth __attribute__((aligned(4)));
+	int proto;
 
 	__builtin_memset(p, 0, sizeof(*p));
 	p->key.scope = scope;
 	p->direction = direction;
+	p->l3 = ETH_HLEN;
 	if (read_header(skb, 0, &eth, sizeof(eth))) {
 		p->kind = KIND_MALFORMED;
 		return;
 	}
 	__builtin_memcpy(p->macs, &eth, sizeof(p->macs));
-	if (skb->vlan_present)
-		p->kind = KIND_UNKNOWN_L3;
-	else if (eth.h_proto == htons(ETH_P_IP))
+	proto = eth.h_proto;
+	if (unlikely(skb->vlan_present || is_tag(eth.h_proto)))
+		proto = read_tags(skb, p, eth.h_proto);
+	if (proto < 0)
+		p->kind = KIND_MALFORMED;
+	else if (proto == htons(ETH_P_IP))
 		p->kind = parse_ipv4(skb, p, from_guest);
-	else if (eth.h_proto == htons(ETH_P_IPV6))
+	else if (proto == htons(ETH_P_IPV6))
 		p->kind = parse_ipv6(skb, p, from_guest);
-	else if (eth.h_proto == htons(ETH_P_ARP))
+	else if (proto == htons(ETH_P_ARP))
 		p->kind = KIND_ARP;
 	else
 		p->kind = KIND_UNKNOWN_L3;

@@ -19,6 +19,7 @@ struct report {
 	__u8 kind;
 	__u8 direction;
 	__u8 enforced;
+	__u8 tagged;
 	const struct endpoint *backend; /* or NULL */
 	const __u8 *sender;
 };
@@ -70,7 +71,7 @@ OUTLINE int report(const struct flow_key *key, const struct flow_value *value, c
 	event->kind = what->kind;
 	event->direction = what->direction;
 	event->enforced = what->enforced;
-	event->pad = 0;
+	event->tagged = what->tagged;
 	event->key = *key;
 	event->value = *value;
 	if (what->backend)
@@ -85,15 +86,27 @@ OUTLINE int report(const struct flow_key *key, const struct flow_value *value, c
 	return 0;
 }
 
-/* Whether the refusal of a flow that has no entry is news. */
-INLINE int refusal_is_news(const struct flow_key *key, __u64 now)
+/* When the report was made that stands for this refusal of a flow; `is_news`: it is to be made now. */
+INLINE __u64 refused_since(const struct flow_key *key, __u64 now, int *is_news)
 {
 	__u64 *last = bpf_map_lookup_elem(&refusals, key);
 
-	if (last && now - *last < REFUSAL_QUIET_NS)
-		return 0;
+	if (last && (__s64)(now - *last) < (__s64)REFUSAL_QUIET_NS) {
+		*is_news = 0;
+		return *last;
+	}
+	*is_news = 1;
 	bpf_map_update_elem(&refusals, key, &now, BPF_ANY);
-	return 1;
+	return now;
+}
+
+/* Whether the refusal of a flow that has no entry is news. */
+INLINE int refusal_is_news(const struct flow_key *key, __u64 now)
+{
+	int is_news;
+
+	refused_since(key, now, &is_news);
+	return is_news;
 }
 
 #endif

@@ -220,6 +220,25 @@ out:
 	return route;
 }
 
+/*
+ * Whether a flow from the guest would be given another end if it were not tagged: it is for a service, or userspace said so. Tagged
+ * ones are not translated, and must not go out to an address that stands for something else.
+ */
+OUTLINE int needs_translation(struct packet *p)
+{
+	/* Not those of the packet, where userspace decided the flow. */
+	__u16 vlan = p->key.vlan;
+	__u8 vlan_high = p->key.vlan_high;
+	int found;
+
+	set_vlans(&p->key, 0);
+	found = is_virtual(&p->key.remote) || bpf_map_lookup_elem(&redirects, &p->key) ||
+		bpf_map_lookup_elem(&choices, &p->key);
+	p->key.vlan = vlan;
+	p->key.vlan_high = vlan_high;
+	return found;
+}
+
 INLINE int has_ports(const struct packet *p)
 {
 	return p->kind == KIND_FLOW && (p->key.proto == IPPROTO_TCP || p->key.proto == IPPROTO_UDP);

@@ -31,7 +31,7 @@ OUTLINE int set_dscp(struct __sk_buff *skb, struct packet *p, __u8 dscp)
 	__be16 before, after;
 	__u64 flags = 0;
 
-	if (wanted == p->tos || read_header(skb, ETH_HLEN, &before, sizeof(before)))
+	if (wanted == p->tos || read_header(skb, p->l3, &before, sizeof(before)))
 		return 0;
 	if (p->ipv4) {
 		after = (before & htons(0xff00)) | htons(wanted);
@@ -39,9 +39,9 @@ OUTLINE int set_dscp(struct __sk_buff *skb, struct packet *p, __u8 dscp)
 		after = (before & htons(0xf00f)) | htons((__u16)(wanted << 4));
 		flags = BPF_F_RECOMPUTE_CSUM;
 	}
-	if (bpf_skb_store_bytes(skb, ETH_HLEN, &after, sizeof(after), flags))
+	if (bpf_skb_store_bytes(skb, p->l3, &after, sizeof(after), flags))
 		return -1;
-	if (p->ipv4 && bpf_l3_csum_replace(skb, ETH_HLEN + IPV4_TOS_CHECK_OFFSET, before, after, sizeof(after)))
+	if (p->ipv4 && bpf_l3_csum_replace(skb, p->l3 + IPV4_TOS_CHECK_OFFSET, before, after, sizeof(after)))
 		return -1;
 	p->tos = wanted;
 	return 0;

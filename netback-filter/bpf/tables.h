@@ -15,6 +15,8 @@ struct verdict {
 	__u16 class;
 	__u8 dscp;
 	__u8 pad;
+	__u16 mirror;
+	__u16 share;
 };
 
 /* Which rule set this packet is under. Read once a packet: both lookups and the verdict name the same one. */
@@ -96,6 +98,9 @@ OUTLINE int decide_by_tables(const struct flow_key *key, const struct scope_conf
 	};
 	struct rule_value *found;
 
+	/* The number 0 is PROTO_ANY in a key. As it has no ports, one says that a rule is for it alone. */
+	if (!key->proto)
+		port = htons(PORT_OF_PROTO_0);
 	found = find_rule(&rule, class_of(key, set->slot), key->proto, port);
 	verdict->generation = set->generation;
 	if (found) {
@@ -104,11 +109,14 @@ OUTLINE int decide_by_tables(const struct flow_key *key, const struct scope_conf
 		verdict->refuse = found->refuse;
 		verdict->class = found->class;
 		verdict->dscp = found->dscp;
+		verdict->mirror = found->mirror;
+		verdict->share = found->share;
 		verdict->decided_by = BY_RULE;
 	} else {
 		verdict->rule = 0;
 		verdict->class = 0;
 		verdict->dscp = 0;
+		verdict->mirror = 0;
 		verdict->action = origin == FROM_GUEST ? scope->default_action[FROM_GUEST] :
 							 scope->default_action[TO_GUEST];
 		verdict->refuse = origin == FROM_GUEST ? scope->default_refuse[FROM_GUEST] :

@@ -38,6 +38,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             protocol: Protocol::TCP,
             local: SocketAddr::from(([10, 0, 0, 1], port)),
             remote: SocketAddr::from(([10, 0, 0, 2], 80)),
+            vlan: netback_filter::Vlan::NONE,
         };
         let before = counters.instructions();
         writer.set(&key, verdict)?;

@@ -6,31 +6,32 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use aya::Pod;
-use aya::maps::{HashMap, MapData, MapType, PerCpuHashMap, PerCpuValues};
+use aya::maps::{HashMap, MapData, MapType};
 use log::{info, warn};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 
 use crate::attach::{Attach, Hooks, Place};
 use crate::error::Error;
 use crate::events::{EventChannel, Events};
-use crate::flows::{FlowTables, FlowWriter, Flows};
+use crate::flows::{FlowTables, FlowWriter, Flows, ScopesWithVerdicts};
 use crate::histograms::{ConnectionHistograms, HistogramMap};
 use crate::layout::{
-    CONTROL_LAYOUT, LAYOUT_VERSION, RawAddress, RawCounterKey, RawCounters, RawScope, RawSource, RawVif,
-    raw_address,
+    CONTROL_LAYOUT, LAYOUT_VERSION, RawAddress, RawHoldWindow, RawSource, RawVif, raw_address,
 };
 use crate::link;
+use crate::mirror::{self, MirrorMap, MirrorStats};
 use crate::pins::{Found, Pins};
 use crate::programs::Programs;
 use crate::publish::{RuleTables, failed, full_or_failed, keys, removed};
 use crate::rules::RuleSet;
+use crate::scopes::Scopes;
 use crate::serve::ServiceMaps;
 use crate::services::Service;
 use crate::shape::Shaper;
 use crate::shaping;
 use crate::sys::{self, Table};
 use crate::tcx;
-use crate::types::{Counters, Direction, ScopeConfig, ScopeStats, VifConfig};
+use crate::types::{ScopeConfig, ScopeStats, VifConfig};
 
 /// Where the datapath keeps its maps, and how large they are. Sizes hold when the maps are made; maps that are taken
 /// over keep theirs.
@@ -141,9 +142,10 @@ pub struct Datapath {
     /// Once it was asked for.
     pub(crate) shaper: Option<Shaper>,
     pub(crate) vifs: HashMap<MapData, u32, RawVif>,
-    scopes: HashMap<MapData, u32, RawScope>,
+    scopes: Scopes,
     sources: HashMap<MapData, RawSource, u8>,
-    counters: PerCpuHashMap<MapData, RawCounterKey, RawCounters>,
+    mirrors: MirrorMap,
+    holds: HashMap<MapData, u32, RawHoldWindow>,
     histograms: HistogramMap,
     rules: RuleTables,
     services: ServiceMaps,
@@ -178,9 +180,10 @@ impl Datapath {
             programs,
             shaper: None,
             vifs: pins.map("vifs")?,
-            scopes: pins.map("scopes")?,
+            scopes: Scopes::open(&pins)?,
             sources: pins.map("sources")?,
-            counters: pins.map("counters")?,
+            mirrors: pins.map("mirrors")?,
+            holds: pins.map("holds")?,
             histograms: HistogramMap::open(&pins)?,
             rules: RuleTables::open(&pins)?,
             services: ServiceMaps::open(&pins)?,
@@ -190,6 +193,7 @@ impl Datapath {
                 choices: table(&pins, "choices")?,
                 redirects: table(&pins, "redirects")?,
                 returns: table(&pins, "returns")?,
+                with_verdicts: ScopesWithVerdicts::new(table(&pins, "with_verdicts")?),
             },
             pins,
         };
@@ -200,6 +204,7 @@ impl Datapath {
             .set(CONTROL_LAYOUT, LAYOUT_VERSION, 0)
             .map_err(|e| failed("control", e))?;
         datapath.prune()?;
+        datapath.renew_mirrors()?;
         for vif in datapath.configured()? {
             // One vif's trouble must not keep the others without a daemon; attached() leaves it out.
             if let Err(error) = datapath.put(vif.ifindex, &vif.name, vif.raw) {
@@ -221,15 +226,14 @@ impl Datapath {
     /// When the scope has no settings yet, or the interface or kernel does not take the filters; it is then as before.
     pub fn attach(&mut self, interface: &str, config: VifConfig) -> Result<(), Error> {
         let ifindex = ifindex(interface)?;
-        if self.scopes.get(&config.scope, 0).is_err() {
-            return Err(Error::UnknownScope {
-                scope: config.scope,
-                interface: interface.to_owned(),
-            });
-        }
+        let slot = self.scopes.slot(config.scope).ok_or(Error::UnknownScope {
+            scope: config.scope,
+            interface: interface.to_owned(),
+        })?;
         let room = self.capacity("vifs");
         let earlier = self.vifs.get(&ifindex, 0).ok();
         let raw = RawVif {
+            slot,
             shaped: earlier.map_or(0, |vif| vif.shaped),
             ..config.raw()
         };
@@ -244,7 +248,12 @@ impl Datapath {
                 None => removed("vifs", self.vifs.remove(&ifindex))?,
             }
         }
-        attached
+        attached.and_then(|()| self.renew_mirrors())
+    }
+
+    fn renew_mirrors(&mut self) -> Result<(), Error> {
+        let room = self.capacity("mirrors");
+        mirror::renew(&mut self.mirrors, &self.vifs, room)
     }
 
     fn put(&mut self, ifindex: u32, name: &str, raw: RawVif) -> Result<(), Error> {
@@ -269,6 +278,7 @@ impl Datapath {
         shaping::remove(ifindex, interface)?;
         let found = Place::new(self.pins.dir(), ifindex, interface).detach()?;
         removed("vifs", self.vifs.remove(&ifindex))?;
+        self.renew_mirrors()?;
         Ok(found)
     }
 
@@ -328,6 +338,9 @@ impl Datapath {
         for ifindex in &gone {
             removed("vifs", self.vifs.remove(ifindex))?;
         }
+        if !gone.is_empty() {
+            self.renew_mirrors()?;
+        }
         let is_there = |index| interfaces.iter().any(|(i, _)| *i == index);
         tcx::prune(self.pins.dir(), is_there).map_err(|source| Error::PinDir {
             path: self.pins.dir().to_owned(),
@@ -383,38 +396,13 @@ impl Datapath {
         Ok(())
     }
 
-    /// Sets what holds for a scope beside the rules; packets see the old settings or the new ones. Its counters start
+    /// Sets what holds for a scope beside the rules; packets see each setting as it was or as it is to be. Its counters start
     /// with the first call.
     ///
     /// # Errors
     /// When there is no room for another scope.
     pub fn set_scope(&mut self, scope: u32, config: ScopeConfig) -> Result<(), Error> {
-        for direction in Direction::BOTH {
-            let key = RawCounterKey {
-                scope,
-                direction: direction.raw().into(),
-            };
-            if self.counters.get(&key, 0).is_ok() {
-                continue;
-            }
-            let cpus = aya::util::nr_cpus().map_err(|(file, e)| Error::Map {
-                map: "counters",
-                source: format!("{file}: {e}").into(),
-            })?;
-            let zeros =
-                PerCpuValues::try_from(vec![RawCounters::default(); cpus]).map_err(|e| Error::Map {
-                    map: "counters",
-                    source: e.into(),
-                })?;
-            let room = self.capacity("counters");
-            self.counters
-                .insert(key, zeros, 0)
-                .map_err(|e| full_or_failed("counters", room, e))?;
-        }
-        let room = self.capacity("scopes");
-        self.scopes
-            .insert(scope, config.raw(sys::monotonic_ns()), 0)
-            .map_err(|e| full_or_failed("scopes", room, e))
+        self.scopes.set(scope, config.raw(sys::monotonic_ns()))
     }
 
     /// Forgets a scope: its settings, counters, verdicts and flows. Its rules go with the next rule set.
@@ -428,15 +416,9 @@ impl Datapath {
                 interface: vif.name,
             });
         }
-        removed("scopes", self.scopes.remove(&scope))?;
+        self.scopes.remove(scope)?;
+        removed("holds", self.holds.remove(&scope))?;
         self.set_addresses(scope, &[])?;
-        for direction in Direction::BOTH {
-            let key = RawCounterKey {
-                scope,
-                direction: direction.raw().into(),
-            };
-            removed("counters", self.counters.remove(&key))?;
-        }
         self.histograms.forget(scope)?;
         let writer = self.flow_writer();
         for flow in self.flows(Some(scope)) {
@@ -507,20 +489,7 @@ impl Datapath {
     /// # Errors
     /// When the map cannot be read.
     pub fn stats(&self) -> Result<Vec<ScopeStats>, Error> {
-        let mut list = Vec::new();
-        for entry in self.counters.iter() {
-            let (key, cpus) = entry.map_err(|e| failed("counters", e))?;
-            let mut counters = Counters::default();
-            cpus.iter().for_each(|cpu| counters.add(cpu));
-            let direction = Direction::from_raw(key.direction as u8);
-            list.push(ScopeStats {
-                scope: key.scope,
-                direction,
-                counters,
-            });
-        }
-        list.sort_by_key(|s| (s.scope, s.direction));
-        Ok(list)
+        self.scopes.stats()
     }
 
     /// What was measured of TCP connections since the datapath is there, or since the history was pushed out by another.
@@ -530,6 +499,14 @@ impl Datapath {
     /// When the map cannot be read.
     pub fn histograms(&self) -> Result<Vec<ConnectionHistograms>, Error> {
         self.histograms.read()
+    }
+
+    /// The copies that went to guests, by guest.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn mirrored(&self) -> Result<Vec<MirrorStats>, Error> {
+        mirror::stats(&self.mirrors)
     }
 
     fn capacity(&self, map: &str) -> u32 {

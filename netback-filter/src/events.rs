@@ -7,7 +7,8 @@ use aya::maps::{MapData, PerfEventArray, RingBuf};
 
 use crate::error::Error;
 use crate::flows::FlowRecord;
-use crate::layout::{self, RawEvent};
+use crate::held::HeldFrame;
+use crate::layout::{self, EVENT_HELD, KIND, RawEvent};
 use crate::perf::PerfReader;
 use crate::types::Direction;
 
@@ -33,6 +34,8 @@ pub struct Event {
     pub direction: Direction,
     /// False: the scope only monitors, and a refused packet passed.
     pub enforced: bool,
+    /// That packet was in a VLAN, which [`crate::FlowKey::vlan`] need not tell.
+    pub tagged: bool,
     /// The flow at that time. Of a refused one only the verdict is filled in.
     pub flow: FlowRecord,
     /// MAC address that the packet came from; `None` where there was none.
@@ -54,10 +57,38 @@ impl Event {
             ns: raw.ns,
             direction: Direction::from_raw(raw.direction),
             enforced: raw.enforced != 0,
+            tagged: raw.tagged != 0,
             flow: FlowRecord::from_raw(&raw.key, &raw.value, raw.backend.end()),
             sender: (raw.sender != [0; 6]).then_some(raw.sender),
             sequence: raw.value.next_seq[0],
         })
+    }
+}
+
+/// What a vif tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// Something happened.
+    Event(Event),
+    /// A frame is to be held. It comes before the event that its flow is refused, if that is to be reported.
+    Held(HeldFrame),
+}
+
+impl Report {
+    /// `None` for what is cut short, or a newer layout may hold.
+    pub(crate) fn from_record(record: &[u8]) -> Option<Self> {
+        if record.get(KIND) == Some(&EVENT_HELD) {
+            return HeldFrame::from_record(record).map(Self::Held);
+        }
+        Event::from_raw(&layout::read(record)?).map(Self::Event)
+    }
+
+    /// When, CLOCK_MONOTONIC in nanoseconds.
+    pub(crate) fn ns(&self) -> u64 {
+        match self {
+            Self::Event(event) => event.ns,
+            Self::Held(frame) => frame.ns,
+        }
     }
 }
 
@@ -76,6 +107,8 @@ pub enum EventChannel {
 /// The events, oldest first; of buffers, the oldest first of those that are there. The descriptor becomes readable when there
 /// is one: poll it, then iterate until `None`, which means "none now". When they are read too slowly, events are lost (and
 /// counted), never packets.
+///
+/// As an iterator it drops held frames; who holds them asks for [`Events::report`].
 pub struct Events(Source);
 
 enum Source {
@@ -107,16 +140,27 @@ impl AsFd for Events {
     }
 }
 
+impl Events {
+    /// The next event or held frame; `None`: none now.
+    pub fn report(&mut self) -> Option<Report> {
+        loop {
+            let report = match &mut self.0 {
+                Source::Ring(ring) => Report::from_record(&ring.next()?),
+                Source::Cpus(reader) => Some(reader.next()?),
+            };
+            if report.is_some() {
+                return report;
+            }
+        }
+    }
+}
+
 impl Iterator for Events {
     type Item = Event;
 
     fn next(&mut self) -> Option<Event> {
         loop {
-            let raw = match &mut self.0 {
-                Source::Ring(ring) => layout::read::<RawEvent>(&ring.next()?),
-                Source::Cpus(reader) => Some(reader.next()?),
-            };
-            if let Some(event) = raw.as_ref().and_then(Event::from_raw) {
+            if let Report::Event(event) = self.report()? {
                 return Some(event);
             }
         }

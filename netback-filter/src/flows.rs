@@ -4,10 +4,12 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::error::Error;
-use crate::layout::{RawChoice, RawEndpoint, RawFlowKey, RawFlowValue, SEEN_FIN, SEEN_RST, SEEN_SYN};
+use crate::layout::{RawChoice, RawEndpoint, RawFlowKey, RawFlowValue, SCOPES, SEEN_FIN, SEEN_RST, SEEN_SYN};
 use crate::serve::Target;
 use crate::sys::{Position, Table, monotonic_ns};
 use crate::types::{DecidedBy, FlowKey, Verdict};
@@ -23,6 +25,35 @@ pub(crate) struct FlowTables {
     pub choices: Table<RawFlowKey, RawChoice>,
     pub redirects: Table<RawFlowKey, RawEndpoint>,
     pub returns: Table<RawFlowKey, RawEndpoint>,
+    pub with_verdicts: ScopesWithVerdicts,
+}
+
+/// The scopes whose packets look for verdicts. Those that share a cell do so together, and none ceases to.
+#[derive(Clone)]
+pub(crate) struct ScopesWithVerdicts {
+    table: Table<u32, u32>,
+    /// The cells that this process has written.
+    written: Arc<[AtomicBool]>,
+}
+
+impl ScopesWithVerdicts {
+    pub(crate) fn new(table: Table<u32, u32>) -> Self {
+        Self {
+            table,
+            written: (0..SCOPES).map(|_| AtomicBool::new(false)).collect(),
+        }
+    }
+
+    /// To be done before a verdict is written: no packet that comes after that may miss it. One system call, a scope's first time.
+    fn add(&self, scope: u32) -> io::Result<()> {
+        let cell = scope % SCOPES;
+        let written = &self.written[cell as usize];
+        if !written.load(Ordering::Acquire) {
+            self.table.set(&cell, &1)?;
+            written.store(true, Ordering::Release);
+        }
+        Ok(())
+    }
 }
 
 impl FlowTables {
@@ -55,16 +86,17 @@ impl FlowWriter {
 
     /// The verdict on a flow that is about to begin: whatever was counted under the same key starts from 0.
     ///
-    /// One system call of some microseconds; no lock, no allocation. The entry is exchanged as a whole, so a packet
-    /// sees the old verdict or the new one. A packet that is being counted into the old entry meanwhile is lost to the
-    /// counts, or lands in the flow that gets the freed entry next: the counts of that flow are then one packet off.
+    /// One system call of some microseconds, two for the first verdict of a scope; no lock, no allocation. The entry is exchanged
+    /// as a whole, so a packet sees the old verdict or the new one. A packet that is being counted into the old entry meanwhile is
+    /// lost to the counts, or lands in the flow that gets the freed entry next: the counts of that flow are then one packet off.
     ///
     /// # Errors
     /// What the kernel says; the flow is then decided by the rules.
     pub fn set(&self, key: &FlowKey, verdict: Verdict) -> io::Result<()> {
         let mut value = RawFlowValue::default();
         verdict.write(&mut value, DecidedBy::Userspace);
-        self.tables.verdicts.set(&key.raw(), &value)
+        self.tables.with_verdicts.add(key.scope)?;
+        self.tables.verdicts.set(&key.raw_in_any_vlan(), &value)
     }
 
     /// Another verdict on a flow that is under way, decided here or by the rules: its counts and its TCP state go
@@ -73,11 +105,12 @@ impl FlowWriter {
     /// # Errors
     /// What the kernel says; the earlier verdict then stands.
     pub fn revise(&self, key: &FlowKey, verdict: Verdict) -> io::Result<()> {
-        let raw = key.raw();
+        let any = key.raw_in_any_vlan();
         let mut value = self.value(key)?.unwrap_or_default();
         verdict.write(&mut value, DecidedBy::Userspace);
         value.told = 0;
-        self.tables.verdicts.set(&raw, &value)
+        self.tables.with_verdicts.add(key.scope)?;
+        self.tables.verdicts.set(&any, &value)
     }
 
     /// The verdict on a flow that began under the rules, now that it is known whose it is; its counts and its TCP state go
@@ -137,10 +170,9 @@ impl FlowWriter {
 
     /// What the programs have of a flow.
     pub(crate) fn value(&self, key: &FlowKey) -> io::Result<Option<RawFlowValue>> {
-        let raw = key.raw();
-        match self.tables.verdicts.get(&raw)? {
+        match self.tables.verdicts.get(&key.raw_in_any_vlan())? {
             Some(value) => Ok(Some(value)),
-            None => self.tables.flows.get(&raw),
+            None => self.tables.flows.get(&key.raw()),
         }
     }
 
@@ -152,7 +184,7 @@ impl FlowWriter {
     pub fn remove(&self, key: &FlowKey) -> io::Result<bool> {
         let raw = key.raw();
         self.tables.choices.remove(&raw)?;
-        let verdict = self.tables.verdicts.remove(&raw)?;
+        let verdict = self.tables.verdicts.remove(&key.raw_in_any_vlan())?;
         Ok(self.tables.flows.remove(&raw)? || verdict)
     }
 }
@@ -174,7 +206,7 @@ pub struct FlowRecord {
     pub bytes: [u64; 2],
     /// When its first packet was seen, CLOCK_MONOTONIC in nanoseconds; 0: none yet.
     pub first_ns: u64,
-    /// When its last packet was seen.
+    /// When its last packet was seen, or up to a tick of the kernel (1 to 10 ms) before; never before `first_ns`.
     pub last_ns: u64,
     /// Both ends sent TCP's SYN: the connection came about.
     pub established: bool,

@@ -38,6 +38,13 @@ impl Histogram {
         }
     }
 
+    fn merge(&mut self, other: &Self) {
+        self.sum += other.sum;
+        for (count, other) in self.counts.iter_mut().zip(&other.counts) {
+            *count += other;
+        }
+    }
+
     /// How many values there are.
     pub fn total(&self) -> u64 {
         self.counts.iter().sum()
@@ -82,7 +89,7 @@ pub struct ConnectionHistograms {
     /// Microseconds from SYN to SYN-ACK, both as they passed the vif; one value a connection.
     pub setup_us: Histogram,
     /// Microseconds from data from and to the guest to its ACK, as they passed the vif; of each connection at most about one
-    /// value a millisecond.
+    /// value a tick of the kernel, of 1 to 10 ms.
     pub rtt_us: [Histogram; 2],
     /// Segments from and to the guest that had passed before; one value a connection that ended.
     pub retransmissions: [Histogram; 2],
@@ -91,6 +98,16 @@ pub struct ConnectionHistograms {
 }
 
 impl ConnectionHistograms {
+    /// Takes in what was measured of others.
+    pub fn merge(&mut self, other: &Self) {
+        self.setup_us.merge(&other.setup_us);
+        for side in 0..2 {
+            self.rtt_us[side].merge(&other.rtt_us[side]);
+            self.retransmissions[side].merge(&other.retransmissions[side]);
+            self.zero_windows[side].merge(&other.zero_windows[side]);
+        }
+    }
+
     fn new(key: &RawHistogramKey, cpus: &[RawHistograms]) -> Self {
         let pair = || [Histogram::new(), Histogram::new()];
         let mut all = Self {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-only
-//! Packets of our own on the wire: towards a guest by its vif, towards others as if its guest had sent them.
+//! Frames of our own making: towards a guest by its vif, with a mark that tells the programs there what they are, or towards
+//! others as if its guest had sent them.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -7,23 +8,21 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use crate::netlink::{NLM_F_ACK, Netlink, attribute, u32_at};
 
-/// `ANSWER_MARK` of bpf/answer.h: the other program on the vif lets it through.
-const ANSWER_MARK: libc::c_int = 0x786d_5253;
+/// `ANSWER_MARK` of bpf/answer.h: the programs on a vif let it through.
+pub(crate) const ANSWER_MARK: u32 = 0x786d_5253;
 /// A locally administered MAC address; nobody answers to it.
 pub(crate) const SENDER: [u8; 6] = [0x02, 0x78, 0x6d, 0x65, 0x73, 0x68];
 const HOPS: u8 = 64;
 
-/// Puts whole frames on interfaces.
-pub(crate) struct Injector {
-    socket: OwnedFd,
-}
+/// A packet socket that only sends, in the network namespace of the thread that opened it.
+pub(crate) struct Injector(OwnedFd);
 
 impl Injector {
-    /// Opens a packet socket in the network namespace of the calling thread.
+    /// `mark`: what `skb->mark` is at the vif's egress. No guest can set one.
     ///
     /// # Errors
     /// What the kernel says; it asks for CAP_NET_RAW and CAP_NET_ADMIN.
-    pub(crate) fn open() -> io::Result<Injector> {
+    pub(crate) fn open(mark: u32) -> io::Result<Injector> {
         // Protocol 0: it receives nothing.
         // SAFETY: takes numbers only.
         let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
@@ -32,7 +31,6 @@ impl Injector {
         }
         // SAFETY: the kernel just gave it, and nobody else has it.
         let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-        let mark = ANSWER_MARK;
         // SAFETY: the pointer is to an int of the length given, which the call only reads.
         let marked = unsafe {
             libc::setsockopt(
@@ -40,16 +38,19 @@ impl Injector {
                 libc::SOL_SOCKET,
                 libc::SO_MARK,
                 (&raw const mark).cast(),
-                size_of::<libc::c_int>() as libc::socklen_t,
+                size_of_val(&mark) as libc::socklen_t,
             )
         };
         if marked < 0 {
             return Err(io::Error::last_os_error());
         }
-        Ok(Injector { socket })
+        Ok(Injector(socket))
     }
 
-    /// Sends a frame out of an interface, past our programs there.
+    /// Puts a frame on the egress of an interface. Never waits.
+    ///
+    /// # Errors
+    /// What the kernel says: the interface is gone or down, or its queue is full.
     pub(crate) fn send(&self, ifindex: u32, frame: &[u8]) -> io::Result<()> {
         // SAFETY: an all-zero sockaddr_ll is a valid one.
         let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
@@ -58,7 +59,7 @@ impl Injector {
         // SAFETY: both pointers are to memory of the sizes given, which the call only reads.
         let sent = unsafe {
             libc::sendto(
-                self.socket.as_raw_fd(),
+                self.0.as_raw_fd(),
                 frame.as_ptr().cast(),
                 frame.len(),
                 libc::MSG_DONTWAIT,
@@ -122,12 +123,17 @@ pub(crate) fn put(bytes: &mut [u8], at: usize, value: u16) {
     }
 }
 
-/// RFC 1071, over parts of even length.
+/// RFC 1071, over parts of even length; only the last may be of odd.
 pub(crate) fn checksum(parts: &[&[u8]]) -> u16 {
-    let pairs = parts.iter().flat_map(|part| part.chunks_exact(2));
-    let mut sum: u32 = pairs
-        .map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]))
-        .sum();
+    let mut sum = 0_u32;
+    for part in parts {
+        let (pairs, rest) = part.as_chunks::<2>();
+        sum += pairs
+            .iter()
+            .map(|pair| u32::from(u16::from_be_bytes(*pair)))
+            .sum::<u32>();
+        sum += rest.first().map_or(0, |last| u32::from(*last) << 8);
+    }
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }

@@ -13,6 +13,7 @@ pub(crate) const CONTROL_GENERATION: u32 = 1;
 pub(crate) const CONTROL_LAYOUT: u32 = 3;
 pub(crate) const CONTROL_SERVICES: u32 = 4;
 
+pub(crate) const SCOPES: u32 = 4096;
 pub(crate) const SERVICES: u32 = 256;
 pub(crate) const BACKENDS: u32 = 4096;
 pub(crate) const SPREAD_CELLS: usize = 4096;
@@ -23,9 +24,15 @@ pub(crate) const SCOPE_PASS_DHCP: u8 = 0x02;
 pub(crate) const SCOPE_LOCK_MAC: u8 = 0x04;
 pub(crate) const SCOPE_LOCK_ADDRESS: u8 = 0x08;
 
+pub(crate) const VLAN_VID_BITS: u32 = 12;
+pub(crate) const TAGGED_JUDGE: u8 = 2;
+
+pub(crate) const SHARE_ALL: u16 = 10_000;
+
 pub(crate) const CLASS_ANY: u32 = u32::MAX;
 pub(crate) const PROTO_ANY: u8 = 0;
 pub(crate) const PORT_ANY: u16 = 0;
+pub(crate) const PORT_OF_PROTO_0: u16 = 1;
 
 pub(crate) const SHAPE_MAJOR: u32 = 0x786d;
 pub(crate) const SHAPE_DEFAULT: u16 = 0x0010;
@@ -61,10 +68,10 @@ pub(crate) fn socket_address(address: RawAddress, port: u16) -> SocketAddr {
 pub(crate) struct RawFlowKey {
     pub scope: u32,
     pub proto: u8,
-    pub pad0: u8,
+    pub vlan_high: u8,
     pub local_port: u16,
     pub remote_port: u16,
-    pub pad1: u16,
+    pub vlan: u16,
     pub local: RawAddress,
     pub remote: RawAddress,
 }
@@ -98,6 +105,9 @@ pub(crate) struct RawFlowValue {
     pub class: u16,
     pub peer_class: u32,
     pub rtt_tick: [u16; 2],
+    pub mirror: u16,
+    pub share: u16,
+    pub pad: u32,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -107,6 +117,7 @@ pub(crate) struct RawVif {
     pub mac: [u8; 6],
     pub shaped: u8,
     pub moving: u8,
+    pub slot: u32,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -114,10 +125,13 @@ pub(crate) struct RawVif {
 pub(crate) struct RawScope {
     pub default_action: [u8; 2],
     pub default_refuse: [u8; 2],
-    pub unjudged: u8,
+    pub foreign: u8,
     pub flags: u8,
-    pub pad: u16,
+    pub other: u8,
+    pub tagged: u8,
     pub adopt_until_ns: u64,
+    pub scope: u32,
+    pub in_use: u32,
 }
 
 /// `struct peer_key` without its leading prefix length, which the trie's own key type carries.
@@ -147,7 +161,19 @@ pub(crate) struct RawRule {
     pub refuse: u8,
     pub class: u16,
     pub dscp: u8,
-    pub pad: [u8; 3],
+    pub pad: u8,
+    pub mirror: u16,
+    pub share: u16,
+    pub pad1: u16,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(crate) struct RawMirror {
+    pub ifindex: u32,
+    pub pad: u32,
+    pub packets: u64,
+    pub bytes: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -155,13 +181,6 @@ pub(crate) struct RawRule {
 pub(crate) struct RawSource {
     pub scope: u32,
     pub address: RawAddress,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[repr(C)]
-pub(crate) struct RawCounterKey {
-    pub scope: u32,
-    pub direction: u32,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -181,6 +200,9 @@ pub(crate) struct RawCounters {
     pub forged: u64,
     pub unserved: u64,
     pub unrouted: u64,
+    pub held: u64,
+    pub released: u64,
+    pub unheld: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -254,12 +276,38 @@ pub(crate) struct RawEvent {
     pub kind: u8,
     pub direction: u8,
     pub enforced: u8,
-    pub pad: u8,
+    pub tagged: u8,
     pub key: RawFlowKey,
     pub value: RawFlowValue,
     pub backend: RawEndpoint,
     pub sender: [u8; 6],
     pub pad1: [u8; 2],
+}
+
+pub(crate) const EVENT_HELD: u8 = 4;
+/// Offset of `kind` in a record, of whichever struct it is.
+pub(crate) const KIND: usize = std::mem::offset_of!(RawEvent, kind);
+
+/// `struct held` without its frame, which follows.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(crate) struct RawHeld {
+    pub ns: u64,
+    pub kind: u8,
+    pub direction: u8,
+    pub length: u16,
+    pub ifindex: u32,
+    pub key: RawFlowKey,
+    pub l4: u16,
+    pub l3_end: u16,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(crate) struct RawHoldWindow {
+    pub since_ns: u64,
+    pub frames: u32,
+    pub pad: u32,
 }
 
 pub(crate) const INTERVALS: usize = 32;
@@ -303,22 +351,24 @@ macro_rules! mirrors {
 
 mirrors! {
     RawFlowKey => 44,
-    RawFlowValue => 144,
-    RawVif => 12,
-    RawScope => 16,
+    RawFlowValue => 152,
+    RawVif => 16,
+    RawScope => 24,
     RawPeer => 20,
     RawRuleKey => 16,
-    RawRule => 12,
+    RawRule => 16,
+    RawMirror => 24,
     RawSource => 20,
-    RawCounterKey => 8,
-    RawCounters => 112,
+    RawCounters => 136,
     RawServiceKey => 24,
     RawService => 8,
     RawSpread => 8192,
     RawEndpoint => 24,
     RawChoice => 32,
     RawDead => 20,
-    RawEvent => 232,
+    RawEvent => 240,
+    RawHeld => 64,
+    RawHoldWindow => 16,
     RawHistogramKey => 20,
     RawHistograms => 952,
 }
@@ -356,7 +406,7 @@ mod tests {
 
     #[test]
     fn short_bytes_are_no_event() {
-        assert!(read::<RawEvent>(&[0; 231]).is_none());
-        assert!(read::<RawEvent>(&[0; 232]).is_some());
+        assert!(read::<RawEvent>(&[0; 239]).is_none());
+        assert!(read::<RawEvent>(&[0; 240]).is_some());
     }
 }

@@ -12,8 +12,9 @@
 //! # How a packet is decided
 //!
 //! 1. Malformed or truncated headers: dropped. ARP, IPv6 neighbour discovery and multicast listener messages pass.
-//!    A later fragment passes when its first fragment did; frames with a VLAN tag, of an unknown L3 protocol or to
-//!    another MAC than the guest's go by [`ScopeConfig::unjudged`].
+//!    A later fragment passes when its first fragment did; frames of an unknown L3 protocol or to
+//!    another MAC than the guest's go by [`ScopeConfig`], and so do tagged ones, unless they are judged by what is behind their
+//!    tags ([`Tagged`]).
 //! 2. A verdict of userspace on exactly this flow.
 //! 3. The entry of a flow that the rules allowed earlier, in either direction. When the rules were exchanged
 //!    since, they are asked again first.
@@ -24,15 +25,20 @@
 //! [`Target`] that userspace chose for one flow. All the above is about the flow as the guest has it; its packets are
 //! translated on their way through this vif, both ways, and the backend's own vif sees a flow from the guest to it.
 //!
+//! A rule may have a packet held that it denies ([`Refuse::Hold`]): userspace gets the frame, and may let it go once it has
+//! written a verdict ([`Release`]).
+//!
 //! Sequence numbers are not followed: what a stranger can inject into an allowed connection is what TCP itself lets
 //! through.
 //!
 //! A verdict or rule also says how the flow's packets are treated where they pass: a [`Mark`] has a DSCP, which is written into them,
 //! and a [`Class`], which says how they share the bandwidth of a vif that is shaped ([`Datapath::shape`]).
 //!
+//! It may also name a guest that gets copies of a share of such flows: a [`Mirror`].
+//!
 //! # Kernels
 //!
-//! The programs have some 7,500 instructions, for which the verifier follows about 100,000: so Linux 5.2 is the oldest that
+//! The programs have some 9,500 instructions, for which the verifier follows about 140,000: so Linux 5.2 is the oldest that
 //! takes them (older ones stop at 4096). Below 5.8 events come by one buffer a CPU ([`EventChannel`]), below 5.6 tables are
 //! read entry by entry, below 6.6 there is no TCX. `cargo test -p netback-filter --test events` prints the counts; what was
 //! loaded on which kernel is what was tested, the rest is by the kernels' documentation.
@@ -47,10 +53,12 @@ mod datapath;
 mod error;
 mod events;
 mod flows;
+mod held;
 mod histograms;
 mod inject;
 mod layout;
 mod link;
+mod mirror;
 mod netlink;
 mod perf;
 mod pins;
@@ -59,6 +67,7 @@ mod prohibited;
 mod publish;
 mod revoke;
 mod rules;
+mod scopes;
 mod serve;
 mod services;
 mod shape;
@@ -71,9 +80,11 @@ mod types;
 pub use attach::{Attach, Hooks};
 pub use datapath::{AttachedVif, Config, Datapath, Opened};
 pub use error::Error;
-pub use events::{Event, EventChannel, EventKind, Events};
+pub use events::{Event, EventChannel, EventKind, Events, Report};
 pub use flows::{FlowRecord, FlowWriter, Flows};
+pub use held::{HeldFrame, Release};
 pub use histograms::{ConnectionHistograms, Histogram};
+pub use mirror::{Mirror, MirrorStats, Share};
 pub use prohibited::Prohibited;
 pub use revoke::Revoker;
 pub use rules::{Peer, PeerMatch, Rule, RuleError, RuleSet};
@@ -84,5 +95,5 @@ pub use shape::{
 };
 pub use types::{
     Action, AdoptEstablished, Counters, DecidedBy, Direction, FlowKey, Lock, Protocol, Refuse, ScopeConfig,
-    ScopeStats, Verdict, VifConfig,
+    ScopeStats, Tagged, Verdict, VifConfig, Vlan,
 };

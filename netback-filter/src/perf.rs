@@ -10,7 +10,7 @@ use aya::maps::{MapData, PerfEventArray};
 use aya::util::online_cpus;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 
-use crate::layout::{self, RawEvent};
+use crate::events::Report;
 
 /// The smallest page that Linux has: where they are larger, so are the buffers.
 const PAGE: usize = 4096;
@@ -19,7 +19,7 @@ const PAGE: usize = 4096;
 pub(crate) struct PerfReader {
     buffers: Vec<PerfEventArrayBuffer<MapData>>,
     epoll: Epoll,
-    ready: VecDeque<RawEvent>,
+    ready: VecDeque<Report>,
 }
 
 impl PerfReader {
@@ -44,13 +44,14 @@ impl PerfReader {
     }
 
     /// The next one; `None`: none now.
-    pub(crate) fn next(&mut self) -> Option<RawEvent> {
+    pub(crate) fn next(&mut self) -> Option<Report> {
         if self.ready.is_empty() {
             let mut found = Vec::new();
             for buffer in &mut self.buffers {
                 buffer.for_each(|event| found.extend(read(&event)));
             }
-            found.sort_by_key(|event: &RawEvent| event.ns);
+            // Stable: a frame comes before the report that it is of.
+            found.sort_by_key(Report::ns);
             self.ready = found.into();
         }
         self.ready.pop_front()
@@ -64,10 +65,10 @@ impl AsFd for PerfReader {
 }
 
 /// `None` for a word of the kernel on lost ones: the programs count those themselves.
-fn read(event: &PerfEvent<'_>) -> Option<RawEvent> {
+fn read(event: &PerfEvent<'_>) -> Option<Report> {
     match event {
-        PerfEvent::Sample { head, tail: [] } => layout::read(head),
-        PerfEvent::Sample { head, tail } => layout::read(&[*head, *tail].concat()),
+        PerfEvent::Sample { head, tail: [] } => Report::from_record(head),
+        PerfEvent::Sample { head, tail } => Report::from_record(&[*head, *tail].concat()),
         PerfEvent::Lost { .. } => None,
     }
 }

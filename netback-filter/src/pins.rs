@@ -13,17 +13,20 @@ use crate::error::Error;
 use crate::layout::{CONTROL_LAYOUT, LAYOUT_VERSION};
 
 /// Every map of the object, all of them pinned.
-pub(crate) const MAPS: [&str; 20] = [
+pub(crate) const MAPS: [&str; 23] = [
     "vifs",
     "scopes",
     "sources",
+    "mirrors",
     "control",
     "peers",
     "rules",
+    "with_verdicts",
     "verdicts",
     "flows",
     "fragments",
     "refusals",
+    "holds",
     "services",
     "spreads",
     "backends",

@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 
 use crate::datapath::AttachedVif;
 use crate::events::{Event, EventKind};
-use crate::inject::{Injector, SENDER, checksum, ethernet, header4, header6, master, pseudo6, put};
+use crate::inject::{
+    ANSWER_MARK, Injector, SENDER, checksum, ethernet, header4, header6, master, pseudo6, put,
+};
 use crate::services::is_station;
 use crate::types::{Action, Direction, FlowKey, Protocol, Refuse};
 
@@ -34,7 +36,7 @@ impl Prohibited {
     /// What the kernel says; it asks for CAP_NET_RAW and CAP_NET_ADMIN.
     pub fn open() -> io::Result<Prohibited> {
         Ok(Prohibited {
-            injector: Injector::open()?,
+            injector: Injector::open(ANSWER_MARK)?,
             second: Instant::now(),
             sent: 0,
         })
@@ -45,19 +47,20 @@ impl Prohibited {
     /// them.
     ///
     /// # Errors
-    /// What the kernel says; the client is then left to its time-outs.
+    /// What the kernel says where no interface took it; the client is then left to its time-outs.
     pub fn answer(&mut self, event: &Event, vifs: &[AttachedVif]) -> io::Result<bool> {
         if !is_answered(event) {
             return Ok(false);
         }
         let key = &event.flow.key;
         let mut sent = false;
+        let mut failed = None;
         for vif in vifs.iter().filter(|vif| vif.config.scope == key.scope) {
             let Some(mac) = vif.config.mac else {
                 continue;
             };
             let (frame, out) = match event.direction {
-                Direction::FromGuest => (frame(key, event.sequence, mac, SENDER), Some(vif.ifindex)),
+                Direction::FromGuest => (frame(key, event.sequence, mac, SENDER), Ok(Some(vif.ifindex))),
                 Direction::ToGuest => {
                     let refused = FlowKey {
                         local: key.remote,
@@ -66,23 +69,33 @@ impl Prohibited {
                     };
                     let asker = event.sender.filter(|asker| is_station(*asker));
                     let frame = asker.and_then(|asker| frame(&refused, event.sequence, asker, mac));
-                    (frame, master(vif.ifindex)?)
+                    (frame, master(vif.ifindex))
                 }
             };
+            // An emulated NIC that is down or gone keeps the answer from no other.
+            let out = out.unwrap_or_else(|e| {
+                failed = Some(e);
+                None
+            });
             let (Some(frame), Some(out)) = (frame, out) else {
                 continue;
             };
             if !self.may_send() {
                 return Ok(false);
             }
-            self.injector.send(out, &frame)?;
-            sent = true;
-            if event.direction == Direction::ToGuest {
+            match self.injector.send(out, &frame) {
+                Ok(()) => sent = true,
+                Err(e) => failed = Some(e),
+            }
+            if sent && event.direction == Direction::ToGuest {
                 // By which of the guest's vifs it came is not told; one answer is enough.
                 break;
             }
         }
-        Ok(sent)
+        match failed {
+            Some(e) if !sent => Err(e),
+            _ => Ok(sent),
+        }
     }
 
     fn may_send(&mut self) -> bool {
@@ -100,11 +113,13 @@ fn is_answered(event: &Event) -> bool {
     let answered = match event.flow.verdict.action {
         Action::Deny(Refuse::Prohibited) => true,
         Action::Deny(Refuse::Reset) => protocol != Protocol::TCP && event.direction == Direction::FromGuest,
-        Action::Allow | Action::Deny(Refuse::Drop) => false,
+        Action::Allow | Action::Deny(Refuse::Drop | Refuse::Hold) => false,
     };
     answered
         && event.kind == EventKind::Refused
         && event.enforced
+        // It would have to bear the tag.
+        && !event.tagged
         && ![Protocol::ICMP, Protocol::ICMPV6].contains(&protocol)
 }
 
@@ -175,6 +190,7 @@ fn v6(key: &FlowKey, quoted: [u8; 20], local: Ipv6Addr, remote: Ipv6Addr) -> Vec
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::Vlan;
 
     const GUEST: [u8; 6] = [0, 0x16, 0x3e, 0, 0, 1];
 
@@ -184,6 +200,7 @@ mod tests {
             protocol: Protocol::UDP,
             local: local.parse().unwrap(),
             remote: remote.parse().unwrap(),
+            vlan: Vlan::NONE,
         }
     }
 

@@ -6,14 +6,15 @@
 //! with its ACK (RFC 9293, 3.10.7.4). That ACK is refused at the vif like any segment. So both ends get a RST with the sequence
 //! number that they expect, by the addresses that they know, be the flow redirected or not; and a connection that is
 //! allowed, or is so again meanwhile, notices nothing. Where nothing is known of the guest's sequence numbers a SYN is sent in its
-//! place, to which the answer is an ACK whatever its number (RFC 5961, 4).
+//! place, to which the answer is an ACK whatever its number (RFC 5961, 4). The segment has no tag, whatever VLAN the connection is
+//! in: a socket does not tell it. By which interface it answers is the guest's own choice.
 
 use std::io;
 use std::net::IpAddr;
 
 use crate::datapath::AttachedVif;
 use crate::flows::FlowWriter;
-use crate::inject::{Injector, SENDER, checksum, ethernet, header4, header6, pseudo6, put};
+use crate::inject::{ANSWER_MARK, Injector, SENDER, checksum, ethernet, header4, header6, pseudo6, put};
 use crate::layout::{RawFlowValue, SEEN_ACK, SEEN_DATA, SEEN_FIN, SEEN_RST, SEEN_SYN};
 use crate::types::{FlowKey, Protocol};
 
@@ -35,7 +36,7 @@ impl Revoker {
     /// What the kernel says; it asks for CAP_NET_RAW and CAP_NET_ADMIN.
     pub fn open(flows: FlowWriter) -> io::Result<Revoker> {
         Ok(Revoker {
-            injector: Injector::open()?,
+            injector: Injector::open(ANSWER_MARK)?,
             flows,
         })
     }
@@ -45,7 +46,7 @@ impl Revoker {
     /// whether one was sent; it goes to those of `vifs` that are the guest's and whose MAC address is known.
     ///
     /// # Errors
-    /// What the kernel says; the connection then ends when one of its ends speaks.
+    /// What the kernel says where no vif took it; the connection then ends when one of its ends speaks.
     pub fn revoke(&self, key: &FlowKey, vifs: &[AttachedVif]) -> io::Result<bool> {
         if key.protocol != Protocol::TCP {
             return Ok(false);
@@ -55,14 +56,24 @@ impl Revoker {
         };
         let ethertype = if key.local.is_ipv4() { 0x0800 } else { 0x86dd };
         let mut sent = false;
+        let mut failed = None;
         for vif in vifs.iter().filter(|vif| vif.config.scope == key.scope) {
-            if let Some(mac) = vif.config.mac {
-                self.injector
-                    .send(vif.ifindex, &ethernet(mac, SENDER, ethertype, &packet))?;
-                sent = true;
+            let Some(mac) = vif.config.mac else {
+                continue;
+            };
+            // As in `Prohibited`: one that is down keeps it from no other.
+            match self
+                .injector
+                .send(vif.ifindex, &ethernet(mac, SENDER, ethertype, &packet))
+            {
+                Ok(()) => sent = true,
+                Err(e) => failed = Some(e),
             }
         }
-        Ok(sent)
+        match failed {
+            Some(e) if !sent => Err(e),
+            _ => Ok(sent),
+        }
     }
 }
 
@@ -125,6 +136,7 @@ mod tests {
             protocol: Protocol::TCP,
             local: "10.0.0.1:5000".parse().unwrap(),
             remote: "10.0.0.2:80".parse().unwrap(),
+            vlan: crate::Vlan::NONE,
         };
         let seen = |from, to| RawFlowValue {
             seen: [from, to],

@@ -5,8 +5,10 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::layout::{
-    CLASS_ANY, PORT_ANY, PROTO_ANY, RawAddress, RawPeer, RawRule, RawRuleKey, be16, raw_address,
+    CLASS_ANY, PORT_ANY, PORT_OF_PROTO_0, PROTO_ANY, RawAddress, RawPeer, RawRule, RawRuleKey, be16,
+    raw_address,
 };
+use crate::mirror::Mirror;
 use crate::shape::Mark;
 use crate::types::{Action, Direction, Protocol};
 
@@ -100,7 +102,7 @@ pub enum RuleError {
     #[error("a rule has id 0, which stands for a scope's default")]
     ReservedId,
     /// The number is reserved.
-    #[error("rule {id}: protocol 0 and port 0 cannot be matched; leave them out to match any")]
+    #[error("rule {id}: port 0 cannot be matched; leave it out to match any")]
     Zero {
         /// The rule.
         id: u32,
@@ -217,7 +219,7 @@ impl Rule {
         if self.id == 0 {
             return Err(RuleError::ReservedId);
         }
-        if self.protocol == Some(Protocol(PROTO_ANY)) || self.port == Some(PORT_ANY) {
+        if self.port == Some(PORT_ANY) {
             return Err(RuleError::Zero { id: self.id });
         }
         if self.port.is_some() && !self.protocol.is_some_and(Protocol::has_ports) {
@@ -232,12 +234,16 @@ impl Rule {
         let key = RawRuleKey {
             scope: self.scope,
             peer_class,
-            port: be16(self.port.unwrap_or(PORT_ANY)),
+            port: be16(match self.protocol {
+                Some(Protocol(PROTO_ANY)) => PORT_OF_PROTO_0,
+                _ => self.port.unwrap_or(PORT_ANY),
+            }),
             proto: self.protocol.map_or(PROTO_ANY, |p| p.0),
             direction: self.direction.raw(),
             slot,
         };
         let (class, dscp) = self.mark.raw();
+        let (mirror, share) = Mirror::raw(self.mark.mirror);
         Ok((
             key,
             RawRule {
@@ -246,7 +252,9 @@ impl Rule {
                 refuse,
                 class,
                 dscp,
-                pad: [0; 3],
+                mirror,
+                share,
+                ..RawRule::default()
             },
         ))
     }
@@ -312,6 +320,20 @@ mod tests {
             ..rule(4, Some(8), Action::Allow)
         };
         assert_eq!(one(icmp), RuleError::PortWithoutProtocol { id: 4 });
+    }
+
+    #[test]
+    fn protocol_0_is_not_any_protocol() {
+        let of = |protocol, action| Rule {
+            protocol,
+            ..rule(1, None, action)
+        };
+        let rules = vec![
+            of(Some(Protocol(0)), Action::Allow),
+            of(None, Action::Deny(Refuse::Drop)),
+        ];
+        let set = RuleSet { peers: vec![], rules };
+        assert_eq!(set.tables(0).unwrap().rules.len(), 2);
     }
 
     #[test]

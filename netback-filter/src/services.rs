@@ -215,7 +215,12 @@ impl ServiceTables {
         let value = RawService {
             spread,
             affinity: service.affinity.into(),
-            refuse: service.refuse.raw(),
+            // Nothing is to be found out that would give it a backend.
+            refuse: match service.refuse {
+                Refuse::Drop | Refuse::Hold => Refuse::Drop,
+                other => other,
+            }
+            .raw(),
             ..RawService::default()
         };
         match self.services.insert(key, value) {

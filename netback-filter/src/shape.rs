@@ -20,6 +20,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::layout::{MARK_DSCP, SHAPE_DEFAULT};
+use crate::mirror::Mirror;
 
 pub use device::ClassStats;
 pub use plan::ShapeError;
@@ -169,6 +170,8 @@ pub struct Mark {
     pub class: Option<Class>,
     /// What is written into them; `None`: they keep what they have.
     pub dscp: Option<Dscp>,
+    /// Who gets copies.
+    pub mirror: Option<Mirror>,
 }
 
 impl Mark {
@@ -176,6 +179,7 @@ impl Mark {
     pub const NONE: Self = Self {
         class: None,
         dscp: None,
+        mirror: None,
     };
 
     /// `class` and `dscp` of the maps.
@@ -186,8 +190,9 @@ impl Mark {
         )
     }
 
-    pub(crate) fn from_raw(class: u16, dscp: u8) -> Self {
+    pub(crate) fn from_raw(class: u16, dscp: u8, (mirror, share): (u16, u16)) -> Self {
         Self {
+            mirror: Mirror::from_raw(mirror, share),
             class: (class != 0).then_some(Class(class)),
             dscp: (dscp & MARK_DSCP != 0).then_some(Dscp(dscp & 0x3f)),
         }
@@ -234,9 +239,10 @@ mod tests {
                 let mark = Mark {
                     class: Some(class),
                     dscp: Dscp::new(0),
+                    mirror: None,
                 };
                 let (raw, dscp) = mark.raw();
-                assert_eq!(Mark::from_raw(raw, dscp), mark);
+                assert_eq!(Mark::from_raw(raw, dscp, (0, 0)), mark);
             }
         }
         assert_eq!(Mark::NONE.raw(), (0, 0));

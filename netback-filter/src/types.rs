@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use crate::layout::{
     RawCounters, RawFlowKey, RawFlowValue, RawScope, RawVif, SCOPE_LOCK_ADDRESS, SCOPE_LOCK_MAC,
-    SCOPE_MONITOR_ONLY, SCOPE_PASS_DHCP, be16, raw_address, socket_address,
+    SCOPE_MONITOR_ONLY, SCOPE_PASS_DHCP, TAGGED_JUDGE, VLAN_VID_BITS, be16, raw_address, socket_address,
 };
+use crate::mirror::Mirror;
 use crate::shape::Mark;
 
 /// Which way a packet goes, or which end opened a flow.
@@ -44,8 +45,12 @@ pub enum Refuse {
     /// TCP with a RST, so that the client fails at once; anything else is dropped, and what a guest sent is answered by
     /// [`crate::Prohibited`] if that is given the reports. Towards the guest this needs [`VifConfig::mac`].
     Reset,
+    /// Not at all, but its first packets are given to userspace ([`crate::HeldFrame`]), which may find out what the rules do not
+    /// know, write a verdict, and let them go ([`crate::Release`]). Bounded: what is beyond, or larger than a frame of the usual
+    /// MTU, or a fragment, is dropped.
+    Hold,
     /// With ICMP's "administratively prohibited", which [`crate::Prohibited`] sends if that is given the reports: once a flow and
-    /// verdict, as it is reported. An established TCP connection, which that would not end, with a RST.
+    /// verdict, as it is reported. With a RST: an established TCP connection, which that would not end, and TCP in a VLAN.
     Prohibited,
 }
 
@@ -55,7 +60,8 @@ impl Refuse {
         match self {
             Self::Drop => 0,
             Self::Reset => 1,
-            Self::Prohibited => 2,
+            Self::Hold => 2,
+            Self::Prohibited => 3,
         }
     }
 }
@@ -82,7 +88,8 @@ impl Action {
         match (action, refuse) {
             (1, _) => Self::Allow,
             (_, 1) => Self::Deny(Refuse::Reset),
-            (_, 2) => Self::Deny(Refuse::Prohibited),
+            (_, 2) => Self::Deny(Refuse::Hold),
+            (_, 3) => Self::Deny(Refuse::Prohibited),
             _ => Self::Deny(Refuse::Drop),
         }
     }
@@ -123,6 +130,44 @@ impl fmt::Display for Protocol {
     }
 }
 
+/// The VLAN of a flow: the VIDs of its frames' tags (IEEE 802.1Q and 802.1ad), 0 for one that is not there. A tag that names a priority
+/// alone counts as none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Vlan {
+    /// Of the outer tag, or the only one; 0 to 4095.
+    pub outer: u16,
+    /// Of the inner tag.
+    pub inner: u16,
+}
+
+impl Vlan {
+    /// No tag.
+    pub const NONE: Self = Self { outer: 0, inner: 0 };
+
+    /// `vlan` and `vlan_high` of the maps.
+    fn raw(self) -> (u16, u8) {
+        let vlans = u32::from(self.outer) | u32::from(self.inner) << VLAN_VID_BITS;
+        (vlans as u16, (vlans >> 16) as u8)
+    }
+
+    fn from_raw(vlan: u16, vlan_high: u8) -> Self {
+        let vlans = u32::from(vlan) | u32::from(vlan_high) << 16;
+        Self {
+            outer: (vlans & ((1 << VLAN_VID_BITS) - 1)) as u16,
+            inner: (vlans >> VLAN_VID_BITS) as u16,
+        }
+    }
+}
+
+impl fmt::Display for Vlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self { outer, inner: 0 } => write!(f, "{outer}"),
+            Self { outer, inner } => write!(f, "{outer}.{inner}"),
+        }
+    }
+}
+
 /// One flow of one scope, seen from the guest whichever end opened it.
 ///
 /// An ICMP echo has its identifier as the port of the end that asks and 0 as the other; protocols without ports
@@ -137,10 +182,23 @@ pub struct FlowKey {
     pub local: SocketAddr,
     /// The other end.
     pub remote: SocketAddr,
+    /// Flows of different VLANs are different flows; but a verdict of [`crate::FlowWriter`] is on the flow in any VLAN, and the flow that
+    /// has one is recorded and reported without its VLAN.
+    pub vlan: Vlan,
 }
 
 impl FlowKey {
+    /// As `verdicts` have it.
+    pub(crate) fn raw_in_any_vlan(&self) -> RawFlowKey {
+        RawFlowKey {
+            vlan: 0,
+            vlan_high: 0,
+            ..self.raw()
+        }
+    }
+
     pub(crate) fn raw(&self) -> RawFlowKey {
+        let (vlan, vlan_high) = self.vlan.raw();
         RawFlowKey {
             scope: self.scope,
             proto: self.protocol.0,
@@ -148,7 +206,8 @@ impl FlowKey {
             remote_port: be16(self.remote.port()),
             local: raw_address(self.local.ip()),
             remote: raw_address(self.remote.ip()),
-            ..RawFlowKey::default()
+            vlan,
+            vlan_high,
         }
     }
 
@@ -158,6 +217,7 @@ impl FlowKey {
             protocol: Protocol(raw.proto),
             local: socket_address(raw.local, raw.local_port),
             remote: socket_address(raw.remote, raw.remote_port),
+            vlan: Vlan::from_raw(raw.vlan, raw.vlan_high),
         }
     }
 }
@@ -168,7 +228,11 @@ impl fmt::Display for FlowKey {
             f,
             "scope {} {} {} <> {}",
             self.scope, self.protocol, self.local, self.remote
-        )
+        )?;
+        match self.vlan {
+            Vlan::NONE => Ok(()),
+            vlan => write!(f, " vlan {vlan}"),
+        }
     }
 }
 
@@ -195,6 +259,7 @@ impl Verdict {
         value.rule = self.rule;
         value.generation = self.generation;
         (value.class, value.dscp) = self.mark.raw();
+        (value.mirror, value.share) = Mirror::raw(self.mark.mirror);
         value.decided_by = decided_by.raw();
         // Classes are those of one generation.
         value.peer_class = 0;
@@ -206,7 +271,7 @@ impl Verdict {
             origin: Direction::from_raw(raw.origin),
             rule: raw.rule,
             generation: raw.generation,
-            mark: Mark::from_raw(raw.class, raw.dscp),
+            mark: Mark::from_raw(raw.class, raw.dscp, (raw.mirror, raw.share)),
         }
     }
 }
@@ -262,7 +327,7 @@ pub struct VifConfig {
     /// The guest it belongs to (its domid). Several vifs may share one.
     pub scope: u32,
     /// The guest's MAC address. A bridge that does not learn (as Xen sets up vifs) floods frames to all of them: with
-    /// the address, those that are for others go by [`ScopeConfig::unjudged`] and make no flows or events here.
+    /// the address, those that are for others go by [`ScopeConfig::foreign`] and make no flows or events here.
     /// Without it they are taken for the guest's, and so nothing towards the guest is answered with a RST, which
     /// could cut another guest's connection.
     pub mac: Option<[u8; 6]>,
@@ -307,7 +372,7 @@ pub enum Lock {
     Mac,
     /// That, and the addresses of [`crate::Datapath::set_addresses`] and the link-local one that follows from the MAC,
     /// in ARP and neighbour discovery too. What only a router or a DHCP server sends is dropped, and so is what is neither
-    /// IP nor ARP, or tagged.
+    /// IP nor ARP, or tagged more than twice.
     Address,
 }
 
@@ -317,6 +382,29 @@ impl Lock {
             Self::Off => 0,
             Self::Mac => SCOPE_LOCK_MAC,
             Self::Address => SCOPE_LOCK_MAC | SCOPE_LOCK_ADDRESS,
+        }
+    }
+}
+
+/// What becomes of frames with a VLAN tag, or with two.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Tagged {
+    /// What becomes of those without: verdicts, rules and defaults hold for what is behind the tags. Services are not for
+    /// them: a flow to one is refused. What has more than two tags is dropped.
+    #[default]
+    Judge,
+    /// They pass, whatever is in them.
+    Allow,
+    /// They are dropped.
+    Deny,
+}
+
+impl Tagged {
+    fn raw(self) -> u8 {
+        match self {
+            Self::Deny => 0,
+            Self::Allow => 1,
+            Self::Judge => TAGGED_JUDGE,
         }
     }
 }
@@ -334,9 +422,12 @@ pub struct ScopeConfig {
     pub monitor_only: bool,
     /// Let the guest's DHCP and DHCPv6 pass before any rule.
     pub pass_dhcp: bool,
-    /// Whether frames pass that no rule can be about: those that are neither IP nor ARP, tagged ones, and those towards
-    /// the guest that are addressed to another MAC (see [`VifConfig::mac`]).
-    pub unjudged: bool,
+    /// Whether frames towards the guest pass that are addressed to another MAC (see [`VifConfig::mac`]).
+    pub foreign: bool,
+    /// Whether frames pass that are neither IP nor ARP.
+    pub other: bool,
+    /// What becomes of tagged frames. The lock holds for them in any case.
+    pub tagged: Tagged,
     /// What the guest may send from.
     pub lock: Lock,
 }
@@ -350,7 +441,9 @@ impl ScopeConfig {
             adopt_established: AdoptEstablished::Always,
             monitor_only: false,
             pass_dhcp: true,
-            unjudged: true,
+            foreign: true,
+            other: true,
+            tagged: Tagged::Judge,
             lock: Lock::Off,
         }
     }
@@ -364,7 +457,9 @@ impl ScopeConfig {
             adopt_established: AdoptEstablished::For(Duration::from_secs(10)),
             monitor_only: false,
             pass_dhcp: true,
-            unjudged: false,
+            foreign: false,
+            other: false,
+            tagged: Tagged::Judge,
             lock: Lock::Off,
         }
     }
@@ -376,11 +471,12 @@ impl ScopeConfig {
         RawScope {
             default_action: [from_action, to_action],
             default_refuse: [from_refuse, to_refuse],
-            unjudged: u8::from(self.unjudged),
+            foreign: u8::from(self.foreign),
+            other: u8::from(self.other),
+            tagged: self.tagged.raw(),
             flags: if self.monitor_only { SCOPE_MONITOR_ONLY } else { 0 }
                 | if self.pass_dhcp { SCOPE_PASS_DHCP } else { 0 }
                 | self.lock.raw(),
-            pad: 0,
             adopt_until_ns: match self.adopt_established {
                 AdoptEstablished::No => 0,
                 AdoptEstablished::Always => u64::MAX,
@@ -388,12 +484,13 @@ impl ScopeConfig {
                     now_ns.saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
                 }
             },
+            ..RawScope::default()
         }
     }
 }
 
-/// Packets of one scope in one direction, since the scope was set. Each is in exactly one of `passed` and `denied`
-/// (a RST made here is in neither); the other counts say why.
+/// Packets of one scope in one direction, since the scope was set. Each is in exactly one of `passed`, `denied` and `held`
+/// (a RST made here is in none); the other counts say why. One that was held and let go comes again, and is counted again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Let through. A packet is what the vif carries: up to 64 KB with segmentation offload.
@@ -406,7 +503,7 @@ pub struct Counters {
     pub resets: u64,
     /// Dropped for headers that are cut short or contradict themselves.
     pub malformed: u64,
-    /// Neither IP nor ARP, or tagged.
+    /// Neither IP nor ARP, or tagged where such frames are not judged, or tagged more than twice.
     pub unknown_l3: u64,
     /// Towards the guest, but addressed to another MAC: flooded by the bridge.
     pub foreign: u64,
@@ -425,6 +522,13 @@ pub struct Counters {
     pub unserved: u64,
     /// From the guest to the MAC address that stands for services, but of none of their flows.
     pub unrouted: u64,
+    /// Given to userspace by [`Refuse::Hold`].
+    pub held: u64,
+    /// Of those, the ones that came back. The others were dropped by userspace.
+    pub released: u64,
+    /// Of the denied, those that were to be held but could not be: too large, too many of the guest's at once, too long after
+    /// the flow's first, or the channel of events is too full.
+    pub unheld: u64,
 }
 
 impl Counters {
@@ -443,6 +547,9 @@ impl Counters {
         self.forged += cpu.forged;
         self.unserved += cpu.unserved;
         self.unrouted += cpu.unrouted;
+        self.held += cpu.held;
+        self.released += cpu.released;
+        self.unheld += cpu.unheld;
     }
 }
 

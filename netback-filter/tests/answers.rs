@@ -10,7 +10,6 @@
 mod support;
 
 use std::io::ErrorKind;
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use netback_filter::{Action, Datapath, Direction, Events, Prohibited, Protocol, Refuse, ScopeConfig};
@@ -146,13 +145,7 @@ fn a_datagram_that_is_refused_is_an_error_for_who_sent_it() {
             let event = event.take(1000).flatten().next().expect("a report");
             assert!(prohibited.answer(&event, &vifs).unwrap());
             let error = socket.recv(&mut [0; 9]).expect_err("nothing came");
-            // linux/icmp.h and linux/icmpv6.h as net/ipv4/icmp.c and net/ipv6/icmp.c turn them into errors.
-            let wanted = if guest.is_ipv4() {
-                libc::EHOSTUNREACH
-            } else {
-                libc::EACCES
-            };
-            assert_eq!(error.raw_os_error(), Some(wanted), "{error}");
+            assert_eq!(error.raw_os_error(), support::prohibited(guest), "{error}");
         }
         // A scope that drops in silence stays silent.
         let silent = ScopeConfig {
@@ -169,15 +162,6 @@ fn a_datagram_that_is_refused_is_an_error_for_who_sent_it() {
         assert_eq!(told.len(), 1);
         assert!(!prohibited.answer(&told[0], &vifs).unwrap());
     });
-}
-
-/// As net/ipv4/icmp.c and net/ipv6/icmp.c turn "administratively prohibited" into errors.
-fn prohibited(address: IpAddr) -> Option<i32> {
-    Some(if address.is_ipv4() {
-        libc::EHOSTUNREACH
-    } else {
-        libc::EACCES
-    })
 }
 
 /// Answers refusals until `stop`, as a daemon does.

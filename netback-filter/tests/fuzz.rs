@@ -16,11 +16,13 @@ use std::collections::HashSet;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use etherparse::{ArpHardwareId, EtherType, IpNumber, Ipv6ExtensionSlice, NetSlice, SlicedPacket};
+use etherparse::{
+    ArpHardwareId, EtherType, IpNumber, Ipv6ExtensionSlice, LinkExtSlice, NetSlice, SlicedPacket,
+};
 use netback_filter::{Action, Datapath, Direction, Lock, Protocol, ScopeConfig, Service, VifConfig};
 use support::frame::{
-    ACK, SYN, TCP, UDP, checksum, ethernet, ethertype_of, from_guest, from_peer, ip, l4_checksum, tcp_packet,
-    udp,
+    ACK, CTAG, STAG, SYN, TCP, UDP, checksum, ethernet, ethertype_of, from_guest, from_peer, ip, l4_checksum,
+    tagged, tcp_packet, udp,
 };
 use support::run::Program;
 use support::site::{SERVICE_MAC, SITES, VIP4, VIP6, backend, service, to_service};
@@ -105,9 +107,23 @@ fn seeds() -> Vec<Vec<u8>> {
     arp.extend(GUEST_MAC);
     arp.extend([10, 77, 0, 1, 0, 0, 0, 0, 0, 0, 10, 77, 0, 2]);
     seeds.push(ethernet(GUEST_MAC, PEER_MAC, 0x0806, &arp));
-    let tagged = [&[0, 5, 8, 0][..], &tcp_packet(GUEST4, PEER4, (5000, 80), SYN)].concat();
-    seeds.push(ethernet(GUEST_MAC, PEER_MAC, 0x8100, &tagged));
+    with_tags(&mut seeds);
     seeds
+}
+
+/// A third of the frames is tagged, as often in the one way as in the other.
+fn with_tags(seeds: &mut Vec<Vec<u8>>) {
+    let plain = seeds.clone();
+    for (number, frame) in plain.iter().enumerate() {
+        let frame = match number % 4 {
+            0 => tagged(frame, CTAG, 5),
+            1 => tagged(frame, STAG, 0x6000),
+            2 => tagged(&tagged(frame, CTAG, 7), STAG, 5),
+            _ => tagged(&tagged(&tagged(frame, CTAG, 7), CTAG, 7), STAG, 5),
+        };
+        seeds.push(frame);
+    }
+    seeds.extend(plain);
 }
 
 /// Bends a frame: bytes of interest are headers, so most changes are near its beginning.
@@ -149,11 +165,29 @@ fn bend(frame: &mut Vec<u8>, random: &mut Random) {
     }
 }
 
-/// First fragments that were let through: later ones may follow. Ends and identification.
-type Fragments = HashSet<(IpAddr, IpAddr, u32)>;
+/// VIDs from the outermost, without those that name none.
+type Vlans = Vec<u16>;
+
+/// First fragments that were let through: later ones may follow. Ends, identification and VLAN.
+type Fragments = HashSet<(IpAddr, IpAddr, u32, Vlans)>;
+
+/// The VLAN of a frame; `None` where it has other things in front of its packet, or more tags than are looked behind.
+fn vlans(packet: &SlicedPacket<'_>) -> Option<Vlans> {
+    let mut vlans = Vlans::new();
+    for extension in &packet.link_exts {
+        match extension {
+            LinkExtSlice::Vlan(tag) => vlans.push(tag.vlan_identifier().value()),
+            LinkExtSlice::Macsec(_) => return None,
+        }
+    }
+    let few = vlans.len() <= 2;
+    vlans.retain(|vid| *vid != 0);
+    few.then_some(vlans)
+}
 
 /// An IP packet as the other parser sees it.
 struct Packet<'f> {
+    vlans: Vlans,
     source: IpAddr,
     dest: IpAddr,
     proto: IpNumber,
@@ -164,12 +198,14 @@ struct Packet<'f> {
 }
 
 impl<'f> Packet<'f> {
-    fn of(net: &NetSlice<'f>) -> Option<Packet<'f>> {
-        match net {
+    fn of(sliced: &SlicedPacket<'f>) -> Option<Packet<'f>> {
+        let vlans = vlans(sliced)?;
+        match sliced.net.as_ref()? {
             NetSlice::Ipv4(v4) => {
                 let header = v4.header();
                 let offset = header.fragments_offset().value();
                 Some(Packet {
+                    vlans,
                     source: header.source_addr().into(),
                     dest: header.destination_addr().into(),
                     proto: v4.payload_ip_number(),
@@ -188,6 +224,7 @@ impl<'f> Packet<'f> {
                         _ => None,
                     });
                 Some(Packet {
+                    vlans,
                     source: v6.header().source_addr().into(),
                     dest: v6.header().destination_addr().into(),
                     proto: v6.payload().ip_number,
@@ -216,7 +253,7 @@ impl<'f> Packet<'f> {
 
     /// By the fragments that passed, or by `allowed`; a first fragment that is allowed is remembered.
     fn may_pass(&self, fragments: &mut Fragments, allowed: impl FnOnce(&Self) -> bool) -> bool {
-        let of = |id: u32| (self.source, self.dest, id);
+        let of = |id: u32| (self.source, self.dest, id, self.vlans.clone());
         match self.fragment {
             None => allowed(self),
             Some((0, id)) => {
@@ -240,7 +277,7 @@ fn may_leave(frame: &[u8], fragments: &mut Fragments) -> bool {
     let Ok(packet) = SlicedPacket::from_ethernet(frame) else {
         return false;
     };
-    if frame[6..12] != GUEST_MAC || !packet.link_exts.is_empty() {
+    if frame[6..12] != GUEST_MAC || vlans(&packet).is_none() {
         return false;
     }
     match &packet.net {
@@ -250,7 +287,7 @@ fn may_leave(frame: &[u8], fragments: &mut Fragments) -> bool {
                 && arp.sender_hw_addr() == GUEST_MAC
                 && (arp.sender_protocol_addr() == [10, 77, 0, 1] || arp.sender_protocol_addr() == [0; 4])
         }
-        Some(net) => Packet::of(net).is_some_and(|packet| packet.may_pass(fragments, is_allowed)),
+        Some(_) => Packet::of(&packet).is_some_and(|packet| packet.may_pass(fragments, is_allowed)),
         None => false,
     }
 }
@@ -362,13 +399,18 @@ fn nothing_arrives_that_was_not_asked_for() {
     World::run(|world| {
         let datapath = locked(world);
         let (leave, arrive) = (Program::latest("from_guest"), Program::latest("to_guest"));
-        let asked: HashSet<(SocketAddr, SocketAddr)> = FAMILIES
+        // Without a tag over IPv4, in a VLAN over IPv6.
+        let asked: Asked = FAMILIES
             .into_iter()
-            .map(|(guest, peer)| ((guest, 5000).into(), (peer, DNS).into()))
+            .zip([vec![], vec![5]])
+            .map(|((guest, peer), vlans)| ((guest, 5000).into(), (peer, DNS).into(), vlans))
             .collect();
-        for (guest, peer) in &asked {
+        for (guest, peer, vlans) in &asked {
             let datagram = udp(guest.ip(), peer.ip(), (guest.port(), peer.port()), b"payload");
-            let frame = from_guest(guest.ip(), &ip(guest.ip(), peer.ip(), UDP, (0, 0), &datagram));
+            let mut frame = from_guest(guest.ip(), &ip(guest.ip(), peer.ip(), UDP, (0, 0), &datagram));
+            if let [vid] = vlans[..] {
+                frame = tagged(&frame, CTAG, vid);
+            }
             assert_eq!(leave.run(&frame, 1).unwrap().action, PASS);
         }
         let mut seeds: Vec<Vec<u8>> = Vec::new();
@@ -382,6 +424,9 @@ fn nothing_arrives_that_was_not_asked_for() {
             let packet = ip(peer, guest, TCP, (7, 3), &[0; 32]);
             seeds.push(ethernet(PEER_MAC, GUEST_MAC, ethertype_of(guest), &packet));
         }
+        with_tags(&mut seeds);
+        let in_five: Vec<Vec<u8>> = seeds.iter().map(|frame| tagged(frame, CTAG, 5)).collect();
+        seeds.extend(in_five);
         let mut random = Random(0x2545_f491_4f6c_dd1d);
         let mut fragments = Fragments::new();
         let (mut ran, mut came) = (0_u64, 0_u64);
@@ -399,20 +444,23 @@ fn nothing_arrives_that_was_not_asked_for() {
             }
         }
         assert!(
-            ran > frames() / 2 && came > ran / 50 && came < ran / 2,
+            ran > frames() / 2 && came > ran / 100 && came < ran / 2,
             "{came} of {ran} passed"
         );
         assert!(counters(&datapath, Direction::ToGuest).malformed > 0);
     });
 }
 
+type Asked = HashSet<(SocketAddr, SocketAddr, Vlans)>;
+
 /// Whether a frame to the guest is an answer to one of the datagrams, or what no network can do without.
-fn may_arrive(frame: &[u8], asked: &HashSet<(SocketAddr, SocketAddr)>, fragments: &mut Fragments) -> bool {
+fn may_arrive(frame: &[u8], asked: &Asked, fragments: &mut Fragments) -> bool {
     let answers = |packet: &Packet<'_>| match packet.proto {
         IpNumber::UDP => packet.ports().is_some_and(|(from, to)| {
             asked.contains(&(
                 SocketAddr::new(packet.dest, to),
                 SocketAddr::new(packet.source, from),
+                packet.vlans.clone(),
             )) || (from, to) == (67, 68) && packet.source.is_ipv4()
                 || (from, to) == (547, 546) && packet.source.is_ipv6()
         }),
@@ -420,14 +468,16 @@ fn may_arrive(frame: &[u8], asked: &HashSet<(SocketAddr, SocketAddr)>, fragments
         _ => false,
     };
     // ARP passes whatever is in it.
-    if frame.get(12..14) == Some(&[8, 6]) {
+    let tags = frame.get(12..).unwrap_or_default().chunks(4);
+    let is_tag = |chunk: &[u8]| [&[0x81, 0][..], &[0x88, 0xa8]].contains(&&chunk[..chunk.len().min(2)]);
+    let behind = tags.take(2).take_while(|chunk| is_tag(chunk)).count() * 4 + 12;
+    if frame.get(behind..behind + 2) == Some(&[8, 6]) {
         return true;
     }
     let Ok(packet) = SlicedPacket::from_ethernet(frame) else {
         return false;
     };
-    let packet = packet.net.as_ref().and_then(Packet::of);
-    packet.is_some_and(|packet| packet.may_pass(fragments, answers))
+    Packet::of(&packet).is_some_and(|packet| packet.may_pass(fragments, answers))
 }
 
 /// Frames of the guest to a service: what passes goes to the backend as a whole and is the same in all else, and what is
@@ -459,6 +509,10 @@ fn what_is_redirected_is_translated_as_a_whole() {
             };
             let error = [&[unreachable, code, 0, 0, 0, 0, 0, 0][..], &answer].concat();
             seeds.push(to_service(guest, &ip(guest, vip, proto, (0, 0), &error)));
+            let datagram = udp(guest, vip, (5001, DNS), b"payload.");
+            let datagram = to_service(guest, &ip(guest, vip, UDP, (0, 0), &datagram));
+            seeds.push(tagged(&datagram, CTAG, 5));
+            seeds.push(tagged(&tagged(&datagram, CTAG, 0), CTAG, 0));
         }
         let datagram = udp(GUEST6, VIP6, (5000, DNS), b"payload.");
         for offset in [[0, 1], [0, 16]] {
@@ -500,7 +554,12 @@ fn what_is_redirected_is_translated_as_a_whole() {
 /// right or as wrong as before. `None`: what it is.
 fn redirected_like(frame: &[u8], out: &[u8]) -> Option<Vec<u8>> {
     let sliced = SlicedPacket::from_ethernet(frame).ok()?;
-    let packet = Packet::of(sliced.net.as_ref()?)?;
+    let packet = Packet::of(&sliced)?;
+    if !sliced.link_exts.is_empty() {
+        let is_error = packet.proto != IpNumber::UDP;
+        assert!(is_error || ![VIP4, VIP6].contains(&packet.dest), "{}", hex(frame));
+        return None;
+    }
     let l4 = packet.payload.as_ptr() as usize - frame.as_ptr() as usize;
     let mut wanted = frame.to_vec();
     if packet.proto != IpNumber::UDP {

@@ -66,8 +66,8 @@ fn talk(world: &World, from: &str, to: IpAddr, turns: usize) {
     for _ in 0..turns {
         stream.write_all(b"?").unwrap();
         stream.read_exact(&mut [0]).unwrap();
-        // Two of one millisecond count once.
-        thread::sleep(Duration::from_millis(2));
+        // Two of one tick count once; the longest is 10 ms.
+        thread::sleep(Duration::from_millis(12));
     }
 }
 

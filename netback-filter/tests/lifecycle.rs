@@ -17,7 +17,7 @@ use std::thread;
 use std::time::Duration;
 
 use aya::maps::{Array, Map, MapData};
-use netback_filter::{Action, Config, Datapath, Error, Opened, ScopeConfig, VifConfig};
+use netback_filter::{Action, Config, Datapath, Error, FlowKey, Opened, ScopeConfig, VifConfig};
 use support::wire::Wire;
 use support::*;
 
@@ -274,5 +274,76 @@ fn errors_name_the_interface_and_the_remedy() {
         };
         let error = Datapath::open(config).err().unwrap().to_string();
         assert!(error.contains("mount -t bpf"), "{error}");
+    });
+}
+
+#[test]
+fn a_scope_keeps_its_counters_for_the_next_process_and_leaves_none_to_another_scope() {
+    World::run(|world| {
+        let _listener = world.listen("peer", PEER4, 7000);
+        let (other, later) = (SCOPE + 1, SCOPE + 2);
+        let mut datapath = Datapath::open(world.config()).unwrap();
+        datapath.set_scope(other, ScopeConfig::open()).unwrap();
+        let refusing = ScopeConfig {
+            default_from_guest: RESET,
+            ..ScopeConfig::closed()
+        };
+        datapath.set_scope(SCOPE, refusing).unwrap();
+        datapath.attach(VIF, VIF_CONFIG).unwrap();
+        assert!(!connects(world, 7000));
+        let denied = |datapath: &Datapath, scope| {
+            let of_scope = datapath.stats().unwrap().into_iter().filter(|s| s.scope == scope);
+            let list: Vec<u64> = of_scope.map(|s| s.counters.denied + s.counters.passed).collect();
+            list.first().copied()
+        };
+        let before = denied(&datapath, SCOPE);
+        assert!(before > Some(0) && denied(&datapath, other) == Some(0));
+        drop(datapath);
+
+        let mut datapath = Datapath::open(world.config()).unwrap();
+        assert_eq!(datapath.opened(), Opened::Adopted);
+        assert!(denied(&datapath, SCOPE) >= before);
+        datapath.set_scope(later, ScopeConfig::open()).unwrap();
+        assert!(
+            !connects(world, 7000),
+            "another scope's settings are not this one's"
+        );
+        assert_eq!(denied(&datapath, later), Some(0));
+
+        datapath.detach(VIF).unwrap();
+        datapath.remove_scope(SCOPE).unwrap();
+        assert_eq!(denied(&datapath, SCOPE), None);
+        let heir = SCOPE + 3;
+        datapath.set_scope(heir, ScopeConfig::open()).unwrap();
+        assert_eq!(denied(&datapath, heir), Some(0), "in the cell that is free now");
+        let config = VifConfig {
+            scope: heir,
+            ..VIF_CONFIG
+        };
+        datapath.attach(VIF, config).unwrap();
+        assert!(connects(world, 7000));
+        assert!(denied(&datapath, heir) > Some(0) && denied(&datapath, other) == Some(0));
+    });
+}
+
+#[test]
+fn a_scopes_first_verdict_is_in_force_at_once_and_for_the_next_process() {
+    World::run(|world| {
+        let _listener = world.listen("peer", PEER4, 7000);
+        let datapath = world.attach(ScopeConfig::open(), vec![]);
+        let connect = |port| world.connect_from("guest", (GUEST4, port).into(), (PEER4, 7000).into());
+        assert!(connect(5000).is_ok());
+        for (port, scope) in [(5001, SCOPE + 1), (5002, SCOPE)] {
+            let key = FlowKey {
+                scope,
+                ..tcp_key((GUEST4, port).into(), (PEER4, 7000).into())
+            };
+            datapath.flow_writer().set(&key, verdict(RESET, 9)).unwrap();
+        }
+        assert!(connect(5001).is_ok(), "the verdict is another scope's");
+        assert!(connect(5002).is_err());
+        drop(datapath);
+        let _datapath = Datapath::open(world.config()).unwrap();
+        assert!(connect(5002).is_err());
     });
 }

@@ -29,6 +29,7 @@ fn mark(class: Option<Class>) -> Mark {
     Mark {
         class,
         dscp: Dscp::new(EF),
+        mirror: None,
     }
 }
 
@@ -213,6 +214,7 @@ fn a_verdict_tells_the_class_and_can_be_revised() {
             protocol: Protocol::UDP,
             local: (GUEST4, 4000).into(),
             remote: (PEER4, PORT).into(),
+            vlan: netback_filter::Vlan::NONE,
         };
         let verdict = |mark| Verdict {
             mark,

@@ -12,7 +12,7 @@ mod support;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use netback_filter::{Action, AdoptEstablished, Direction, Protocol, ScopeConfig};
+use netback_filter::{Action, AdoptEstablished, Direction, Protocol, RuleSet, ScopeConfig};
 use support::frame::{ACK, RST, SYN, TCP, UDP, tcp_packet as tcp};
 use support::wire::Ends;
 use support::*;
@@ -72,6 +72,53 @@ fn a_segment_of_no_connection_is_dropped_unless_it_may_be_adopted() {
             .unwrap();
         std::thread::sleep(Duration::from_millis(80));
         assert!(!ends.leaves(&frame::from_guest(GUEST4, &tcp(GUEST4, PEER4, (5001, 80), ACK))));
+    });
+}
+
+const GRE: u8 = 47;
+const TESTING: u8 = 253;
+
+/// A frame of a protocol without ports: a GRE header that says that nothing follows.
+fn portless(source: IpAddr, dest: IpAddr, protocol: u8) -> Vec<u8> {
+    frame::ip(source, dest, protocol, (0, 0), &[0, 0, 0x86, 0xdd])
+}
+
+#[test]
+fn a_protocol_without_ports_is_judged_by_its_number() {
+    World::run(|world| {
+        let of = |id, direction, protocol: Option<u8>, action| netback_filter::Rule {
+            protocol: protocol.map(Protocol),
+            ..rule(id, direction, Protocol::TCP, None, action)
+        };
+        let mut datapath = world.attach(no_adoption(), vec![]);
+        let ends = Ends::open(world);
+        // Hop-by-hop options are no protocol of IPv6 packets.
+        let named: [(u8, &[(IpAddr, IpAddr)]); 3] =
+            [(GRE, &FAMILIES), (TESTING, &FAMILIES), (0, &[(GUEST4, PEER4)])];
+        let cases = named
+            .iter()
+            .flat_map(|of| [(of, DROP, Action::Allow), (of, Action::Allow, DROP)]);
+        for (((named, families), action, others), generation) in cases.zip(2..) {
+            let rules = Direction::BOTH
+                .into_iter()
+                .flat_map(|d| [of(1, d, Some(*named), action), of(2, d, None, others)])
+                .collect();
+            datapath
+                .publish(&RuleSet { peers: vec![], rules }, generation)
+                .unwrap();
+            for (guest, peer) in *families {
+                let leaves =
+                    |number| ends.leaves(&frame::from_guest(*guest, &portless(*guest, *peer, number)));
+                let arrives =
+                    |number| ends.arrives(&frame::from_peer(*guest, &portless(*peer, *guest, number)));
+                let case = format!("{named} {action:?} {guest}");
+                assert_eq!(leaves(*named), action == Action::Allow, "{case}");
+                assert_eq!(arrives(*named), action == Action::Allow, "{case}");
+                // Of an allowed flow the answers pass, too: so another number for each direction.
+                assert_eq!(leaves(99), others == Action::Allow, "{case}");
+                assert_eq!(arrives(114), others == Action::Allow, "{case}");
+            }
+        }
     });
 }
 
@@ -255,34 +302,21 @@ fn later_fragments_follow_the_first() {
 }
 
 #[test]
-fn tagged_and_unknown_frames_go_by_the_setting() {
+fn frames_of_unknown_protocols_go_by_the_setting() {
     World::run(|world| {
         let mut datapath = world.attach(ScopeConfig::closed(), vec![allow_udp(53)]);
         let ends = Ends::open(world);
         let unknown = frame::ethernet(GUEST_MAC, PEER_MAC, 0x88b5, b"local experiment");
-        let mut tagged = vec![0, 5, 0x08, 0x00];
-        tagged.extend(udp(GUEST4, PEER4, (5000, 53), (0, 0)));
-        let tagged = frame::ethernet(GUEST_MAC, PEER_MAC, 0x8100, &tagged);
-        // A kernel takes the tag off, so the capture is asked for what follows it.
-        let tagged_leaves = || {
-            ends.guest.send(&tagged);
-            ends.peer
-                .sees(Duration::from_millis(100), |f| f.ends_with(&tagged[18..]))
-        };
         assert!(!ends.leaves(&unknown));
-        assert!(!tagged_leaves());
+        assert!(!ends.leaves(&frame::tagged(&unknown, frame::CTAG, 5)));
         assert_eq!(counters(&datapath, Direction::FromGuest).unknown_l3, 2);
-        datapath
-            .set_scope(
-                SCOPE,
-                ScopeConfig {
-                    unjudged: true,
-                    ..ScopeConfig::closed()
-                },
-            )
-            .unwrap();
+        let config = ScopeConfig {
+            other: true,
+            ..ScopeConfig::closed()
+        };
+        datapath.set_scope(SCOPE, config).unwrap();
         assert!(ends.leaves(&unknown));
-        assert!(tagged_leaves());
+        assert!(ends.leaves(&frame::tagged(&unknown, frame::CTAG, 5)));
     });
 }
 

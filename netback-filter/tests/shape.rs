@@ -57,6 +57,7 @@ fn in_class(id: u32, port: u16, class: Class) -> [Rule; 2] {
         mark: Mark {
             class: Some(class),
             dscp: None,
+            mirror: None,
         },
     })
 }

@@ -6,6 +6,8 @@
 
 mod entries;
 mod fields;
+mod frames;
+mod mirror;
 mod node;
 pub mod qos;
 mod read;
@@ -24,6 +26,8 @@ use crate::pattern::Pattern;
 use crate::port::{PortRange, Protocol, UidRange};
 use crate::problem::{Place, Problems};
 
+pub use frames::{Frames, Other, Tagged};
+pub use mirror::{Mirror, MirrorTo, Share};
 pub use routes::{Backend, Canary, Check, Health, MAX_ROUTES, Route, Target};
 pub(crate) use targets::single as single_port;
 
@@ -45,6 +49,8 @@ pub struct Document {
     pub(crate) defaults: BTreeMap<Pattern, Action>,
     #[serde(rename = "lock", skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) locks: BTreeMap<Pattern, Lock>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) frames: BTreeMap<Pattern, Frames>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) services: BTreeMap<String, Selector>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -72,6 +78,7 @@ impl PartialEq for Document {
             && self.description == other.description
             && self.defaults == other.defaults
             && self.locks == other.locks
+            && self.frames == other.frames
             && self.services == other.services
             && self.routes == other.routes
             && self.rules == other.rules
@@ -111,6 +118,11 @@ impl Document {
     /// What a VM may send from, by pattern of its name.
     pub fn locks(&self) -> &BTreeMap<Pattern, Lock> {
         &self.locks
+    }
+
+    /// What becomes of a VM's frames that are not plain IP or ARP, by pattern of its name.
+    pub fn frames(&self) -> &BTreeMap<Pattern, Frames> {
+        &self.frames
     }
 
     /// The services, by name.
@@ -348,4 +360,7 @@ pub struct Rule {
     /// Where a flow goes instead that it denies.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instead: Option<Target>,
+    /// Who gets copies of what passes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<Mirror>,
 }

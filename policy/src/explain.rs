@@ -20,6 +20,8 @@ pub struct Explanation {
     pub decision: Decision,
     /// The class of bandwidth that it is in if it passes, and how that is treated.
     pub class: Option<String>,
+    /// Who gets copies of it, and of how many such flows.
+    pub mirror: Option<String>,
     /// The rule that decided, if one did.
     pub rule: Option<Match>,
     /// Every other rule that matched, in order.
@@ -88,6 +90,10 @@ impl Ruleset {
                 .class
                 .and_then(|id| self.class(id))
                 .map(|class| format!("{class} ({})", class.treatment)),
+            mirror: decision.mirror.and_then(|mirror| {
+                let name = self.mirror_name(mirror.to)?;
+                Some(format!("{} of such flows, to {name}", mirror.share))
+            }),
             rule: None,
             also: Vec::new(),
             near: Vec::new(),
@@ -345,6 +351,9 @@ impl Display for Explanation {
         write!(f, "{verdict} {by}; generation {}", self.decision.generation)?;
         if let Some(class) = &self.class {
             write!(f, "\nclass: {class}")?;
+        }
+        if let Some(mirror) = &self.mirror {
+            write!(f, "\nmirrored: {mirror}")?;
         }
         for m in &self.also {
             write!(

@@ -84,7 +84,9 @@
 //!   No rule need allow the flow there. See [`Ruleset::instead`].
 //! - **An end whose process is not known matches no selector that asks for a process**, for allow and for
 //!   deny alike. A default of deny is what protects where sight may be lost.
-//! - Two sets that speak of one VM's default, or of its lock: the more specific pattern counts, of equal ones the stricter.
+//! - Frames with a VLAN tag, or with two, are judged by what is behind the tags, whatever the VLAN, unless `frames` says otherwise of the
+//!   VM; those that are neither IP nor ARP pass unless it does, or the VM's default is deny: `frames: { "*": { tagged: deny, other: deny } }`.
+//! - Two sets that speak of one VM's default, of its lock or of its frames: the more specific pattern counts, of equal ones the stricter.
 //!
 //! # Routes
 //!
@@ -130,6 +132,19 @@
 //! - A flow whose process is not known is in no class that asks for a process.
 //! - Two sets that speak of one VM's total: the more specific pattern counts, of equal ones the lower total.
 //!
+//! # Copies
+//!
+//! ```yaml
+//! rules:
+//!   - { name: watched, from: any, to: redis, action: allow, mirror: { to: ids, share: 5% } }
+//! ```
+//!
+//! - What passes by the rule is copied to a guest of this host: a VM by name, pattern or UUID, or the VM of a service of the set. Of several
+//!   guests the first gets the copies; where there is none, there are none, and flows do not depend on it.
+//! - `share` is of flows, 0.01% to 100% (all unless said): by its ends a flow is copied whole, in both directions, or not at all.
+//! - It is the rule that decided whose `mirror` counts, and the guest that opened the flow at whose vif copies are made; for a flow from
+//!   outside, the guest that it is for.
+//!
 //! # Limits
 //!
 //! A text of [`document::MAX_TEXT`] bytes, [`document::MAX_RULES`] rules, [`document::MAX_ROUTES`] routes and
@@ -144,6 +159,7 @@ mod flow;
 mod identity;
 mod index;
 mod matching;
+mod mirror;
 pub mod pattern;
 pub mod port;
 mod problem;
@@ -155,11 +171,12 @@ mod target;
 
 pub use block::Block;
 pub use document::qos::{Bandwidth, Dscp, Priority, Qos, QosClass, Rate, Totals, Treatment};
-pub use document::{Action, Document, Lock, Refuse};
+pub use document::{Action, Document, Frames, Lock, Other, Refuse, Share, Tagged};
 pub use explain::{Consulted, Explanation, Match, NearMiss};
 pub use flow::{Endpoint, Flow, Owner, Process, Side, VmId};
 pub use identity::{Identity, ServiceName};
 pub use matching::Condition;
+pub use mirror::{MirrorId, Mirroring};
 pub use port::{PortRange, Protocol};
 pub use problem::{Place, Problem, Problems};
 pub use qos::{Class, ClassId};

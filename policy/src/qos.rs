@@ -72,6 +72,7 @@ impl Classes {
                     from: ends(&class.from, mine),
                     to: ends(&class.to, mine),
                     instead: None,
+                    mirror: None,
                 });
             }
         }

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::block::Block;
-use crate::document::{Action, Document, Lock, MAX_RULES, Peer, Refuse, Selector};
+use crate::document::{Action, Document, Lock, MAX_RULES, Other, Peer, Refuse, Selector, Tagged};
 use crate::flow::{Flow, Owner, Side, VmId};
 use crate::index::Index;
 use crate::matching::{Subject, Truth, port_in};
+use crate::mirror::{Mirroring, Mirrors};
 use crate::port::{PortRange, Protocol};
 use crate::problem::{Problem, Problems};
 use crate::qos::{self, ClassId, Classes};
@@ -78,6 +79,8 @@ pub struct Decision {
     pub by: Decider,
     /// The class of a flow that passes.
     pub class: Option<ClassId>,
+    /// Who gets copies of a flow that passes, by the rule that decided.
+    pub mirror: Option<Mirroring>,
     /// The generation of the ruleset.
     pub generation: u64,
 }
@@ -94,6 +97,7 @@ impl Decision {
             audit: action == Action::Audit,
             by,
             class: None,
+            mirror: None,
             generation,
         }
     }
@@ -104,6 +108,7 @@ impl Decision {
         *self
             == Decision {
                 class: self.class,
+                mirror: self.mirror,
                 ..other
             }
     }
@@ -156,6 +161,7 @@ pub(crate) struct CompiledRule {
     pub from: Box<[End]>,
     pub to: Box<[End]>,
     pub instead: Option<Instead>,
+    pub mirror: Option<Mirroring>,
 }
 
 impl CompiledRule {
@@ -212,7 +218,10 @@ pub struct Ruleset {
     routes: Box<[Arc<Route>]>,
     pub(crate) defaults: Settings<Action>,
     locks: Settings<Lock>,
+    tagged: Settings<Tagged>,
+    other: Settings<Other>,
     pub(crate) classes: Classes,
+    pub(crate) mirrors: Mirrors,
     index: Index,
     generation: u64,
 }
@@ -229,6 +238,7 @@ impl Ruleset {
         check(&documents)?;
 
         let mut rules = Vec::new();
+        let mut mirrors = Mirrors::default();
         let mut services = Vec::new();
         let mut routes = Vec::new();
         for document in &documents {
@@ -255,6 +265,10 @@ impl Ruleset {
                         .instead
                         .as_ref()
                         .and_then(|target| Instead::new(target, |name| selector_of(&mine, name))),
+                    mirror: rule
+                        .mirror
+                        .as_ref()
+                        .map(|mirror| mirrors.number(document, mirror)),
                 }
             }));
             routes.extend(document.routes.iter().map(|(name, route)| {
@@ -267,10 +281,13 @@ impl Ruleset {
             index: Index::build(&rules),
             classes: Classes::compile(&documents, &services),
             rules: rules.into(),
+            mirrors,
             services: services.into(),
             routes: routes.into(),
             defaults: defaults(&documents),
             locks: locks(&documents),
+            tagged: tagged(&documents),
+            other: other(&documents),
             generation,
         })
     }
@@ -279,10 +296,13 @@ impl Ruleset {
     pub fn empty(generation: u64) -> Ruleset {
         Ruleset {
             rules: Box::default(),
+            mirrors: Mirrors::default(),
             services: Box::default(),
             routes: Box::default(),
             defaults: defaults(&[]),
             locks: locks(&[]),
+            tagged: tagged(&[]),
+            other: other(&[]),
             classes: Classes::compile(&[], &[]),
             index: Index::build(&[]),
             generation,
@@ -313,7 +333,11 @@ impl Ruleset {
                 .is_some_and(|rule| rule.matches(flow, &source, &destination) == Truth::Yes)
         });
         let decision = match first.and_then(|id| Some((id, self.rule(id)?))) {
-            Some((id, rule)) => Decision::new(rule.action, Decider::Rule(id), self.generation),
+            Some((id, rule)) => Decision {
+                // The document has none where nothing passes.
+                mirror: rule.mirror,
+                ..Decision::new(rule.action, Decider::Rule(id), self.generation)
+            },
             None => self.by_default(flow),
         };
         match decision.verdict {
@@ -326,7 +350,7 @@ impl Ruleset {
     }
 
     /// The decision, where it is the same whatever process is at an end that is [`Owner::Unknown`]; `None`
-    /// where it depends. Verdict, `refuse` and `audit` hold; the rule named, and the class, may be others once more is known.
+    /// where it depends. Verdict, `refuse` and `audit` hold; the rule named, the class and the copies may be others once more is known.
     ///
     /// This is what may stand in a table that does not know processes.
     pub fn decide_for_any_process(&self, flow: &Flow<'_>) -> Option<Decision> {
@@ -418,6 +442,15 @@ impl Ruleset {
         of_rules.chain(of_selectors).collect()
     }
 
+    /// Every protocol that a rule, a class, a service or a route names.
+    pub fn protocols(&self) -> BTreeSet<Protocol> {
+        let of_rules = self.rules.iter().chain(&self.classes.rules);
+        let of_rules = of_rules.filter_map(|rule| rule.protocol);
+        let of_selectors = self.selectors().filter_map(|selector| selector.protocol);
+        let of_routes = self.routes.iter().map(|route| route.protocol);
+        of_rules.chain(of_selectors).chain(of_routes).collect()
+    }
+
     /// The default of a VM: action, and `set` and pattern that say so; `None` where no set says anything.
     pub fn default_of(&self, vm: &VmId) -> Option<&VmSetting<Action>> {
         self.defaults.of(vm)
@@ -426,6 +459,16 @@ impl Ruleset {
     /// What a VM may send from, and `set` and pattern that say so; `None` where no set says anything.
     pub fn lock_of(&self, vm: &VmId) -> Option<&VmSetting<Lock>> {
         self.locks.of(vm)
+    }
+
+    /// What becomes of a VM's tagged frames, and who says so; `None` where no set says anything.
+    pub fn tagged_of(&self, vm: &VmId) -> Option<&VmSetting<Tagged>> {
+        self.tagged.of(vm)
+    }
+
+    /// What becomes of a VM's frames that are neither IP nor ARP, and who says so; `None` where no set says anything.
+    pub fn other_of(&self, vm: &VmId) -> Option<&VmSetting<Other>> {
+        self.other.of(vm)
     }
 
     pub(crate) fn rule(&self, id: RuleId) -> Option<&CompiledRule> {
@@ -474,6 +517,14 @@ fn defaults(documents: &[&Document]) -> Settings<Action> {
 
 fn locks(documents: &[&Document]) -> Settings<Lock> {
     Settings::build(documents, |d| &d.locks, Reverse)
+}
+
+fn tagged(documents: &[&Document]) -> Settings<Tagged> {
+    Settings::build_part(documents, |d| &d.frames, |frames| frames.tagged, Reverse)
+}
+
+fn other(documents: &[&Document]) -> Settings<Other> {
+    Settings::build_part(documents, |d| &d.frames, |frames| frames.other, Reverse)
 }
 
 fn check(documents: &[&Document]) -> Result<(), Problems> {

@@ -38,13 +38,25 @@ impl<T: Copy> Settings<T> {
         said: impl Fn(&Document) -> &BTreeMap<Pattern, T>,
         strictness: impl Fn(T) -> O,
     ) -> Self {
+        Self::build_part(documents, said, Some, strictness)
+    }
+
+    /// The same of a part of what is said, as far as a set says it.
+    pub(crate) fn build_part<W: Copy, O: Ord>(
+        documents: &[&Document],
+        said: impl Fn(&Document) -> &BTreeMap<Pattern, W>,
+        part: impl Fn(W) -> Option<T>,
+        strictness: impl Fn(T) -> O,
+    ) -> Self {
         let mut all = Vec::new();
         for document in documents {
             let set: Arc<str> = document.name.as_str().into();
-            all.extend(said(document).iter().map(|(pattern, value)| VmSetting {
-                set: set.clone(),
-                pattern: pattern.clone(),
-                value: *value,
+            all.extend(said(document).iter().filter_map(|(pattern, whole)| {
+                Some(VmSetting {
+                    set: set.clone(),
+                    pattern: pattern.clone(),
+                    value: part(*whole)?,
+                })
             }));
         }
         // Stable: the sets' order decides what is left.

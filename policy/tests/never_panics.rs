@@ -8,6 +8,8 @@ use proptest::prelude::*;
 const GOOD: &str = r#"policy: shop
 description: text
 default: { db1: deny, "*": { action: deny, refuse: drop } }
+lock: { web1: address }
+frames: { "web*": { tagged: judge, other: deny }, db1: { tagged: deny }, "*": { other: allow } }
 services:
   client: { vm: web1, exe: /usr/bin/curl, uid: [0, 10-20] }
   redis: { vm: db1, exe: "/usr/bin/redis-*", port: 6379, protocol: tcp }
@@ -29,6 +31,8 @@ rules:
     from: [client, { vm: "web*" }]
     to: redis
     action: allow
+    mirror: { to: ids, share: 5% }
+  - { name: three, from: any, to: world, action: audit, mirror: { to: client } }
   - { name: two, from: any, to: world, ports: [1, 2-3], action: deny, refuse: drop }
 "#;
 

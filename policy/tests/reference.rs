@@ -8,7 +8,7 @@
 mod common;
 
 use common::{documents, flow};
-use policy::document::{ContainerPattern, Peer, Rule, Selector, Target, VmPattern};
+use policy::document::{ContainerPattern, MirrorTo, Peer, Rule, Selector, Target, VmPattern};
 use policy::{
     Action, Decider, Decision, Document, Endpoint, Flow, Owner, Process, Refuse, Ruleset, Side, Verdict, VmId,
 };
@@ -108,6 +108,7 @@ fn expect_class(documents: &[Document], flow: &Flow<'_>) -> Option<String> {
                 protocol: class.protocol,
                 action: Action::Allow,
                 instead: None,
+                mirror: None,
             };
             holds(set, &rule, flow)
         })?;
@@ -206,6 +207,19 @@ proptest! {
             let flow = owned.flow();
             let decision = ruleset.decide(&flow);
             prop_assert_eq!(got(&ruleset, &decision), expect(&documents, &flow), "{:?}", owned);
+            let mirror = decision
+                .mirror
+                .map(|m| (ruleset.mirror_name(m.to).unwrap().to_owned(), m.share));
+            let by = got(&ruleset, &decision).3;
+            let rules = documents.iter().flat_map(|set| set.rules().iter().map(move |rule| (set, rule)));
+            let said = rules
+                .filter(|(set, rule)| by.as_ref() == Some(&format!("{}/{}", set.name(), rule.name)))
+                .find_map(|(_, rule)| rule.mirror.as_ref());
+            let said = said.map(|m| match &m.to {
+                MirrorTo::Vm(vm) => (vm.as_str().to_owned(), m.share),
+                MirrorTo::Service(name) => panic!("{name} is none"),
+            });
+            prop_assert_eq!(mirror, said, "{:?}", owned);
             let class = decision.class.map(|id| ruleset.class(id).unwrap().to_string());
             let expected = match decision.verdict {
                 Verdict::Allow => expect_class(&documents, &flow),

@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use policy::{
-    Decider, Document, Endpoint, Flow, Lock, Owner, Priority, Process, Protocol, Rate, Refuse, RuleId,
-    Ruleset, Side, Verdict, VmId,
+    Decider, Document, Endpoint, Flow, Lock, Other, Owner, Priority, Process, Protocol, Rate, Refuse, RuleId,
+    Ruleset, Side, Tagged, Verdict, VmId,
 };
 
 fn vm(name: &str) -> VmId {
@@ -93,6 +93,68 @@ fn the_most_specific_lock_counts_and_of_equal_ones_the_strictest() {
 }
 
 #[test]
+fn copies_are_said_by_the_rule_that_decides() {
+    let rules = ruleset(
+        "policy: p\nservices:\n  ids: { vm: [sensor, \"ids*\"], exe: /bin/ids }\nrules:\n- { name: a, from: any, to: world, ports: 80, action: audit, mirror: { to: ids, share: 2.5% } }\n- { name: b, from: any, to: world, ports: [80, 81], action: allow, mirror: { to: tap } }\n- { name: c, from: any, to: world, ports: 82, action: allow }\n- { name: d, from: any, to: world, ports: 81, protocol: udp, action: deny }\n",
+    );
+    let source = vm("web1");
+    let asked = |port| {
+        flow(
+            Endpoint::guest(&source, "10.0.0.1".parse().unwrap()),
+            world("192.0.2.1"),
+            port,
+        )
+    };
+    let said = |port| {
+        let mirror = rules.decide(&asked(port)).mirror?;
+        Some((
+            rules.mirror_name(mirror.to)?.to_owned(),
+            mirror.share.hundredths(),
+        ))
+    };
+    assert_eq!(said(80), Some(("p/ids".to_owned(), 250)));
+    assert_eq!(said(81), Some(("tap".to_owned(), 10_000)));
+    assert_eq!(said(82), None);
+    assert_eq!(said(83), None);
+    let denied = Flow {
+        protocol: Protocol::UDP,
+        ..asked(81)
+    };
+    assert_eq!(rules.decide(&denied).mirror, None);
+    let to = rules.decide(&asked(80)).mirror.unwrap().to;
+    let gets: Vec<bool> = ["sensor", "ids7", "tap", "web1"]
+        .map(|name| rules.gets_copies(&vm(name), to))
+        .into();
+    assert_eq!(gets, [true, true, false, false]);
+    let told = rules.explain(&asked(80)).to_string();
+    assert!(
+        told.contains("\nmirrored: 2.50% of such flows, to p/ids\n"),
+        "{told}"
+    );
+}
+
+/// Each by itself: a set that is strict in one loosens nothing in the other.
+#[test]
+fn the_most_specific_word_on_frames_counts_and_of_equal_ones_the_strictest() {
+    let sets = [
+        "policy: a\nframes: { \"*\": { tagged: judge, other: deny }, \"web*\": { tagged: deny, other: allow }, old: { tagged: allow } }\n",
+        "policy: b\nframes: { \"web*\": { tagged: judge, other: deny }, old: { tagged: judge } }\n",
+    ];
+    let documents = sets.map(|text| Document::parse("t", text).unwrap());
+    let rules = Ruleset::compile(&documents, 1).unwrap();
+    let said = |name: &str| {
+        let vm = vm(name);
+        let (tagged, other) = (rules.tagged_of(&vm), rules.other_of(&vm));
+        (tagged.map(|said| said.value), other.map(|said| said.value))
+    };
+    assert_eq!(said("db1"), (Some(Tagged::Judge), Some(Other::Deny)));
+    assert_eq!(said("web1"), (Some(Tagged::Deny), Some(Other::Deny)));
+    // What a more specific pattern does not say is what a wider one says.
+    assert_eq!(said("old"), (Some(Tagged::Judge), Some(Other::Deny)));
+    assert!(ruleset("policy: a\n").tagged_of(&vm("db1")).is_none());
+}
+
+#[test]
 fn a_default_of_deny_at_either_end_blocks_unless_a_rule_allows() {
     let rules = ruleset(
         "policy: p
@@ -125,6 +187,16 @@ fn the_most_specific_default_counts_and_of_equals_the_stricter() {
     assert_eq!(action("web2"), "deny");
     assert_eq!(action("db1"), "deny");
     assert_eq!(action("db-test1"), "allow");
+}
+
+#[test]
+fn every_protocol_that_is_named_is_known() {
+    let rules = ruleset(
+        "policy: a\nservices:\n  s: { vm: db1, protocol: 253 }\nrules:\n  - { name: r, from: any, to: { vm: db1, protocol: 0 }, action: deny }\n  - { name: q, from: any, to: any, protocol: 47, action: allow }\nroutes:\n  p: { address: 10.0.0.9, port: 53, protocol: udp, backends: [{ to: 192.0.2.1 }] }\nqos:\n  classes:\n    - { name: c, from: any, to: any, protocol: icmp, priority: bulk }\n",
+    );
+    let named: Vec<u8> = rules.protocols().into_iter().map(|p| p.0).collect();
+    assert_eq!(named, [0, 1, 17, 47, 253]);
+    assert!(Ruleset::empty(1).protocols().is_empty());
 }
 
 #[test]

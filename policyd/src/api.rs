@@ -84,6 +84,7 @@ pub async fn serve(
         .route("/v1/flows", get(handlers::flows))
         .route("/v1/routes", get(handlers::routes))
         .route("/v1/qos", get(handlers::qos))
+        .route("/v1/stats", get(handlers::stats))
         .route("/v1/events", get(stream::events))
         .route("/v1/explain", post(handlers::explain))
         .merge(control::routes(Arc::clone(&daemon.control)))

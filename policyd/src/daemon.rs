@@ -23,6 +23,7 @@ use xen_bindings::store::Store as Xenstore;
 use xen_bindings::version::Version;
 
 use crate::args::Options;
+use crate::classes::ClassNumbers;
 use crate::control::Control;
 use crate::domain::Context;
 use crate::enforcer::{Enforcer, Order, Owners, Policies};
@@ -31,6 +32,7 @@ use crate::gate::{Way, decider, is_instead};
 use crate::graph;
 use crate::guardian::{self, Supervisor};
 use crate::health;
+use crate::holding::{Holding, Limits};
 use crate::integrity;
 use crate::lock::InstanceLock;
 use crate::lookups::{self, Lookups};
@@ -95,7 +97,8 @@ pub struct Daemon {
     pub(crate) world: Arc<ArcSwap<World>>,
     owners: Arc<Owners>,
     lookups: Lookups,
-    datapath: Arc<Mutex<Datapath>>,
+    pub(crate) datapath: Arc<Mutex<Datapath>>,
+    pub(crate) classes: Arc<Mutex<ClassNumbers>>,
     orders: Sender<Order>,
     supervisor: Arc<Supervisor>,
     shape_problems: shapes::Problems,
@@ -156,7 +159,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     )));
     let (orders, orders_in) = bounded(ORDERS);
     let (facts, facts_in) = bounded(FACTS);
-    let (lookups, questions) = Lookups::new();
+    let (lookups, questions) = Lookups::new(Holding::open(Limits::default()));
     let shape_problems = shapes::Problems::default();
     let enforcer = Enforcer::new(
         policies,
@@ -167,12 +170,14 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         lookups.clone(),
         Shapes::new(Arc::clone(&shape_problems)),
     )?;
+    let classes = enforcer.classes();
     let enforcer = spawn("enforcer", move || enforcer.run(&orders_in, &facts_in))?;
     let stop = Arc::new(AtomicBool::new(false));
     let vifs = spawn("vif-events", {
         let (orders, stop) = (orders.clone(), Arc::clone(&stop));
         let answers = vif_events::Answers::new(Arc::clone(&datapath));
-        move || vif_events::forward(vif_events, answers, &orders, &stop)
+        let holding = Arc::clone(&lookups.holding);
+        move || vif_events::forward(vif_events, answers, &holding, &orders, &stop)
     })?;
     let share = options.budget / 100.0;
     let looker = spawn("lookups", {
@@ -221,6 +226,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         owners,
         lookups,
         datapath,
+        classes,
         orders: orders.clone(),
         supervisor: Arc::clone(&supervisor),
         shape_problems,
@@ -308,7 +314,12 @@ impl Daemon {
             generation: self.world.load().rules.generation(),
             xen: self.xen.clone(),
             events_lost: self.events.missed(),
-            lookups: present::lookups(&self.lookups.stats()),
+            datapath_events_lost: self.datapath_events_lost(),
+            lookups: present::lookups(
+                &self.lookups.stats(),
+                &self.lookups.holding.counts(),
+                &self.lookups.holding.waits(),
+            ),
             store: self.control.store_status(),
         }
     }
@@ -549,6 +560,7 @@ impl Daemon {
             audit: false,
             by: decider(record.verdict.rule),
             class: None,
+            mirror: None,
             generation: u64::from(record.verdict.generation),
         };
         let ms = |since: u64| {
@@ -562,7 +574,7 @@ impl Daemon {
             domain: world
                 .vm(key.scope)
                 .map_or_else(|| key.scope.to_string(), |vm| vm.id.name.clone()),
-            protocol: key.protocol.to_string(),
+            protocol: protocol.to_string(),
             local: key.local,
             remote: key.remote,
             outgoing,

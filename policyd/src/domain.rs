@@ -26,6 +26,8 @@ use crate::world::World;
 /// What breakpoints in the guest's own memory mean, for `xmesh list`.
 const VISIBLE: &str =
     " (as breakpoints in the guest's own memory, since this host offers no altp2m: the guest could see them)";
+/// What the probes of all traces are shown as.
+const TRACES: &str = "(traces)";
 /// A guest that is still booting is looked at again this soon, then ever more rarely.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 /// The longest pause between two tries.
@@ -112,10 +114,7 @@ fn try_watch(context: &Context, entry: &Arc<DomainEntry>) -> Result<End, Session
         sight.vcpus = inspector.vcpus();
     }
     let kernel = inspector.kernel().clone();
-    if let Err(why) = kernel.layout.sees_processes() {
-        let release = kernel.release;
-        return Err(SessionError::Blind { release, why });
-    }
+    SessionError::if_blind(&kernel)?;
     *lock(&entry.inspector) = Some(inspector);
 
     let gate = Gate::new(
@@ -213,6 +212,28 @@ fn publish(entry: &DomainEntry, status: &Status) {
             share: p.share,
         })
         .collect();
+    sight.probes.extend(traces(status));
+}
+
+/// The probes of all traces, as one; none where there are none.
+fn traces(status: &Status) -> Option<Probe> {
+    let taps = &status.taps;
+    let resume = match &taps.rests {
+        Some(why) => format!("not armed: {why}"),
+        None if taps.probes > 0 => format!("{} probes", taps.probes),
+        None => return None,
+    };
+    Some(Probe {
+        function: TRACES.to_owned(),
+        resume,
+        address: None,
+        hits: taps.meter.hits,
+        mean_us: micros(taps.meter.mean()),
+        p99_us: micros(taps.meter.p99()),
+        max_us: micros(taps.meter.max),
+        page_accesses: taps.meter.accesses,
+        share: status.taps_share,
+    })
 }
 
 fn micros(time: Duration) -> f64 {
@@ -334,5 +355,28 @@ fn nap(entry: &DomainEntry, time: Duration) {
     let end = Instant::now() + time;
     while !entry.stopping() && Instant::now() < end {
         std::thread::sleep(Duration::from_millis(50).min(time));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn traces_are_shown_as_one_probe_while_they_are_there_or_rest() {
+        let mut status = Status::default();
+        status.taps.meter.add(Duration::from_micros(20));
+        assert!(traces(&status).is_none(), "what is over is not listed");
+        status.taps.probes = 3;
+        status.taps_share = 0.25;
+        let shown = traces(&status).expect("a row");
+        assert_eq!(
+            (shown.resume.as_str(), shown.hits, shown.share),
+            ("3 probes", 1, 0.25)
+        );
+        status.taps.probes = 0;
+        status.taps.rests = Some("rests for 10 s: it costs too much".into());
+        let shown = traces(&status).expect("a row");
+        assert_eq!(shown.resume, "not armed: rests for 10 s: it costs too much");
     }
 }

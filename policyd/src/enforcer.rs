@@ -26,6 +26,7 @@ use vmi_xen::observe::Subject;
 pub use flows::Owners;
 pub use policies::{Policies, Request, Wish};
 
+use crate::classes::ClassNumbers;
 use crate::daemon::DaemonError;
 use crate::events::EventLog;
 use crate::gate::{Judged, Told, Way};
@@ -169,6 +170,8 @@ pub struct Enforcer {
     log: Arc<EventLog>,
     owners: Arc<Owners>,
     lookups: Lookups,
+    /// Reports of packets that wait until the tables know who takes them, and who that is.
+    arriving: Vec<(netback_filter::Event, Arc<Subject>)>,
     /// Owners of UDP sockets that were closed a moment ago: a report of their last packet may still be on its way.
     gone: Gone,
     /// Flows whose socket nobody holds, until when a trap is awaited, and whether the guest could say so.
@@ -186,6 +189,8 @@ pub struct Enforcer {
     /// The guests that there were when the daemon started are known. Until then the datapath keeps the services that an
     /// earlier daemon left: without guests they would have no backends.
     settled: bool,
+    /// Numbers of address classes in the vif tables. Shared with the API.
+    classes: Arc<Mutex<ClassNumbers>>,
     /// What the vif tables hold.
     published: Option<tables::Tables>,
     /// The services that the datapath has.
@@ -208,7 +213,12 @@ impl Enforcer {
         lookups: Lookups,
         shapes: Shapes,
     ) -> Result<Enforcer, DaemonError> {
-        let flows = lock(&datapath).flow_writer();
+        let (flows, measured) = {
+            let datapath = lock(&datapath);
+            (datapath.flow_writer(), datapath.histograms()?)
+        };
+        let numbered = measured.iter().map(|h| h.peer_class).max();
+        let classes = ClassNumbers::after(numbered.unwrap_or(0));
         let mut enforcer = Enforcer {
             revocations: Revocations::start(Arc::clone(&datapath), flows.clone()),
             flows,
@@ -217,6 +227,7 @@ impl Enforcer {
             log,
             owners,
             lookups,
+            arriving: Vec::new(),
             gone: Gone::default(),
             doubts: VecDeque::new(),
             datagrams: HashMap::new(),
@@ -226,6 +237,7 @@ impl Enforcer {
             heard: BTreeMap::new(),
             dirty: false,
             settled: false,
+            classes: Arc::new(Mutex::new(classes)),
             published: None,
             services: None,
             shapes,
@@ -233,6 +245,11 @@ impl Enforcer {
         let rules = enforcer.policies.rules();
         enforcer.enforce(rules)?;
         Ok(enforcer)
+    }
+
+    /// What the address classes of the vif tables are, now and later.
+    pub fn classes(&self) -> Arc<Mutex<ClassNumbers>> {
+        Arc::clone(&self.classes)
     }
 
     /// Serves until [`Order::Stop`].
@@ -260,6 +277,7 @@ impl Enforcer {
             if self.dirty {
                 self.refresh();
             }
+            self.let_in();
             if Instant::now() >= next_sweep {
                 self.sweep();
                 next_sweep = Instant::now() + SWEEP;
@@ -290,7 +308,8 @@ impl Enforcer {
         let mut world = World::new(rules, self.guests.values().cloned().collect());
         world.holds = self.policies.holds();
         let world = Arc::new(world.with_routes(&self.health));
-        let (tables, services) = (tables::compile(&world)?, world.routes.services());
+        let tables = tables::compile(&world, &mut lock(&self.classes))?;
+        let services = world.routes.services();
         if !world.holds {
             self.publish(tables, services)?;
         }

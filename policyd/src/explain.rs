@@ -4,6 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use netback_filter::Vlan;
 use policy::{Decision, Endpoint, Flow, Owner, Protocol, Verdict};
 use policyd_api as api;
 use vmi_xen::observe::Subject;
@@ -28,9 +29,14 @@ impl Daemon {
         let (to, port) = match self.route(&world, protocol, &request.to, request.port)? {
             Some(end) => (world_place(&world, end.ip()), end.port()),
             None => {
-                let port = request.port.ok_or_else(|| {
-                    DaemonError::Invalid("which port? only a route has one of its own; add --port N".into())
-                })?;
+                let port = match request.port {
+                    _ if !protocol.has_ports() => 0,
+                    Some(port) => port,
+                    None => {
+                        let what = "which port? only a route has one of its own; add --port N";
+                        return Err(DaemonError::Invalid(what.into()));
+                    }
+                };
                 (self.place(&world, &request.to)?, port)
             }
         };
@@ -194,6 +200,7 @@ impl Asked<'_> {
             protocol: self.protocol,
             local: SocketAddr::new(self.source.address, 0),
             remote: end,
+            vlan: Vlan::NONE,
         };
         let denied = Denied {
             way: &way,

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use crossbeam_channel::Sender;
-use netback_filter::{Action, Direction, FlowKey, FlowWriter, Refuse, Verdict};
+use netback_filter::{Action, Direction, FlowKey, FlowWriter, Refuse, Verdict, Vlan};
 use policy::{Decider, Decision, Protocol, RuleId, Side};
 use vmi_xen::linux::{self, Credentials, Socket};
 use vmi_xen::observe::{Observer, Subject};
@@ -32,6 +32,8 @@ pub struct Way {
     pub local: SocketAddr,
     /// The other end.
     pub remote: SocketAddr,
+    /// As the datapath names it; none where a socket told of the flow, which does not know it.
+    pub vlan: Vlan,
 }
 
 impl Way {
@@ -42,6 +44,7 @@ impl Way {
             protocol: protocol(socket),
             local: socket.local,
             remote: socket.remote?,
+            vlan: Vlan::NONE,
         })
     }
 
@@ -58,6 +61,7 @@ impl Way {
             protocol: self.protocol,
             local: self.remote,
             remote: self.local,
+            vlan: self.vlan,
         }
     }
 
@@ -76,6 +80,7 @@ impl Way {
             protocol: netback_filter::Protocol(self.protocol.0),
             local: self.local,
             remote: self.remote,
+            vlan: self.vlan,
         }
     }
 }
@@ -87,6 +92,7 @@ impl From<&FlowKey> for Way {
             protocol: Protocol(key.protocol.0),
             local: key.local,
             remote: key.remote,
+            vlan: key.vlan,
         }
     }
 }
@@ -286,7 +292,7 @@ pub fn write_verdict(world: &World, flows: &FlowWriter, write: Write, way: &Way,
     // The destination first: by the time the source's packet may leave, its way in is open.
     let beyond = judged.beyond(way);
     if let Some(peer) = world.vm_at(beyond.remote.ip()).filter(|vm| vm.scope != way.scope) {
-        let verdict = judged.verdict(world, Direction::ToGuest);
+        let verdict = judged.verdict(world, Direction::ToGuest, way.local.ip());
         written &= put(&beyond.seen_by(peer.scope).key(), verdict).is_ok();
     }
     // Then where it goes: it was allowed to this backend and no other.
@@ -303,7 +309,8 @@ pub fn write_verdict(world: &World, flows: &FlowWriter, write: Write, way: &Way,
     if told.is_err() {
         return false;
     }
-    written & put(&way.key(), judged.verdict(world, Direction::FromGuest)).is_ok()
+    let verdict = judged.verdict(world, Direction::FromGuest, beyond.remote.ip());
+    written & put(&way.key(), verdict).is_ok()
 }
 
 /// What the datapath does by a decision.
@@ -357,4 +364,4 @@ pub fn is_instead(number: u32) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

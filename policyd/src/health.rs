@@ -173,6 +173,7 @@ async fn ask(
         protocol: netback_filter::Protocol::TCP,
         local: end,
         remote: own,
+        vlan: netback_filter::Vlan::NONE,
     });
     if let Some(key) = &key {
         let verdict = Verdict {

@@ -20,6 +20,7 @@ use vmi_xen::observe::Subject;
 
 use crate::enforcer::Order;
 use crate::gate::Way;
+use crate::holding::Holding;
 use crate::registry::{DomainEntry, Registry, lock};
 
 /// Questions waiting. More means that flows come faster than they can be looked up.
@@ -69,14 +70,20 @@ pub struct Stats {
 pub struct Lookups {
     questions: Sender<Question>,
     stats: Arc<Mutex<Stats>>,
+    /// Packets that wait for the answers.
+    pub holding: Arc<Holding>,
 }
 
 impl Lookups {
     /// A queue, and the end that [`run`] takes questions from.
-    pub fn new() -> (Lookups, Receiver<Question>) {
+    pub fn new(holding: Holding) -> (Lookups, Receiver<Question>) {
         let (questions, asked) = bounded(WAITING);
-        let stats = Arc::default();
-        (Lookups { questions, stats }, asked)
+        let lookups = Lookups {
+            questions,
+            stats: Arc::default(),
+            holding: Arc::new(holding),
+        };
+        (lookups, asked)
     }
 
     /// Puts a question; never waits. Gives it back where there is no room.

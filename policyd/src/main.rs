@@ -6,7 +6,9 @@
 
 mod api;
 mod args;
+mod classes;
 mod control;
+mod cover;
 mod daemon;
 mod domain;
 mod enforcer;
@@ -16,6 +18,7 @@ mod gate;
 mod graph;
 mod guardian;
 mod health;
+mod holding;
 mod integrity;
 mod inventory;
 mod links;
@@ -26,6 +29,7 @@ mod registry;
 mod revocations;
 mod routes;
 mod shapes;
+mod stats;
 mod tables;
 mod traces;
 mod vif_events;

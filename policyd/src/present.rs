@@ -10,8 +10,10 @@ use policy::{ClassId, Decider, Endpoint, Protocol, Role, Side};
 use policyd_api as api;
 use vmi_xen::integrity::{Finding, Report, Severity};
 use vmi_xen::linux::{self, Socket};
+use vmi_xen::meter::Meter;
 use vmi_xen::observe::Subject;
 
+use crate::holding::Counts;
 use crate::lookups::Stats;
 use crate::routes::{Facade, Failure, Member, Standing};
 use crate::world::World;
@@ -22,6 +24,7 @@ const NO_LOGIN: u32 = u32::MAX;
 /// A process.
 pub fn process(subject: &Subject) -> api::Process {
     let p = &subject.process;
+    let sets = p.credentials.capabilities;
     api::Process {
         pid: p.tgid,
         ppid: p.ppid,
@@ -34,7 +37,17 @@ pub fn process(subject: &Subject) -> api::Process {
         exe_deleted: p.exe_deleted,
         args: p.args.clone(),
         container: p.container.clone(),
+        cgroup: p.cgroup.as_deref().map(str::to_owned),
         netns: p.netns,
+        pidns: p.pidns,
+        mntns: p.mntns,
+        capabilities: api::Capabilities {
+            inheritable: sets.inheritable,
+            permitted: sets.permitted,
+            effective: sets.effective,
+            bounding: sets.bounding,
+            ambient: sets.ambient,
+        },
         start_time_ns: p.start_time_ns,
         parents: subject.parents.iter().map(|p| p.to_string()).collect(),
     }
@@ -159,14 +172,22 @@ pub fn class(world: &World, stats: &ClassStats) -> api::ShapedClass {
     }
 }
 
-/// What lookups have cost and given.
-pub fn lookups(stats: &Stats) -> api::Lookups {
+/// What lookups have cost and given, and what became of the packets that waited for them.
+pub fn lookups(stats: &Stats, waited: &Counts, waits: &Meter) -> api::Lookups {
     api::Lookups {
         made: stats.meter.hits,
         found: stats.found,
         dropped: stats.dropped,
         mean_us: stats.meter.mean().as_secs_f64() * 1e6,
         p99_us: stats.meter.p99().as_secs_f64() * 1e6,
+        held: waited.held,
+        released: waited.released,
+        late: waited.late,
+        unowned: waited.unowned,
+        no_room: waited.full,
+        lost: waited.failed,
+        wait_mean_us: waits.mean().as_secs_f64() * 1e6,
+        wait_p99_us: waits.p99().as_secs_f64() * 1e6,
     }
 }
 
@@ -360,5 +381,64 @@ pub fn route(world: &World, facade: &Facade, flows: impl Fn(SocketAddr) -> usize
         protocol: facade.route.protocol.to_string(),
         affinity: facade.route.affinity,
         backends: backends.collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_confines_a_process_is_shown_under_its_own_name() {
+        let capabilities = linux::Capabilities {
+            inheritable: 1,
+            permitted: 0x1ff_ffff_ffff,
+            effective: 0xa804_25fb,
+            bounding: 8,
+            ambient: 0x10,
+        };
+        let process = linux::Process {
+            task: linux::TaskAddr(0),
+            pid: 7,
+            tgid: 7,
+            ppid: 1,
+            comm: String::new(),
+            exe: None,
+            exe_deleted: false,
+            chroot: None,
+            args: Vec::new(),
+            uid: 0,
+            euid: 0,
+            gid: 0,
+            credentials: linux::Credentials {
+                capabilities,
+                ..Default::default()
+            },
+            loginuid: NO_LOGIN,
+            start_time_ns: 0,
+            netns: 11,
+            pidns: 12,
+            mntns: 13,
+            cgroup: Some("/system.slice/nginx.service".into()),
+            container: None,
+            kthread: false,
+        };
+        let shown = super::process(&Subject {
+            process,
+            parents: Vec::new(),
+        });
+        assert_eq!((shown.netns, shown.pidns, shown.mntns), (11, 12, 13));
+        assert_eq!(shown.cgroup.as_deref(), Some("/system.slice/nginx.service"));
+        let sets = shown.capabilities;
+        assert_eq!(
+            [
+                sets.inheritable,
+                sets.permitted,
+                sets.effective,
+                sets.bounding,
+                sets.ambient
+            ],
+            [1, 0x1ff_ffff_ffff, 0xa804_25fb, 8, 0x10]
+        );
     }
 }

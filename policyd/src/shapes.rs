@@ -2,28 +2,48 @@
 //! Policy as shaping of vifs: which classes a guest's vifs have, and how a flow of a class is marked.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
 use netback_filter::{
-    Class, Datapath, Dscp, Error as DatapathError, Mark, Priority, Rate, ShapeClass, ShapeError, Shaping,
+    Class, Datapath, Direction, Dscp, Error as DatapathError, Mark, Mirror, Priority, Rate, ShapeClass,
+    ShapeError, Shaping, Share,
 };
 use policy::{Decision, Ruleset, VmId};
 
 use crate::daemon::DaemonError;
 use crate::registry::lock;
+use crate::world::World;
 
 /// Why vifs are not shaped as policy says, by vif. Shared with the API.
 pub type Problems = Arc<Mutex<BTreeMap<String, String>>>;
 
-/// How a flow is marked.
-pub fn mark(rules: &Ruleset, decision: &Decision) -> Mark {
-    match decision.class.and_then(|id| rules.class(id)) {
-        Some(class) => Mark {
-            class: datapath_class(&class),
-            dscp: class.treatment.dscp.and_then(|dscp| Dscp::new(dscp.value())),
-        },
-        None => Mark::NONE,
+/// How a flow is marked at the vif of one of its guests. `peer`: its other end.
+pub fn mark(world: &World, decision: &Decision, origin: Direction, peer: IpAddr) -> Mark {
+    let class = decision.class.and_then(|id| world.rules.class(id));
+    Mark {
+        class: class.as_ref().and_then(datapath_class),
+        dscp: class.and_then(|class| Dscp::new(class.treatment.dscp?.value())),
+        mirror: mirror(world, decision, origin, peer),
     }
+}
+
+/// Who gets copies. Of a flow between guests they are made at the vif of the one that opens it, once; who gets them is told
+/// nothing twice that it is an end of.
+fn mirror(world: &World, decision: &Decision, origin: Direction, peer: IpAddr) -> Option<Mirror> {
+    let said = decision.mirror?;
+    let peer = world.vm_at(peer).map(|vm| vm.scope);
+    if origin == Direction::ToGuest && peer.is_some() {
+        return None;
+    }
+    let gets = world
+        .vms()
+        .iter()
+        .find(|vm| world.rules.gets_copies(&vm.id, said.to))?;
+    if peer == Some(gets.scope) {
+        return None;
+    }
+    Mirror::new(gets.scope, Share::new(said.share.hundredths())?)
 }
 
 /// A class as the datapath names it: its number in the ruleset is the index.
@@ -207,11 +227,16 @@ qos:
             destination: Endpoint::guest(&db1, [10, 0, 0, 2].into()),
             port: 80,
         };
-        let marked = mark(&rules, &rules.decide(&flow));
+        let world = World::new(Arc::new(rules), Vec::new());
+        let mark = |flow: &Flow<'_>| {
+            let decision = world.rules.decide(flow);
+            mark(&world, &decision, Direction::FromGuest, [10, 0, 0, 2].into())
+        };
+        let marked = mark(&flow);
         assert_eq!(marked.class, Class::new(0, Priority::Realtime));
         assert_eq!(marked.dscp.map(Dscp::value), Some(46));
         flow.source = flow.destination;
-        assert_eq!(mark(&rules, &rules.decide(&flow)), Mark::NONE);
+        assert_eq!(mark(&flow), Mark::NONE);
     }
 
     #[test]

@@ -3,26 +3,28 @@
 //!
 //! The datapath knows classes of addresses, protocols and ports. For each guest, direction, class and protocol this asks the
 //! policy; ports are cut into the intervals between which no rule can tell a difference. What depends on a process is
-//! denied: the process that may be allowed has a verdict of its own, written when it connected.
+//! denied: the process that may be allowed has a verdict of its own, written when it connected. Where a report of the flow's first
+//! packets leads to its process, these are held meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use netback_filter::{Datapath, Direction, Lock, Peer, PeerMatch, Rule, RuleSet, ScopeConfig};
-use policy::{Block, Decision, Endpoint, Flow, PortRange, Protocol, Verdict};
+use netback_filter::{
+    Action, Datapath, Direction, Lock, Peer, PeerMatch, Refuse, Rule, RuleSet, ScopeConfig, Tagged,
+};
+use policy::{Block, Endpoint, Flow, PortRange, Protocol, Side, Verdict};
 
+use crate::classes::ClassNumbers;
 use crate::daemon::DaemonError;
 use crate::gate::{action, rule_number};
 use crate::routes::{Facade, Member};
 use crate::shapes;
-use crate::world::{Vm, World};
+use crate::world::{Ruling, Vm, World};
 
 /// Rules the vif tables may hold in one generation. A range of ports that some rule treats apart costs one for each port.
 const MAX_RULES: usize = 100_000;
-/// An IP protocol that no rule names (RFC 3692: for experiments), asked to learn of "any other".
-const OTHER: Protocol = Protocol(253);
-/// Protocols asked for by themselves.
-const APART: [Protocol; 5] = [
+/// Protocols asked for by themselves, whatever the rules name: to policy their ports or their types are apart from all else.
+const KNOWN: [Protocol; 5] = [
     Protocol::TCP,
     Protocol::UDP,
     Protocol::SCTP,
@@ -43,33 +45,49 @@ pub struct Tables {
 /// A set of remote addresses that policy cannot tell apart.
 struct Class {
     number: u32,
-    blocks: Vec<Block>,
+    block: Block,
     /// One address of it.
     example: IpAddr,
 }
 
-/// Compiles the tables.
+/// The protocols that policy can tell apart.
+struct Protocols {
+    /// Those that are asked for by themselves.
+    apart: BTreeSet<Protocol>,
+    /// One of the others, asked to learn of them all; none when there are no others.
+    other: Option<Protocol>,
+}
+
+impl Protocols {
+    fn of(world: &World) -> Protocols {
+        let mut apart = world.rules.protocols();
+        apart.extend(KNOWN);
+        let other = (0..=u8::MAX).map(Protocol).find(|p| !apart.contains(p));
+        Protocols { apart, other }
+    }
+}
+
+/// Compiles the tables. `numbers`: those of the address classes.
 ///
 /// # Errors
 /// [`DaemonError::Invalid`] when they would be too large, with the remedy.
-pub fn compile(world: &World) -> Result<Tables, DaemonError> {
-    let classes = classes(world);
+pub fn compile(world: &World, numbers: &mut ClassNumbers) -> Result<Tables, DaemonError> {
+    let classes = classes(world, numbers);
+    let protocols = Protocols::of(world);
     let mut rules = Vec::new();
     for vm in world.vms() {
         for direction in Direction::BOTH {
             for class in &classes {
-                rules_of(world, vm, direction, class, &mut rules)?;
+                rules_of(world, vm, direction, class, &protocols, &mut rules)?;
             }
         }
     }
     let peers = classes
         .iter()
-        .flat_map(|class| {
-            class.blocks.iter().map(|block| Peer {
-                address: block.address(),
-                prefix_bits: block.length(),
-                class: class.number,
-            })
+        .map(|class| Peer {
+            address: class.block.address(),
+            prefix_bits: class.block.length(),
+            class: class.number,
         })
         .collect();
     let scopes = world
@@ -118,6 +136,15 @@ fn scope(world: &World, vm: &Vm) -> ScopeConfig {
     };
     ScopeConfig {
         lock: lock(world, vm),
+        tagged: match world.rules.tagged_of(&vm.id).map(|said| said.value) {
+            None | Some(policy::Tagged::Judge) => Tagged::Judge,
+            Some(policy::Tagged::Allow) => Tagged::Allow,
+            Some(policy::Tagged::Deny) => Tagged::Deny,
+        },
+        other: match world.rules.other_of(&vm.id).map(|said| said.value) {
+            None => config.other,
+            Some(said) => said == policy::Other::Allow,
+        },
         ..config
     }
 }
@@ -132,7 +159,7 @@ fn lock(world: &World, vm: &Vm) -> Lock {
 }
 
 /// Address classes: one for each guest with an address, one for each block that policy mentions, and all the rest of each family.
-fn classes(world: &World) -> Vec<Class> {
+fn classes(world: &World, numbers: &mut ClassNumbers) -> Vec<Class> {
     let all: [Block; 2] = [
         Block::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
         Block::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0),
@@ -157,14 +184,12 @@ fn classes(world: &World) -> Vec<Class> {
 
     let mut classes = Vec::new();
     // A guest whose addresses lie in different blocks is a class for each address: rules may tell them apart.
-    let of_guests = guests.into_iter().flatten().map(|b| (vec![b], b.address()));
-    let of_blocks = blocks
-        .iter()
-        .filter_map(|b| Some((vec![*b], example(*b, &every)?)));
-    for ((blocks, example), number) in of_guests.chain(of_blocks).zip(1u32..) {
+    let of_guests = guests.into_iter().flatten().map(|b| (b, b.address()));
+    let of_blocks = blocks.iter().filter_map(|b| Some((*b, example(*b, &every)?)));
+    for (block, example) in of_guests.chain(of_blocks) {
         classes.push(Class {
-            number,
-            blocks,
+            number: numbers.of(block),
+            block,
             example,
         });
     }
@@ -206,6 +231,7 @@ fn rules_of(
     vm: &Vm,
     direction: Direction,
     class: &Class,
+    protocols: &Protocols,
     out: &mut Vec<Rule>,
 ) -> Result<(), DaemonError> {
     let ask = |protocol: Protocol, port: u16| {
@@ -231,26 +257,30 @@ fn rules_of(
                 port,
             },
         };
-        world.decide(&flow)
+        let side = match direction {
+            Direction::FromGuest => Side::Source,
+            Direction::ToGuest => Side::Destination,
+        };
+        world.rule(&flow, side)
     };
-    let rule = |protocol: Option<Protocol>, port: Option<u16>, decision: &Decision| Rule {
-        id: rule_number(decision).max(1),
+    let rule = |protocol: Option<Protocol>, port: Option<u16>, ruling: &Ruling| Rule {
+        id: rule_number(&ruling.decision).max(1),
         scope: vm.scope,
         direction,
         peer: PeerMatch::Class(class.number),
         protocol: protocol.map(|p| netback_filter::Protocol(p.0)),
         port,
-        action: action(decision),
-        mark: shapes::mark(&world.rules, decision),
+        action: table_action(ruling),
+        mark: shapes::mark(world, &ruling.decision, direction, class.example),
     };
-    let other = ask(OTHER, 0);
-    out.push(rule(None, None, &other));
+    let other = protocols.other.map(|protocol| ask(protocol, 0));
+    out.extend(other.as_ref().map(|decision| rule(None, None, decision)));
     let listening = match direction {
         Direction::FromGuest => world.vm_at(class.example),
         Direction::ToGuest => Some(vm),
     };
-    for protocol in APART {
-        let intervals: Vec<(PortRange, Decision)> = if protocol.has_ports() {
+    for &protocol in &protocols.apart {
+        let intervals: Vec<(PortRange, Ruling)> = if protocol.has_ports() {
             intervals(world, listening, class.example, protocol)
                 .map(|range| (range, ask(protocol, range.first())))
                 .collect()
@@ -261,47 +291,59 @@ fn rules_of(
         let base = intervals
             .iter()
             .max_by_key(|(range, _)| range.last() - range.first())
-            .map_or_else(|| ask(protocol, 0), |(_, decision)| *decision);
-        if !same(&base, &other) {
+            .map_or_else(|| ask(protocol, 0), |(_, ruling)| *ruling);
+        if !other.is_some_and(|other| same(&base, &other)) {
             out.push(rule(Some(protocol), None, &base));
         }
-        for (range, decision) in intervals.iter().filter(|(_, d)| !same(d, &base)) {
+        for (range, ruling) in intervals.iter().filter(|(_, r)| !same(r, &base)) {
             for port in range.first()..=range.last() {
-                out.push(rule(Some(protocol), Some(port), decision));
+                out.push(rule(Some(protocol), Some(port), ruling));
             }
             if out.len() > MAX_RULES {
-                return Err(DaemonError::Invalid(format!(
-                    "this needs more than {MAX_RULES} entries in the vif tables, at ports {range} of {protocol} and {}; \
-                     use fewer or narrower port ranges, or a default of deny with rules that allow",
+                return Err(too_many(format_args!(
+                    "ports {range} of {protocol} and {}",
                     vm.id.name
                 )));
             }
         }
     }
+    if out.len() > MAX_RULES {
+        return Err(too_many(format_args!("{}", vm.id.name)));
+    }
     Ok(())
+}
+
+fn too_many(at: std::fmt::Arguments<'_>) -> DaemonError {
+    DaemonError::Invalid(format!(
+        "this needs more than {MAX_RULES} entries in the vif tables, at {at}; use fewer or narrower port ranges and fewer \
+         protocols, or a default of deny with rules that allow"
+    ))
 }
 
 /// A flow to a route goes to any of the backends that serve: it is denied if the flow to one of them is. Without one there is
 /// nothing to deny; the datapath refuses it for want of a backend.
-fn through(world: &World, vm: &Vm, facade: &Facade, source: Endpoint<'_>) -> Decision {
-    let mut found: Option<Decision> = None;
+fn through(world: &World, vm: &Vm, facade: &Facade, source: Endpoint<'_>) -> Ruling {
+    let mut found: Option<Ruling> = None;
     // As the table of the vifs chooses, which knows no canary.
     let serving = facade.members.iter().filter(|member| member.table.weight > 0);
     for end in serving.filter(|m| m.scope != Some(vm.scope)).map(Member::end) {
-        let decision = world.decide(&Flow {
+        let flow = Flow {
             protocol: facade.route.protocol,
             source,
             destination: world.destination(facade.route.protocol, end.ip(), end.port()),
             port: end.port(),
-        });
-        if decision.verdict == Verdict::Deny {
-            return decision;
+        };
+        let ruling = world.rule(&flow, Side::Source);
+        if ruling.decision.verdict == Verdict::Deny {
+            return ruling;
         }
-        found = Some(found.unwrap_or(decision));
+        found = Some(found.unwrap_or(ruling));
     }
-    found.unwrap_or(Decision {
-        verdict: Verdict::Allow,
-        ..world.unserved(&facade.route)
+    found.unwrap_or_else(|| {
+        Ruling::from(policy::Decision {
+            verdict: Verdict::Allow,
+            ..world.unserved(&facade.route)
+        })
     })
 }
 
@@ -351,231 +393,22 @@ fn intervals(
         .filter_map(|(first, last)| PortRange::new(first, last))
 }
 
-/// Whether two decisions come to the same at a vif, name of the rule and class included.
-fn same(a: &Decision, b: &Decision) -> bool {
-    action(a) == action(b) && a.class == b.class && (a.verdict == Verdict::Allow || a.by == b.by)
+/// What a vif does where no more is known than this.
+pub fn table_action(ruling: &Ruling) -> Action {
+    match ruling.awaited {
+        true => Action::Deny(Refuse::Hold),
+        false => action(&ruling.decision),
+    }
+}
+
+/// Whether two rulings come to the same at a vif, name of the rule, class and copies included.
+fn same(a: &Ruling, b: &Ruling) -> bool {
+    let (first, second) = (&a.decision, &b.decision);
+    table_action(a) == table_action(b)
+        && first.class == second.class
+        && first.mirror == second.mirror
+        && (first.verdict == Verdict::Allow || first.by == second.by)
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use netback_filter::{Action, Protocol as Proto, Refuse};
-    use policy::{Document, Ruleset, VmId};
-
-    use super::*;
-
-    fn vm(name: &str, scope: u32, address: &str) -> Vm {
-        let id = VmId {
-            name: name.into(),
-            uuid: [scope as u8; 16],
-        };
-        Vm {
-            addresses: vec![address.parse().expect("an address")],
-            trapped: true,
-            ..Vm::new(id, scope)
-        }
-    }
-
-    fn tables(text: &str) -> Result<Tables, DaemonError> {
-        let document = Document::parse("test.yaml", text).expect("a sound document");
-        let rules = Arc::new(Ruleset::compile(&[document], 7).expect("compiles"));
-        let tables = compile(&World::new(
-            rules,
-            vec![vm("web1", 1, "10.0.0.11"), vm("db1", 2, "10.0.0.12")],
-        ))?;
-        tables.rules.check().expect("the datapath takes them");
-        Ok(tables)
-    }
-
-    /// What the datapath would do, by its own order of precision.
-    fn ask(
-        t: &Tables,
-        scope: u32,
-        direction: Direction,
-        remote: &str,
-        protocol: Protocol,
-        port: u16,
-    ) -> Action {
-        let remote: IpAddr = remote.parse().expect("an address");
-        let class = t
-            .rules
-            .peers
-            .iter()
-            .filter(|p| Block::new(p.address, p.prefix_bits).contains(remote))
-            .max_by_key(|p| p.prefix_bits)
-            .expect("every address has a class")
-            .class;
-        let find = |protocol: Option<Proto>, port: Option<u16>| {
-            t.rules.rules.iter().find(|r| {
-                r.scope == scope
-                    && r.direction == direction
-                    && r.peer == PeerMatch::Class(class)
-                    && r.protocol == protocol
-                    && r.port == port
-            })
-        };
-        let protocol = Some(Proto(protocol.0));
-        find(protocol, Some(port))
-            .or_else(|| find(protocol, None))
-            .or_else(|| find(None, None))
-            .expect("every class has a rule")
-            .action
-    }
-
-    const BY_PROCESS: &str = "policy: a\ndefault: { db1: deny }\nservices:\n  c: { vm: web1, exe: /bin/c }\n  d: { vm: db1, port: 80, protocol: tcp }\nrules:\n  - { name: r, from: c, to: d, action: allow }\n";
-
-    #[test]
-    fn an_unknown_process_is_let_through_by_no_rule_for_a_process() {
-        let t = tables(BY_PROCESS).expect("fits");
-        for (scope, direction, remote) in [
-            (1, Direction::FromGuest, "10.0.0.12"),
-            (2, Direction::ToGuest, "10.0.0.11"),
-        ] {
-            assert_eq!(
-                ask(&t, scope, direction, remote, Protocol::TCP, 80),
-                Action::Deny(Refuse::Reset)
-            );
-        }
-        // What the rules do not touch passes by default.
-        assert_eq!(
-            ask(&t, 1, Direction::FromGuest, "192.0.2.1", Protocol::TCP, 80),
-            Action::Allow
-        );
-        assert!(matches!(
-            ask(&t, 2, Direction::ToGuest, "192.0.2.1", Protocol::TCP, 80),
-            Action::Deny(_)
-        ));
-    }
-
-    #[test]
-    fn a_guest_without_addresses_of_dom0_is_held_to_its_mac() {
-        let document = Document::parse("t", "policy: a\nlock: { web1: address, db1: mac }\n").expect("sound");
-        let rules = Arc::new(Ruleset::compile(&[document], 7).expect("compiles"));
-        let given = Vm {
-            configured: vec!["10.0.0.11".parse().expect("an address")],
-            ..vm("web1", 1, "10.0.0.11")
-        };
-        let guests = vec![
-            given,
-            vm("web1", 2, "10.0.0.12"),
-            vm("db1", 3, "10.0.0.13"),
-            vm("x", 4, "10.0.0.14"),
-        ];
-        let t = compile(&World::new(rules, guests)).expect("fits");
-        let locks: Vec<Lock> = t.scopes.values().map(|config| config.lock).collect();
-        assert_eq!(locks, [Lock::Address, Lock::Mac, Lock::Mac, Lock::Off]);
-        assert_eq!(t.addresses[&1].len(), 1);
-    }
-
-    #[test]
-    fn a_process_that_is_looked_up_may_try_again() {
-        let document = Document::parse("test.yaml", BY_PROCESS).expect("a sound document");
-        let rules = Arc::new(Ruleset::compile(&[document], 7).expect("compiles"));
-        let to_db = |port, opaque| {
-            let read = Vm {
-                trapped: false,
-                opaque,
-                ..vm("web1", 1, "10.0.0.11")
-            };
-            let world = World::new(Arc::clone(&rules), vec![read, vm("db1", 2, "10.0.0.12")]);
-            let t = compile(&world).expect("fits");
-            ask(&t, 1, Direction::FromGuest, "10.0.0.12", Protocol::TCP, port)
-        };
-        assert_eq!(to_db(80, false), Action::Deny(Refuse::Drop));
-        assert_eq!(to_db(81, false), Action::Deny(Refuse::Reset), "no process may");
-        assert_eq!(to_db(80, true), Action::Deny(Refuse::Reset), "nothing will tell");
-    }
-
-    #[test]
-    fn an_unknown_process_is_stopped_by_a_deny_that_might_be_for_it() {
-        let text = "policy: a\nservices:\n  c: { vm: web1, exe: /bin/c }\nrules:\n  - { name: r, from: c, to: any, protocol: tcp, ports: 22, action: deny }\n";
-        let t = tables(text).expect("fits");
-        assert!(matches!(
-            ask(&t, 1, Direction::FromGuest, "192.0.2.1", Protocol::TCP, 22),
-            Action::Deny(_)
-        ));
-        assert_eq!(
-            ask(&t, 1, Direction::FromGuest, "192.0.2.1", Protocol::TCP, 23),
-            Action::Allow
-        );
-        assert_eq!(
-            ask(&t, 1, Direction::FromGuest, "192.0.2.1", Protocol::UDP, 22),
-            Action::Allow
-        );
-    }
-
-    #[test]
-    fn ranges_and_blocks_hold_at_their_edges() {
-        let text = "policy: a\ndefault: { db1: deny }\nrules:\n  - { name: r, from: { address: 192.0.2.0/25 }, to: { vm: db1 }, protocol: tcp, ports: 8000-8010, action: allow }\n";
-        let t = tables(text).expect("fits");
-        for (remote, port, allowed) in [
-            ("192.0.2.0", 8000, true),
-            ("192.0.2.127", 8010, true),
-            ("192.0.2.128", 8000, false),
-            ("192.0.2.1", 7999, false),
-            ("192.0.2.1", 8011, false),
-        ] {
-            let action = ask(&t, 2, Direction::ToGuest, remote, Protocol::TCP, port);
-            assert_eq!(action == Action::Allow, allowed, "{remote} port {port}");
-        }
-    }
-
-    /// A route is denied to whom one of its serving backends is; other ports of its address are what they were.
-    #[test]
-    fn a_port_without_a_protocol_is_of_every_protocol_that_has_ports() {
-        let text = "policy: a\ndefault: { db1: deny }\nrules:\n  - { name: r, from: { vm: web1 }, to: { vm: db1, port: 80 }, action: allow }\n";
-        let t = tables(text).expect("compiles");
-        for protocol in APART {
-            for port in [80, 81] {
-                let allowed = protocol.has_ports() && port == 80;
-                let action = ask(&t, 1, Direction::FromGuest, "10.0.0.12", protocol, port);
-                assert_eq!(action == Action::Allow, allowed, "{protocol} {port}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_route_is_allowed_as_its_backends_are() {
-        let text = "policy: a\ndefault: { db1: deny }\nroutes:\n  r:\n    address: 10.0.0.100\n    port: 80\n    backends: [{ to: 192.0.2.1, port: 8081 }, { to: { vm: db1 }, port: 8080, weight: W }]\nrules:\n  - { name: r, from: { vm: web1 }, to: { vm: db1 }, ports: P, action: allow }\n";
-        struct Nothing;
-        impl crate::routes::Condition for Nothing {
-            fn checked(&self, _: Protocol, _: SocketAddr) -> Option<bool> {
-                None
-            }
-            fn is_shunned(&self, _: Protocol, _: SocketAddr) -> bool {
-                false
-            }
-            fn gone(&self) -> &[crate::routes::Departed] {
-                &[]
-            }
-        }
-        let actions = |weight: &str, port: &str| {
-            let text = text.replace('W', weight).replace('P', port);
-            let document = Document::parse("test.yaml", &text).expect("a sound document");
-            let rules = Arc::new(Ruleset::compile(&[document], 7).expect("compiles"));
-            let guests = vec![vm("web1", 1, "10.0.0.11"), vm("db1", 2, "10.0.0.12")];
-            let t = compile(&World::new(rules, guests).with_routes(&Nothing)).expect("fits");
-            [80, 81].map(|port| {
-                let action = ask(&t, 1, Direction::FromGuest, "10.0.0.100", Protocol::TCP, port);
-                action == Action::Allow
-            })
-        };
-        assert_eq!(actions("1", "8080"), [true, true]);
-        assert_eq!(
-            actions("1", "80"),
-            [false, true],
-            "rules are asked of the backend's port"
-        );
-        assert_eq!(actions("0", "80"), [true, true], "who has no share is not asked");
-    }
-
-    #[test]
-    fn an_example_lies_outside_of_the_inner_blocks() {
-        let block = |text: &str| text.parse::<Block>().expect("a block");
-        let all = BTreeSet::from([block("10.0.0.0/8"), block("10.0.0.0/9"), block("10.128.0.0/16")]);
-        assert_eq!(example(block("10.0.0.0/8"), &all), "10.129.0.0".parse().ok());
-        let covered = BTreeSet::from([block("10.0.0.0/31"), block("10.0.0.0"), block("10.0.0.1")]);
-        assert_eq!(example(block("10.0.0.0/31"), &covered), None);
-    }
-}
+mod tests;

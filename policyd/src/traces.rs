@@ -83,6 +83,11 @@ impl Trace {
                 count: left_out.count,
                 at_least: left_out.at_least,
             },
+            Told::Rests { time, why } => TraceItem::Rest {
+                seconds: time.as_secs(),
+                why,
+            },
+            Told::Resumed => TraceItem::Resumed,
             Told::Ended(why) => TraceItem::End { why },
         })
     }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-only
-//! Carries the datapath's reports to the enforcer, and answers refused packets that the datapath itself cannot answer.
+//! Carries the datapath's reports to the enforcer and held packets to where they wait, and answers refused packets that the
+//! datapath itself cannot answer.
 
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,10 +8,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
-use netback_filter::{AttachedVif, Datapath, Event, EventKind, Events, Prohibited};
+use netback_filter::{AttachedVif, Datapath, Event, EventKind, Events, Prohibited, Report};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::enforcer::Order;
+use crate::holding::Holding;
 use crate::registry::lock;
 
 /// How long a stop may go unnoticed.
@@ -60,12 +62,28 @@ impl Answers {
 
 /// Forwards until `stop`. Blocks when the enforcer is behind: then the ring fills, and the datapath drops reports and counts
 /// them, never packets.
-pub fn forward(mut events: Events, mut answers: Answers, orders: &Sender<Order>, stop: &AtomicBool) {
+pub fn forward(
+    mut events: Events,
+    mut answers: Answers,
+    holding: &Holding,
+    orders: &Sender<Order>,
+    stop: &AtomicBool,
+) {
     while !stop.load(Ordering::SeqCst) {
-        let timeout = PollTimeout::try_from(NAP).unwrap_or(PollTimeout::NONE);
+        let due = holding.expire();
+        let nap = due.map_or(NAP, |due| due.saturating_duration_since(Instant::now()).min(NAP));
+        // Rounded up: a poll that ends too early would find nothing due.
+        let timeout = PollTimeout::try_from(nap + Duration::from_millis(1)).unwrap_or(PollTimeout::NONE);
         // An interrupted poll only means to look.
         let _ = poll(&mut [PollFd::new(events.as_fd(), PollFlags::POLLIN)], timeout);
-        for event in events.by_ref() {
+        while let Some(report) = events.report() {
+            let event = match report {
+                Report::Held(frame) => {
+                    holding.take(frame);
+                    continue;
+                }
+                Report::Event(event) => event,
+            };
             answers.answer(&event);
             if orders.send(Order::Vif(event)).is_err() {
                 return;

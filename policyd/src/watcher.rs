@@ -12,16 +12,17 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
-use netback_filter::{Datapath, Error as DatapathError, VifConfig};
+use netback_filter::Datapath;
 use policy::VmId;
-use policyd_api::{Mode, Vif, What};
+use policyd_api::{Mode, What};
 use xen_bindings::Xen;
 use xen_bindings::domain::{self as xen_domain, DomainInfo};
-use xen_bindings::store::{Store as Xenstore, Vif as Backend};
+use xen_bindings::store::Store as Xenstore;
 
+use crate::cover::{Cover, Links, mac};
 use crate::domain::{self, Context};
 use crate::enforcer::Order;
-use crate::registry::{DomainEntry, lock};
+use crate::registry::DomainEntry;
 
 /// Without any message the watcher looks this often all the same.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -34,10 +35,8 @@ pub struct Watcher {
     context: Arc<Context>,
     xen: Xen,
     xenstore: Xenstore,
-    datapath: Arc<Mutex<Datapath>>,
+    cover: Cover,
     threads: BTreeMap<u16, JoinHandle<()>>,
-    /// vifs the datapath could not be attached to, so that each is logged once.
-    refused: BTreeSet<String>,
     /// The vifs that the enforcer was told of.
     configured: BTreeMap<u16, Vifs>,
     /// Since when domains are paused, and whether the enforcer was told. A pause of a moment is one of the daemon's own.
@@ -56,9 +55,8 @@ impl Watcher {
             context,
             xen,
             xenstore,
-            datapath,
+            cover: Cover::new(datapath),
             threads: BTreeMap::new(),
-            refused: BTreeSet::new(),
             configured: BTreeMap::new(),
             paused: BTreeMap::new(),
         }
@@ -99,9 +97,6 @@ impl Watcher {
             }
         };
         let ids: BTreeSet<u16> = present.iter().filter(|d| !d.dying).filter_map(number).collect();
-        if lock(&self.datapath).prune().is_err() {
-            log::debug!("vifs that are gone could not be forgotten; trying again with the next look");
-        }
         for gone in self
             .context
             .registry
@@ -111,6 +106,7 @@ impl Watcher {
         {
             self.forget(gone);
         }
+        let mut links = self.cover.look();
         for info in present.iter().filter(|d| !d.dying) {
             let Some(id) = number(info).filter(|id| *id != 0) else {
                 continue;
@@ -118,13 +114,16 @@ impl Watcher {
             let entry = match self.context.registry.by_id(id) {
                 Some(entry) => entry,
                 None => match self.welcome(id, info) {
-                    Some(entry) => entry,
+                    Some(entry) => {
+                        links = self.cover.look();
+                        entry
+                    }
                     None => continue,
                 },
             };
             entry.sight().state = state(info).into();
             self.watch_pause(&entry, info.paused);
-            self.cover(&entry);
+            self.cover(&entry, &links);
         }
     }
 
@@ -155,7 +154,8 @@ impl Watcher {
         // Its defaults must hold before a vif is covered. A vif that has to wait longer is covered with the next look.
         let _ = is_ready.recv_timeout(PERIOD);
         // The vifs before sight: from here on the defaults hold, whatever the guest does while its kernel is read.
-        self.cover(&entry);
+        let links = self.cover.look();
+        self.cover(&entry, &links);
         let context = Arc::clone(&self.context);
         let for_thread = Arc::clone(&entry);
         match std::thread::Builder::new()
@@ -191,8 +191,8 @@ impl Watcher {
         );
     }
 
-    /// Attaches the datapath to vifs of the domain that do not have it, and takes its addresses from xenstore.
-    fn cover(&mut self, entry: &Arc<DomainEntry>) {
+    /// Attaches the datapath to interfaces of the domain that do not have it, and takes its addresses from xenstore.
+    fn cover(&mut self, entry: &Arc<DomainEntry>, links: &Links) {
         let backends = self.xenstore.vifs_of(u32::from(entry.id)).unwrap_or_default();
         let configured: Vifs = backends
             .iter()
@@ -201,14 +201,13 @@ impl Watcher {
                 (b.mac.as_deref().and_then(mac), given)
             })
             .collect();
-        let vifs: Vec<Vif> = backends
-            .into_iter()
-            .map(|backend| Vif {
-                covered: self.attach(entry, &backend),
-                name: backend.name,
-                mac: backend.mac,
-            })
-            .collect();
+        let registry = &self.context.registry;
+        let lives = |scope| u16::try_from(scope).is_ok_and(|id| registry.by_id(id).is_some());
+        let guest = (entry.scope(), entry.vm.name.as_str());
+        let (vifs, news) = self.cover.cover(links, guest, &backends, lives);
+        if news {
+            self.context.order(Order::Covered);
+        }
         let mut sight = entry.sight();
         if !vifs.is_empty() && sight.mode == Mode::Off {
             sight.mode = Mode::Vm;
@@ -244,40 +243,6 @@ impl Watcher {
             self.context.order(Order::Paused { scope, paused });
         }
     }
-
-    /// Puts the datapath on one vif, unless it is there. Returns whether it is there now.
-    fn attach(&mut self, entry: &DomainEntry, backend: &Backend) -> bool {
-        let config = VifConfig {
-            scope: entry.scope(),
-            mac: backend.mac.as_deref().and_then(mac),
-        };
-        let before = entry
-            .sight()
-            .vifs
-            .iter()
-            .any(|v| v.name == backend.name && v.covered);
-        if before && std::fs::exists(format!("/sys/class/net/{}", backend.name)).unwrap_or(false) {
-            return true;
-        }
-        // The lock is let go before anything is ordered of the enforcer, which takes it too.
-        let attached = lock(&self.datapath).attach(&backend.name, config);
-        match attached {
-            Ok(()) => {
-                self.context.order(Order::Covered);
-                log::info!("{}: {} is covered", entry.vm.name, backend.name);
-                self.refused.remove(&backend.name);
-                true
-            }
-            // The link appears a moment after the xenstore node, and goes a moment before it.
-            Err(DatapathError::NoInterface { .. }) => false,
-            Err(e) => {
-                if self.refused.insert(backend.name.clone()) {
-                    log::error!("{}: {}: {e}", entry.vm.name, backend.name);
-                }
-                false
-            }
-        }
-    }
 }
 
 /// Domain ids of guests have 15 bits; what does not fit is no guest.
@@ -301,25 +266,12 @@ fn address(text: &str) -> Option<IpAddr> {
     text.split('/').next()?.parse().ok()
 }
 
-fn mac(text: &str) -> Option<[u8; 6]> {
-    let mut bytes = text.split(':').map(|b| u8::from_str_radix(b, 16).ok());
-    let mut mac = [0; 6];
-    for byte in &mut mac {
-        *byte = bytes.next()??;
-    }
-    bytes.next().is_none().then_some(mac)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn macs_and_addresses_of_xenstore() {
-        assert_eq!(mac("00:16:3e:00:00:0b"), Some([0, 0x16, 0x3e, 0, 0, 0xb]));
-        assert_eq!(mac("00:16:3e:00:00"), None);
-        assert_eq!(mac("00:16:3e:00:00:0b:0c"), None);
-        assert_eq!(mac("zz:16:3e:00:00:0b"), None);
+    fn addresses_of_xenstore() {
         assert_eq!(address("10.0.0.11/24"), "10.0.0.11".parse().ok());
         assert_eq!(address("nonsense"), None);
     }

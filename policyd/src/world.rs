@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use policy::{Decider, Decision, Endpoint, Flow, Owner, Protocol, Refuse, Ruleset, Verdict, VmId};
+use policy::{Decider, Decision, Endpoint, Flow, Owner, Protocol, Refuse, Ruleset, Side, Verdict, VmId};
 use vmi_xen::observe::Subject;
 
 use crate::routes::{Condition, Routes};
@@ -133,6 +133,24 @@ impl Listeners {
     }
 }
 
+/// What becomes of a flow at a vif.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ruling {
+    /// What is known by now.
+    pub decision: Decision,
+    /// It is denied only for want of its process, which is found out once its first packet is reported.
+    pub awaited: bool,
+}
+
+impl From<Decision> for Ruling {
+    fn from(decision: Decision) -> Ruling {
+        Ruling {
+            decision,
+            awaited: false,
+        }
+    }
+}
+
 /// The process of a subject as policy looks at it.
 pub fn policy_process(subject: &Subject) -> policy::Process<'_> {
     let p = &subject.process;
@@ -183,9 +201,24 @@ impl World {
     /// one a rule denies. Where it is a lookup that will tell, packets are dropped without an answer: the client tries again,
     /// and by then its process is known. No allocation, no lock.
     pub fn decide(&self, flow: &Flow<'_>) -> Decision {
-        if let Some(decision) = self.rules.decide_for_any_process(flow) {
-            return decision;
+        self.rules
+            .decide_for_any_process(flow)
+            .unwrap_or_else(|| self.decide_unknown(flow))
+    }
+
+    /// Decides a flow at the vif of the guest at one of its ends: also, whether it is denied only until it is known who owns it
+    /// there.
+    pub fn rule(&self, flow: &Flow<'_>, at: Side) -> Ruling {
+        match self.rules.decide_for_any_process(flow) {
+            Some(decision) => Ruling::from(decision),
+            None => Ruling {
+                decision: self.decide_unknown(flow),
+                awaited: self.is_awaited(flow, at),
+            },
         }
+    }
+
+    fn decide_unknown(&self, flow: &Flow<'_>) -> Decision {
         let mut decision = self.rules.decide(flow);
         if self.is_looked_up(&flow.source) || self.is_looked_up(&flow.destination) {
             decision.refuse = Refuse::Drop;
@@ -196,6 +229,7 @@ impl World {
                 // No rule decided: not knowing did.
                 by: Decider::Nothing,
                 class: None,
+                mirror: None,
                 verdict: Verdict::Deny,
                 audit: false,
                 ..decision
@@ -219,14 +253,32 @@ impl World {
             audit: false,
             by: Decider::Unserved,
             class: None,
+            mirror: None,
             generation: self.rules.generation(),
         }
     }
 
     /// Whether it is for a lookup to tell the process at this end.
     fn is_looked_up(&self, end: &Endpoint<'_>) -> bool {
-        let vm = end.vm.and_then(|id| self.vms.get(*self.by_uuid.get(&id.uuid)?));
-        matches!(end.owner, Owner::Unknown) && vm.is_some_and(|vm| !vm.trapped && !vm.opaque)
+        matches!(end.owner, Owner::Unknown) && self.vm_of(end).is_some_and(|vm| !vm.trapped && !vm.opaque)
+    }
+
+    /// Whether the report of a flow's first packet leads to its process at this end. Traps do not show what sockets send that are
+    /// not connected, but who has them.
+    fn is_awaited(&self, flow: &Flow<'_>, at: Side) -> bool {
+        match (at, flow.protocol) {
+            (Side::Source, Protocol::UDP) => {
+                matches!(flow.source.owner, Owner::Unknown)
+                    && self.vm_of(&flow.source).is_some_and(|vm| !vm.opaque)
+            }
+            (Side::Source, Protocol::TCP) => self.is_looked_up(&flow.source),
+            (Side::Destination, Protocol::TCP | Protocol::UDP) => self.is_looked_up(&flow.destination),
+            _ => false,
+        }
+    }
+
+    fn vm_of(&self, end: &Endpoint<'_>) -> Option<&Vm> {
+        self.vms.get(*self.by_uuid.get(&end.vm?.uuid)?)
     }
 
     /// All guests.

@@ -38,6 +38,17 @@ pub struct DomainSpec {
     pub config: String,
 }
 
+/// Where in dom0 a kernel and its initramfs are; of no series, those of the rig's own guests.
+pub(crate) fn boot_paths(series: Option<&str>) -> (String, String) {
+    match series {
+        Some(series) => (
+            format!("/run/rig/kernel-{series}"),
+            format!("/run/rig/initramfs-{series}"),
+        ),
+        None => (KERNEL.to_owned(), INITRAMFS.to_owned()),
+    }
+}
+
 impl DomainSpec {
     /// A domain with altp2m, 2 vCPUs, 224 MiB, an address and no service.
     pub fn new(name: &str, ip: Ipv4Addr) -> DomainSpec {
@@ -85,17 +96,6 @@ impl DomainSpec {
         format!("/run/rig/{}.grub", self.name)
     }
 
-    /// Where in dom0 its kernel and its initramfs are.
-    pub(crate) fn boot_paths(&self) -> (String, String) {
-        match &self.kernel {
-            Some(series) => (
-                format!("/run/rig/kernel-{series}"),
-                format!("/run/rig/initramfs-{series}"),
-            ),
-            None => (KERNEL.to_owned(), INITRAMFS.to_owned()),
-        }
-    }
-
     /// Its kernel's command line.
     pub(crate) fn kernel_cmdline(&self) -> String {
         let DomainSpec { name, cmdline, .. } = self;
@@ -126,7 +126,7 @@ impl DomainSpec {
         let boot = if self.grub {
             format!("kernel = \"{}\"", self.grub_path())
         } else {
-            let (kernel, initramfs) = self.boot_paths();
+            let (kernel, initramfs) = boot_paths(self.kernel.as_deref());
             let cmdline = self.kernel_cmdline();
             format!("kernel = \"{kernel}\"\nramdisk = \"{initramfs}\"\ncmdline = \"{cmdline}\"")
         };

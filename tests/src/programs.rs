@@ -69,11 +69,14 @@ pub fn guest(name: &str) -> Result<PathBuf> {
     let folder = target_folder().join("rig-guest");
     fs::create_dir_all(&folder).at(&folder)?;
     let program = folder.join(name);
+    // Tests of another rig may be reading it.
+    let new = folder.join(format!("{name}.{}", std::process::id()));
     run(Command::new("rustc")
         .args(["--edition", "2024", "-C", "opt-level=2", "-C", "strip=symbols"])
         .args(["-C", "target-feature=+crt-static", "-o"])
-        .arg(&program)
+        .arg(&new)
         .arg(workspace().join(format!("tests/guest/{name}.rs"))))?;
+    fs::rename(&new, &program).at(&program)?;
     Ok(program)
 }
 

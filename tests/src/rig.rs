@@ -5,7 +5,7 @@ use crate::agent::CONSOLE_LOGS;
 use crate::agent::client::{Output as Sink, Sender, Session, SessionError};
 use crate::agent::request::{Action, Request};
 use crate::backend::{Backend, Cpu, Emulator, Machine};
-use crate::domain::{DomainSpec, check_name};
+use crate::domain::{DomainSpec, boot_paths, check_name};
 use crate::error::{At, Result, RigError};
 use crate::image;
 use crate::programs;
@@ -491,25 +491,27 @@ impl Rig {
             self.write("dom0", &spec.grub_path(), 0o644, &grub)?;
         }
         if let Some(series) = &spec.kernel {
-            self.bring_kernel(series, spec.boot_paths())?;
+            self.bring_kernel(series)?;
         }
         let path = format!("/run/rig/{}.cfg", spec.name);
         self.write("dom0", &path, 0o644, spec.xl_config().as_bytes())?;
         self.check("dom0", &["xl", "create", "-q", &path]).map(drop)
     }
 
-    /// Puts a kernel and its initramfs into dom0, unless they are there.
-    fn bring_kernel(&self, series: &str, (kernel, initramfs): (String, String)) -> Result<()> {
+    /// Puts a kernel and its initramfs into dom0, unless they are there; gives their paths, as [`DomainSpec::kernel`] has them.
+    pub fn bring_kernel(&self, series: &str) -> Result<(String, String)> {
         check_name(&series.replace('.', "-"))?;
+        let (kernel, initramfs) = boot_paths(Some(series));
         if self.exec("dom0", &["test", "-e", &initramfs])?.success() {
-            return Ok(());
+            return Ok((kernel, initramfs));
         }
         let progress = Progress::new(false);
         let files = image::guest_kernel(series, &progress)?;
         let agent = programs::agent(&progress)?;
         let content = image::domu_initramfs(&files, &fs::read(&agent).at(&agent)?)?;
         self.push(&files.kernel(), "dom0", &kernel)?;
-        self.write("dom0", &initramfs, 0o644, &content)
+        self.write("dom0", &initramfs, 0o644, &content)?;
+        Ok((kernel, initramfs))
     }
 
     /// Runs `xl` in dom0; an exit status other than 0 is an error.

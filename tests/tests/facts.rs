@@ -10,8 +10,14 @@ mod support;
 use support::{Mesh, Outcome};
 use xmesh_rig::programs;
 
-/// Execs, TCP connects and UDP connects of each of the two workers.
-const COUNT: u64 = 200;
+/// Execs, TCP connects and UDP connects of each of the two workers; `XMESH_FACTS` sets another number, up to 10,000.
+fn count() -> u64 {
+    std::env::var("XMESH_FACTS")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(200)
+}
+
 const PORTS: [u64; 2] = [20_000, 40_000];
 const ACCEPTS: usize = 200;
 /// The emulator may be slow, and the machine it runs on busy.
@@ -58,7 +64,7 @@ fn knocks(events: &[Value], protocol: &str, from: u64) -> Vec<u64> {
         .into_iter()
         .filter(|event| event["protocol"] == protocol)
         .filter_map(|event| event["remote"].as_str()?.strip_prefix("10.0.0.12:")?.parse().ok())
-        .filter(|port| (from..from + COUNT).contains(port))
+        .filter(|port| (from..from + count()).contains(port))
         .collect()
 }
 
@@ -68,8 +74,9 @@ fn every_fact_is_told_once_and_in_order() -> Outcome {
     let mesh = Mesh::up()?;
     mesh.0.push(&programs::guest("facts")?, "web1", "/run/facts")?;
     follow(&mesh)?;
+    let count = count();
     let script = format!(
-        "/run/facts work a {COUNT} {} & /run/facts work b {COUNT} {} & wait; \
+        "taskset -c 0 /run/facts work a {count} {} & taskset -c 1 /run/facts work b {count} {} & wait; \
          /run/facts accept {ACCEPTS}; /run/facts orphan 10001; sleep 4; /run/facts setuid 4321; \
          /run/facts bind 5399; /run/facts nothing the-end",
         PORTS[0], PORTS[1]
@@ -87,7 +94,7 @@ fn every_fact_is_told_once_and_in_order() -> Outcome {
     );
     let numbers: Vec<u64> = events.iter().filter_map(|event| event["seq"].as_u64()).collect();
     assert!(numbers.is_sorted(), "the stream is in order");
-    let all: Vec<u64> = (0..COUNT).collect();
+    let all: Vec<u64> = (0..count).collect();
     for (worker, port) in ["a", "b"].into_iter().zip(PORTS) {
         let execs: Vec<&Value> = of_kind(&events, "exec")
             .into_iter()
@@ -107,7 +114,7 @@ fn every_fact_is_told_once_and_in_order() -> Outcome {
                 .collect();
             assert_eq!(life, ["fork", "exec", "exit"], "the life of {pid}");
         }
-        let ports: Vec<u64> = (port..port + COUNT).collect();
+        let ports: Vec<u64> = (port..port + count).collect();
         assert_eq!(knocks(&events, "tcp", port), ports, "TCP connects of {worker}");
         assert_eq!(knocks(&events, "udp", port), ports, "UDP connects of {worker}");
     }

@@ -6,6 +6,7 @@ mod support;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use support::web1::unharmed;
 use support::{Domain, Mesh, Outcome};
 use xmesh_rig::{Discard, DomainSpec};
 
@@ -13,8 +14,11 @@ const GUEST: &str = "phoenix";
 
 /// A guest of the test's own, seen by traps.
 fn born(mesh: &Mesh) -> Result<Domain<'_>, Box<dyn std::error::Error>> {
-    let spec = DomainSpec::new(GUEST, Ipv4Addr::new(10, 0, 0, 50));
-    mesh.0.create_domain(&spec)?;
+    born_as(mesh, &DomainSpec::new(GUEST, Ipv4Addr::new(10, 0, 0, 50)))
+}
+
+fn born_as<'m>(mesh: &'m Mesh, spec: &DomainSpec) -> Result<Domain<'m>, Box<dyn std::error::Error>> {
+    mesh.0.create_domain(spec)?;
     let guard = Domain(&mesh.0, GUEST);
     mesh.0.wait_for(GUEST)?;
     seen(mesh)?;
@@ -43,19 +47,60 @@ fn tells_what_runs(mesh: &Mesh) -> Outcome {
     })
 }
 
+/// What became of the sight of the guest: the modes told, in order.
+fn told_sight(mesh: &Mesh) -> Result<Vec<String>, Box<dyn std::error::Error>> {
+    let argv = ["xmesh", "--json", "events", "--domain", GUEST, "--kind", "sight"];
+    let text = mesh.0.check("dom0", &argv)?;
+    Ok(text
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter_map(|event| Some(event["mode"].as_str()?.to_owned()))
+        .collect())
+}
+
+/// As after an upgrade of its kernel: what it boots is another one than before.
 #[test]
 #[ignore = "needs a rig: cargo xtask test"]
-fn a_guest_that_reboots_is_seen_again() -> Outcome {
+fn a_guest_that_reboots_into_another_kernel_is_seen_again() -> Outcome {
     let mesh = Mesh::up()?;
-    let _guard = born(&mesh)?;
-    let first = mesh.domain(GUEST)?["id"].clone();
+    let (kernel, initramfs) = mesh.0.bring_kernel("6.12.")?;
+    let put = |kernel: &str, initramfs: &str| {
+        let copy = format!("cp {kernel} /run/rig/kernel-upgrade; cp {initramfs} /run/rig/initramfs-upgrade");
+        mesh.0.check("dom0", &["sh", "-ec", &copy])
+    };
+    put("/rig/domu/boot/kernel", "/rig/domu-initramfs")?;
+    let spec = DomainSpec {
+        kernel: Some("upgrade".to_owned()),
+        ..DomainSpec::new(GUEST, Ipv4Addr::new(10, 0, 0, 50))
+    };
+    let _guard = born_as(&mesh, &spec)?;
+    let (first, told) = (mesh.domain(GUEST)?, told_sight(&mesh)?.len());
+    put(&kernel, &initramfs)?;
     mesh.0.xl(&["reboot", GUEST])?;
     mesh.wait("the guest is another domain", |mesh| {
-        Ok(mesh.domain(GUEST)?["id"] != first)
+        Ok(mesh.domain(GUEST)?["id"] != first["id"])
     })?;
     mesh.0.wait_for(GUEST)?;
     seen(&mesh)?;
-    tells_what_runs(&mesh)
+    let second = mesh.domain(GUEST)?;
+    assert_ne!(second["kernel"], first["kernel"]);
+    assert!(
+        second["kernel"].as_str().is_some_and(|k| k.starts_with("6.12.")),
+        "{second}"
+    );
+    tells_what_runs(&mesh)?;
+    let modes = told_sight(&mesh)?;
+    assert!(
+        modes
+            .get(told..)
+            .is_some_and(|new| new.iter().any(|mode| mode == mesh.trapped())),
+        "{modes:?}, {told} of them before"
+    );
+    mesh.0.check(
+        "dom0",
+        &["rm", "/run/rig/kernel-upgrade", "/run/rig/initramfs-upgrade"],
+    )?;
+    Ok(())
 }
 
 #[test]
@@ -152,5 +197,6 @@ fn daemon_and_guardian_die_at_any_moment_and_the_guest_runs_on() -> Outcome {
     mesh.guests_run()?;
     // Without a daemon, so that nothing stands between the guest and its text.
     assert_eq!(mesh.changed_text()?, "", "the guest's kernel text");
+    unharmed(&mesh)?;
     mesh.start()
 }

@@ -130,6 +130,22 @@ fn a_domain_that_dies_while_it_boots_or_is_watched_hurts_nobody() -> Outcome {
         std::thread::sleep(Duration::from_secs(pause));
         drop(guard);
     }
+    // And in the middle of traps, which come as fast as they can on both its vCPUs.
+    mesh.0
+        .create_domain(&DomainSpec::new("brief", Ipv4Addr::new(10, 0, 0, 31)))?;
+    let guard = Domain(&mesh.0, "brief");
+    mesh.0.wait_for("brief")?;
+    mesh.wait("the guest is trapped", |mesh| {
+        Ok(mesh.mode("brief")? == mesh.trapped())
+    })?;
+    let load = "for cpu in 0 1; do taskset -c $cpu sh -c 'while :; do /bin/true; done' & done; wait";
+    let job = mesh.0.spawn("brief", &["sh", "-c", load], Discard)?;
+    mesh.wait(
+        "traps",
+        |mesh| Ok(mesh.probe_hits("brief", "finalize_exec")? > 50),
+    )?;
+    drop(guard);
+    drop(job);
     mesh.wait("the dead domain is forgotten", |mesh| {
         Ok(mesh.domain("brief").is_err())
     })?;

@@ -128,6 +128,40 @@ time.sleep(999)
 
 #[test]
 #[ignore = "needs a rig: cargo xtask test"]
+fn what_confines_a_process_is_told_as_the_guest_tells_it() -> Outcome {
+    let mesh = Mesh::up()?;
+    let _job = mesh.0.spawn("web1", &["sleep", "4322"], Discard)?;
+    mesh.wait("the process", |mesh| Ok(process(mesh, "sleep", "4322").is_ok()))?;
+    let pid = process(&mesh, "sleep", "4322")?;
+    let all = mesh.json(&["ps", "web1"])?;
+    let row = all.as_array().ok_or("rows")?.iter().find(|p| p["pid"] == pid);
+    let row = row.ok_or("a row")?;
+    let proc = format!("/proc/{pid}");
+    let status = mesh.0.check("web1", &["cat", &format!("{proc}/status")])?;
+    for (set, line) in [
+        ("inheritable", "CapInh:"),
+        ("permitted", "CapPrm:"),
+        ("effective", "CapEff:"),
+        ("bounding", "CapBnd:"),
+        ("ambient", "CapAmb:"),
+    ] {
+        let told = status.lines().find_map(|l| l.strip_prefix(line)).map(str::trim);
+        assert_eq!(row["capabilities"][set].as_str(), told, "{row}");
+    }
+    for (field, kind) in [("netns", "net"), ("pidns", "pid"), ("mntns", "mnt")] {
+        let told = mesh
+            .0
+            .check("web1", &["readlink", &format!("{proc}/ns/{kind}")])?;
+        assert_eq!(told.trim(), format!("{kind}:[{}]", row[field]), "{row}");
+    }
+    let cgroups = mesh.0.check("web1", &["cat", &format!("{proc}/cgroup")])?;
+    let told = cgroups.lines().find_map(|line| line.strip_prefix("0::"));
+    assert_eq!(row["cgroup"].as_str(), told, "{row}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs a rig: cargo xtask test"]
 fn probes_over_the_budget_rest_and_come_back() -> Outcome {
     let mesh = Mesh::up()?;
     let restart = |mesh: &Mesh, budget: &str| -> Outcome {

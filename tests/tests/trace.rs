@@ -206,6 +206,57 @@ fn a_trace_over_its_limit_says_so_and_leaves_the_mesh_alone() -> Outcome {
     no_probe_is_left(&mesh)
 }
 
+#[test]
+#[ignore = "needs a rig: cargo xtask test"]
+fn traces_over_the_budget_rest_before_all_else_and_come_back() -> Outcome {
+    let mesh = up()?;
+    mesh.end()?;
+    // An emulated processor takes long for a trap.
+    mesh.start_with("5")?;
+    let trace = Trace::begin(&mesh, "costly", "--limit 100000 --syscall openat,read,close")?;
+    let row = |mesh: &Mesh| -> Result<Option<Value>, Box<dyn std::error::Error>> {
+        let domain = mesh.domain("web1")?;
+        let mut probes = domain["probes"].as_array().ok_or("probes")?.iter();
+        Ok(probes.find(|p| p["function"] == "(traces)").cloned())
+    };
+    mesh.wait("the trace's probes are listed", |mesh| {
+        let row = row(mesh)?;
+        Ok(row.is_some_and(|row| row["resume"].to_string().ends_with(" probes\"")))
+    })?;
+    let load = mesh.0.spawn("web1", &["sh", "-c", LOAD], Discard)?;
+    mesh.wait("its reader is told that it rests", |_| {
+        Ok(!trace.of_kind("rest")?.is_empty())
+    })?;
+    let why = trace.of_kind("rest")?[0]["why"].to_string();
+    assert!(why.contains("the budget is 5.0 %"), "{why}");
+    mesh.wait("`xmesh list -v` says so too", |mesh| {
+        let problems = mesh.domain("web1")?["problems"].to_string();
+        Ok(problems.contains("no traced call is told") && row(mesh)?.is_some())
+    })?;
+    assert_eq!(mesh.mode("web1")?, mesh.trapped());
+    mesh.wait("another is refused meanwhile", |mesh| {
+        let options = ["--syscall", "getpid", "--duration", "1"];
+        let refused = mesh
+            .0
+            .exec("dom0", &[&["xmesh", "trace", "web1"][..], &options].concat())?;
+        Ok(refused.status == 1 && refused.error_text().contains("try again in"))
+    })?;
+    load.wait()?;
+    mesh.wait("it goes on", |_| Ok(!trace.of_kind("resumed")?.is_empty()))?;
+    mesh.0.check("web1", &[PROGRAM])?;
+    mesh.wait("and tells calls", |_| {
+        let items = trace.items()?;
+        let resumed = items.iter().rposition(|item| item["kind"] == "resumed");
+        Ok(resumed.is_some_and(|at| items[at..].iter().any(|item| item["kind"] == "call")))
+    })?;
+    drop(trace);
+    mesh.wait("nothing is listed once it is over", |mesh| {
+        Ok(row(mesh)?.is_none())
+    })?;
+    mesh.end()?;
+    mesh.start_with("100")
+}
+
 /// A call that was traced costs no trap any more.
 fn no_probe_is_left(mesh: &Mesh) -> Outcome {
     let traps = || -> Result<u64, Box<dyn std::error::Error>> {

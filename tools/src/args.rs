@@ -13,6 +13,12 @@ fn kinds() -> impl TypedValueParser<Value = String> {
     PossibleValuesParser::new(What::KINDS.into_iter().chain(["verdict"]))
 }
 
+/// A protocol as policy names it.
+fn protocol(text: &str) -> Result<String, String> {
+    let protocol = text.parse::<policy::Protocol>();
+    protocol.map(|p| p.to_string()).map_err(|e| e.to_string())
+}
+
 /// See and govern the connections of this host's domains.
 #[derive(Debug, Parser)]
 #[command(
@@ -46,6 +52,9 @@ pub enum Command {
     Info,
     /// List the processes of a domain.
     Ps {
+        /// Also namespaces, effective capabilities and control groups.
+        #[arg(short, long)]
+        wide: bool,
         /// Name or id.
         domain: String,
     },
@@ -125,6 +134,18 @@ pub enum Command {
         BACKLOG waits. The last line says what shapes here."
     )]
     Qos {
+        /// Name or id; all domains without it.
+        domain: Option<String>,
+    },
+    /// Tell what the interfaces of domains counted, and how their TCP connections fare.
+    #[command(
+        after_help = "OUT is from the guest, IN to it. Counts of 0 both ways are left out but for passed, passed_bytes and denied.\n\n\
+        The second table has a line for each thing that was measured, by peer and rule: setup, the time from SYN to SYN-ACK; rtt, \
+        from data to its ACK; retr, segments that came twice; zwin, segments that said that no more is taken. P50, P90 and P99 are \
+        the ends of intervals of powers of two: at most so much, and more than half of it. TOTAL is of all connections that ended.\n\n\
+        EXAMPLES\n  xmesh stats web1\n  xmesh --json stats | jq '.domains[] | select(.out.forged > 0) | .domain'"
+    )]
+    Stats {
         /// Name or id; all domains without it.
         domain: Option<String>,
     },
@@ -344,11 +365,11 @@ pub struct Explain {
     /// Who it is opened to.
     #[arg(long, value_name = "DOMAIN|ADDRESS|ROUTE")]
     pub to: String,
-    /// The port it is opened to; of a route its own.
+    /// The port it is opened to, where the protocol has ports; of a route its own.
     #[arg(long, value_name = "N")]
     pub port: Option<u16>,
-    /// tcp or udp.
-    #[arg(long, default_value = "tcp", value_parser = ["tcp", "udp"])]
+    /// tcp, udp, icmp, icmpv6, sctp, or a number.
+    #[arg(long, default_value = "tcp", value_parser = protocol)]
     pub protocol: String,
     /// The effective user id of who opens it.
     #[arg(long, value_name = "N")]
@@ -409,6 +430,30 @@ mod tests {
         assert_eq!(trace.syscall, ["connect", "openat", "execve"]);
         assert_eq!((trace.count, trace.duration), (Some(5), Some(10)));
         assert!(Args::try_parse_from(["xmesh", "trace", "web1", "--count", "0"]).is_err());
+    }
+
+    #[test]
+    fn a_protocol_may_be_a_number() {
+        let parse = |protocol| {
+            let line = [
+                "xmesh",
+                "explain",
+                "--from",
+                "a",
+                "--to",
+                "b",
+                "--protocol",
+                protocol,
+            ];
+            Args::try_parse_from(line).map(|args| match args.command {
+                Command::Explain(explain) => explain.protocol,
+                other => panic!("{other:?}"),
+            })
+        };
+        assert_eq!(parse("47").expect("a number"), "47");
+        assert_eq!(parse("6").expect("a number"), "tcp");
+        let refused = parse("gre").expect_err("no name of ours").to_string();
+        assert!(refused.contains("write tcp, udp"), "{refused}");
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub fn run(args: &Args, output: &mut Output) -> Result<(), ToolError> {
     match &args.command {
         Command::List { verbose } => domains::list(&client, *verbose, output),
         Command::Info => domains::info(&client, output),
-        Command::Ps { domain } => domains::processes(&client, domain, output),
+        Command::Ps { domain, wide } => domains::processes(&client, domain, *wide, output),
         Command::Probes { domain } => domains::probes(&client, domain.as_deref(), output),
         Command::Conns { domain } => domains::connections(&client, domain, output),
         Command::Inspect { file } => inspect::inspect(file, output),
@@ -40,6 +40,7 @@ pub fn run(args: &Args, output: &mut Output) -> Result<(), ToolError> {
         Command::Flows { follow, domain } => watch::flows(&client, domain.as_deref(), *follow, output),
         Command::Routes => policies::routes(&client, output),
         Command::Qos { domain } => domains::qos(&client, domain.as_deref(), output),
+        Command::Stats { domain } => domains::stats(&client, domain.as_deref(), output),
         Command::PolicyApply { files, change } => policies::apply(&client, files, change, output),
         Command::PolicyList => policies::list(&client, output),
         Command::PolicyShow { name } => policies::show(&client, name, output),

@@ -14,6 +14,7 @@ pub mod policy;
 pub mod policy_history;
 pub mod qos;
 pub mod route;
+pub mod stats;
 pub mod table;
 pub mod time;
 pub mod trace;

@@ -10,9 +10,9 @@ use std::process::{Output, Stdio};
 
 use daemon::{Daemon, command, json, xmesh};
 use policyd_api::{
-    Applied, BackendState, Decision, Domain, ErrorBody, Event, Explained, Flow, Mode, Party, PolicyDocument,
-    PolicySummary, Probe, Process, Qos, Route, RouteBackend, Routed, ShapedClass, ShapedVif, Verdict, Vif,
-    What,
+    Applied, BackendState, Capabilities, ConnectionStats, Decision, Distribution, Domain, DomainStats,
+    ErrorBody, Event, Explained, Flow, Mode, PacketCounts, Party, PolicyDocument, PolicySummary, Probe,
+    Process, Qos, Route, RouteBackend, Routed, ShapedClass, ShapedVif, Stats, Verdict, Vif, What,
 };
 
 fn out(output: &Output) -> String {
@@ -136,6 +136,89 @@ fn qos_lists_classes_the_shaper_and_what_is_not_shaped() {
     assert_eq!(daemon.asked(), ["GET /v1/qos?domain=web1"]);
 }
 
+#[test]
+fn stats_are_two_tables_of_eighty_columns() {
+    let none = Distribution::default();
+    let of = |values, sum, p50, p90, p99| Distribution {
+        values,
+        sum,
+        p50: Some(p50),
+        p90: Some(p90),
+        p99: Some(p99),
+    };
+    let stats = Stats {
+        domains: vec![DomainStats {
+            domain: "web1".into(),
+            out: PacketCounts {
+                passed: 1_234_567,
+                passed_bytes: 987_654_321_012,
+                denied: 3,
+                forged: 2,
+                events_lost: 7,
+                ..Default::default()
+            },
+            into: PacketCounts {
+                passed: 99,
+                fragments: 1,
+                ..Default::default()
+            },
+        }],
+        connections: vec![
+            ConnectionStats {
+                domain: "web1".into(),
+                outgoing: true,
+                peer: Some("db1".into()),
+                rule: "shop/cache".into(),
+                setup_us: of(120, 9000, 127, 255, 2047),
+                rtt_out_us: of(4000, 200_000, 63, 127, 1_048_575),
+                rtt_in_us: none,
+                retransmissions_out: of(118, 12, 0, 0, 7),
+                retransmissions_in: of(118, 0, 0, 0, 0),
+                zero_windows_out: none,
+                zero_windows_in: of(118, 1, 0, 0, 1),
+            },
+            ConnectionStats {
+                domain: "web1".into(),
+                outgoing: false,
+                peer: None,
+                rule: "rule 3 of 6".into(),
+                setup_us: of(1, 50, 63, 63, 63),
+                rtt_out_us: none,
+                rtt_in_us: none,
+                retransmissions_out: none,
+                retransmissions_in: none,
+                zero_windows_out: none,
+                zero_windows_in: none,
+            },
+        ],
+    };
+    let daemon = Daemon::start(move |_| json(&stats));
+    let output = daemon.run(&["stats", "web1"]);
+    assert_eq!(
+        out(&output),
+        "Domain  Count                  Out  In\n\
+         web1    passed             1234567  99\n\
+         web1    passed_bytes  987654321012   0\n\
+         web1    denied                   3   0\n\
+         web1    forged                   2   0\n\
+         web1    fragments                0   1\n\
+         web1    events_lost              7   0\n\
+         \n\
+         Domain  Dir  Peer  Rule         What      Values     P50     P90    P99  Total\n\
+         web1    →    db1   shop/cache   setup        120  ≤127µs  ≤255µs   ≤3ms      -\n\
+         web1    →    db1   shop/cache   rtt-out     4000   ≤63µs  ≤127µs    ≤2s      -\n\
+         web1    →    db1   shop/cache   retr-out     118       0       0     ≤7     12\n\
+         web1    →    db1   shop/cache   zwin-in      118       0       0     ≤1      1\n\
+         web1    ←    -     rule 3 of 6  setup          1   ≤63µs   ≤63µs  ≤63µs      -\n"
+    );
+    assert!(out(&output).lines().all(|line| line.chars().count() <= 80));
+    assert_eq!(daemon.asked(), ["GET /v1/stats?domain=web1"]);
+    let parsed: Stats = serde_json::from_slice(&daemon.run(&["--json", "stats"]).stdout).unwrap();
+    assert_eq!(parsed.domains[0].out.forged, 2);
+    assert_eq!(parsed.connections[0].setup_us.p99, Some(2047));
+    assert_eq!(daemon.asked()[1], "GET /v1/stats");
+}
+
 fn process(pid: u32) -> Process {
     Process {
         pid,
@@ -149,7 +232,14 @@ fn process(pid: u32) -> Process {
         exe_deleted: true,
         args: vec!["sh".into(), "-c".into(), "\x1b[2Jx".into()],
         container: Some("3f1c00000000ffff".into()),
+        cgroup: Some("/docker/3f1c".into()),
         netns: 1,
+        pidns: 2,
+        mntns: 0,
+        capabilities: Capabilities {
+            effective: 0xa804_25fb,
+            ..Capabilities::default()
+        },
         start_time_ns: 5,
         parents: Vec::new(),
     }
@@ -175,6 +265,23 @@ fn ps_shows_guests_words_without_their_control_characters() {
          412     1    0  3f1c00000000  /bin/sh (deleted)  -c \\u{1b}[2Jx\n"
     );
     assert_eq!(daemon.asked(), ["GET /v1/domains/my%20web/processes"]);
+}
+
+#[test]
+fn ps_shows_what_confines_a_process_where_it_is_asked_to() {
+    let daemon = Daemon::start(|_| json(&vec![process(412)]));
+    assert_eq!(
+        out(&daemon.run(&["ps", "--wide", "web1"])),
+        "PID  PPID  UID  Netns  Pidns  Mntns  Capabilities      Cgroup        Container     Exe                Args\n\
+         412     1    0      1      2      -  00000000a80425fb  /docker/3f1c  3f1c00000000  /bin/sh (deleted)  -c \\u{1b}[2Jx\n"
+    );
+    let told: serde_json::Value = serde_json::from_str(&out(&daemon.run(&["--json", "ps", "web1"]))).unwrap();
+    let of = |key: &str| told[0][key].to_string();
+    assert_eq!(
+        (of("pidns"), of("mntns"), of("cgroup")),
+        ("2".into(), "0".into(), "\"/docker/3f1c\"".into())
+    );
+    assert_eq!(told[0]["capabilities"]["effective"], "00000000a80425fb");
 }
 
 fn event(seq: u64) -> String {

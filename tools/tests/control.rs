@@ -413,6 +413,7 @@ fn info_tells_the_head_of_the_audit_log_and_what_is_wrong_with_the_store() {
             generation: 3,
             xen: "4.17.5".into(),
             events_lost: 0,
+            datapath_events_lost: 21,
             lookups: Default::default(),
             store: StoreStatus {
                 audit_entries: 2,
@@ -428,4 +429,5 @@ fn info_tells_the_head_of_the_audit_log_and_what_is_wrong_with_the_store() {
         "audit_head   : 2 {head}\nlast_export  : /x/generation-3.json\nproblem      : the store was damaged\n"
     );
     assert!(told.ends_with(&end), "{told}");
+    assert!(told.contains("vif_lost     : 21\n"), "{told}");
 }

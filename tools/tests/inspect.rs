@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-only
-//! `xmesh inspect` on files that hold no guest. (What it tells of those that do is tested where dumps are made, and on a rig.)
+//! `xmesh inspect` on files that hold no guest. What it tells of those that do is tested in `inspect_guest.rs`.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::io::Write;

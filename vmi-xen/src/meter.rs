@@ -4,6 +4,7 @@
 //! What is counted is the time that vCPUs are held for a probe, as far as the daemon can see it: from taking the event off the
 //! ring to its answer. What the exit itself costs (a few µs a trap on hardware) is added as a fixed amount.
 
+use std::cmp::Reverse;
 use std::time::{Duration, Instant};
 
 /// Time that an exit, its event and the resumption cost beyond the handler: measured on hardware as 10 to 15 µs a trap from
@@ -125,6 +126,40 @@ pub enum Verdict {
     },
 }
 
+impl Verdict {
+    /// Of one that takes a probe away, why: "rests for 10 s: …". None of others.
+    pub fn why(&self, budget: TrapBudget) -> Option<String> {
+        let Verdict::Rest {
+            all, own, side, rest, ..
+        } = self
+        else {
+            return None;
+        };
+        let for_page = match side / own {
+            most if most > 0.5 => ", most of it for accesses of the guest to its page",
+            _ => "",
+        };
+        Some(format!(
+            "rests for {} s: traps took {:.1} % of a vCPU, {:.1} % of them its own{for_page}; the budget is {:.1} %",
+            rest.as_secs(),
+            all * 100.0,
+            own / all * 100.0,
+            budget.share * 100.0
+        ))
+    }
+}
+
+/// What a probe is needed for. Ordered: what is needed least comes first, and rests first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Need {
+    /// Somebody looks at what it shows, for as long as that is: a trace.
+    Shown,
+    /// What it tells goes on record.
+    Recorded,
+    /// Verdicts are made of what it tells.
+    Decided,
+}
+
 /// Keeps probes within a budget. The caller says which are armed and what they cost; the cheapest to do without go first.
 #[derive(Debug)]
 pub struct Governor {
@@ -142,21 +177,20 @@ struct Governed {
     rest: Duration,
     /// When it last returned.
     returned: Option<Instant>,
-    /// Whether the mesh can do without it more easily than without others.
-    optional: bool,
+    need: Need,
 }
 
 impl Governor {
-    /// For probes of which some are optional: those go first, whatever the others cost.
-    pub fn new(budget: TrapBudget, optional: &[bool], now: Instant) -> Governor {
-        let probes = optional
+    /// For probes that are needed for this: those that are needed least go first, whatever the others cost.
+    pub fn new(budget: TrapBudget, needs: &[Need], now: Instant) -> Governor {
+        let probes = needs
             .iter()
-            .map(|optional| Governed {
+            .map(|need| Governed {
                 before: (Duration::ZERO, Duration::ZERO),
                 away: None,
                 rest: budget.first_rest,
                 returned: None,
-                optional: *optional,
+                need: *need,
             })
             .collect();
         Governor {
@@ -223,7 +257,7 @@ impl Governor {
         let costliest = (0..self.probes.len().min(costs.len()))
             .filter(|index| self.probes[*index].away.is_none() && costs[*index] > 0.0)
             .max_by(|a, b| {
-                let rank = |index: &usize| (self.probes[*index].optional, costs[*index]);
+                let rank = |index: &usize| (Reverse(self.probes[*index].need), costs[*index]);
                 rank(a).partial_cmp(&rank(b)).unwrap_or(std::cmp::Ordering::Equal)
             });
         let Some(probe) = costliest else {
@@ -244,6 +278,7 @@ impl Governor {
 
 #[cfg(test)]
 mod tests {
+    use super::Need::*;
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
@@ -274,7 +309,7 @@ mod tests {
     #[test]
     fn within_the_budget_nothing_happens() {
         let start = Instant::now();
-        let mut governor = Governor::new(TrapBudget::default(), &[false, true], start);
+        let mut governor = Governor::new(TrapBudget::default(), &[Decided, Recorded], start);
         // 5 s at 4 %: 200 ms.
         let meters = [meter(100, MS), meter(90, MS)];
         assert_eq!(
@@ -284,9 +319,9 @@ mod tests {
     }
 
     #[test]
-    fn the_costliest_optional_probe_goes_first_and_comes_back() {
+    fn of_the_least_needed_the_costliest_goes_first_and_comes_back() {
         let start = Instant::now();
-        let mut governor = Governor::new(TrapBudget::default(), &[false, true, true], start);
+        let mut governor = Governor::new(TrapBudget::default(), &[Decided, Recorded, Recorded], start);
         let meters = [meter(900, MS), meter(100, MS), meter(200, MS)];
         // Too early to judge.
         assert_eq!(
@@ -302,7 +337,7 @@ mod tests {
             rest,
         } = governor.judge(&meters, now)
         else {
-            panic!("the third is the costliest that is optional");
+            panic!("the third is the costliest that is needed less");
         };
         assert!(all > 0.2 && own > 0.04 && own < 0.05, "{all} {own}");
         assert_eq!(rest, Duration::from_secs(10));
@@ -321,9 +356,43 @@ mod tests {
     }
 
     #[test]
+    fn what_is_only_shown_rests_before_all_else_and_the_reason_is_told() {
+        let start = Instant::now();
+        let budget = TrapBudget::default();
+        let mut governor = Governor::new(budget, &[Decided, Recorded, Shown], start);
+        // A trace of 6 %, beside probes that cost more.
+        let meters = [meter(500, MS), meter(400, MS), meter(300, MS)];
+        let now = start + budget.window;
+        let verdict = governor.judge(&meters, now);
+        assert!(matches!(verdict, Verdict::Rest { probe: 2, .. }), "{verdict:?}");
+        let why = verdict.why(budget).expect("a reason");
+        assert_eq!(
+            why,
+            "rests for 10 s: traps took 24.2 % of a vCPU, 25.0 % of them its own; the budget is 5.0 %"
+        );
+        // The others alone are over the budget too: then what goes on record, and last what decides.
+        let more = [meter(1000, MS), meter(800, MS), meters[2]];
+        let verdict = governor.judge(&more, now + budget.window);
+        assert!(matches!(verdict, Verdict::Rest { probe: 1, .. }), "{verdict:?}");
+        let back = governor.judge(&more, now + budget.first_rest);
+        assert_eq!((back, back.why(budget)), (Verdict::Return { probe: 2 }, None));
+    }
+
+    #[test]
+    fn a_trace_that_costs_nothing_is_left_alone() {
+        let start = Instant::now();
+        let mut governor = Governor::new(TrapBudget::default(), &[Recorded, Shown], start);
+        let verdict = governor.judge(
+            &[meter(900, MS), Meter::default()],
+            start + Duration::from_secs(5),
+        );
+        assert!(matches!(verdict, Verdict::Rest { probe: 0, .. }), "{verdict:?}");
+    }
+
+    #[test]
     fn a_probe_rests_for_what_its_page_costs_too() {
         let start = Instant::now();
-        let mut governor = Governor::new(TrapBudget::default(), &[true, true], start);
+        let mut governor = Governor::new(TrapBudget::default(), &[Recorded, Recorded], start);
         let mut hot = meter(10, MS);
         // 2 exits of 10 µs each: 600 ms in 5 s.
         hot.accesses = 30_000;
@@ -341,7 +410,7 @@ mod tests {
     fn who_misbehaves_again_stays_away_longer_and_who_behaves_is_forgiven() {
         let start = Instant::now();
         let budget = TrapBudget::default();
-        let mut governor = Governor::new(budget, &[true], start);
+        let mut governor = Governor::new(budget, &[Recorded], start);
         let mut now = start;
         let mut m = Meter::default();
         let mut rests = Vec::new();

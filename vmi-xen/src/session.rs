@@ -4,6 +4,8 @@
 //! [`Session`] traps and belongs to one thread. [`Inspector`] only reads, and may run beside it: whoever asks for all processes
 //! does not hold up the trap path.
 
+mod budget;
+
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::path::Path;
@@ -18,9 +20,9 @@ use crate::integrity::{Checker, Report};
 use crate::kernel::{Kernel, KernelError, LayoutError};
 use crate::linux::{Budget, DataFlow, Flow, InterfaceAddress, Linux, LinuxError, Socket};
 use crate::live::{self, LiveMemory};
-use crate::meter::{Governor, Meter, TrapBudget, Verdict};
+use crate::meter::{Governor, Meter, TrapBudget};
 use crate::observe::{Observer, Point, Registers, Subject, Watch};
-use crate::tap::{TapHandle, Taps};
+use crate::tap::{TapHandle, TapStatus, Taps};
 use crate::traps::{Degree, Traps};
 
 pub use crate::altp2m::Waker;
@@ -77,6 +79,17 @@ pub enum SessionError {
 }
 
 impl SessionError {
+    /// Whether a kernel tells who its processes are: without that there is nothing to trap for.
+    ///
+    /// # Errors
+    /// [`SessionError::Blind`], with what is missing.
+    pub fn if_blind(kernel: &Kernel) -> Result<(), SessionError> {
+        kernel.layout.sees_processes().map_err(|why| SessionError::Blind {
+            release: kernel.release.clone(),
+            why,
+        })
+    }
+
     /// Whether trying again is pointless while domain and host stay as they are.
     pub fn is_permanent(&self) -> bool {
         match self {
@@ -116,6 +129,10 @@ pub struct Status {
     pub traps: u64,
     /// Its probes.
     pub probes: Vec<ProbeStatus>,
+    /// Those of its taps, as one.
+    pub taps: TapStatus,
+    /// Share of one vCPU's time that they have cost since the session began, 0 to 1.
+    pub taps_share: f64,
     /// What is not seen, a sentence each.
     pub uncovered: Vec<String>,
     /// Connects are not trapped for the time being: the budget does not allow it.
@@ -389,7 +406,7 @@ impl<O: Observer> Session<O> {
             observer,
             xen,
             domid,
-            governor: governor(TrapBudget::default(), &probes),
+            governor: budget::governor(TrapBudget::default(), &probes),
             begun: Instant::now(),
             probes,
             unreadable: 0,
@@ -408,97 +425,12 @@ impl<O: Observer> Session<O> {
 
     /// Sets what traps may cost the guest; [`TrapBudget::default`] until then.
     pub fn set_budget(&mut self, budget: TrapBudget) {
-        self.governor = governor(budget, &self.probes);
+        self.governor = budget::governor(budget, &self.probes);
     }
 
     /// How the probes are put into the guest.
     pub fn degree(&self) -> Degree {
         self.engine.degree()
-    }
-
-    /// What was done so far.
-    pub fn status(&self) -> Status {
-        Status {
-            traps: self.engine.stats().traps,
-            probes: self
-                .probes
-                .iter()
-                .map(|p| ProbeStatus {
-                    function: p.function,
-                    resume: match &p.armed {
-                        Ok(Armed { one_exit: true, .. }) => "skip".into(),
-                        Ok(_) if self.degree() == Degree::Breakpoint => "emulate".into(),
-                        Ok(_) => "step".into(),
-                        Err(why) => format!("not armed: {why}"),
-                    },
-                    address: p.armed.as_ref().map_or(0, |armed| armed.va),
-                    meter: p.meter,
-                    share: p.meter.cost().as_secs_f64() / self.begun.elapsed().as_secs_f64().max(0.001),
-                })
-                .collect(),
-            uncovered: self
-                .probes
-                .iter()
-                .filter_map(|p| Some((p, p.armed.as_ref().err()?)))
-                .map(|(p, why)| format!("{}: {why}; {}", p.function, p.point.covers()))
-                .collect(),
-            connects_rest: self
-                .probes
-                .iter()
-                .enumerate()
-                .any(|(index, p)| p.point == Point::Connect && self.governor.is_away(index)),
-            counts_listeners: [Point::Listen, Point::Unlisten].into_iter().all(|point| {
-                let mut all = self.probes.iter();
-                all.any(|p| p.point == point && p.armed.is_ok())
-            }),
-            unreadable: self.unreadable,
-        }
-    }
-
-    /// Takes probes away that cost too much, and puts back those that have rested.
-    fn keep_within_budget(&mut self) -> Result<(), EngineError> {
-        for probe in &mut self.probes {
-            // The engine counts from nothing whenever a probe is armed.
-            let counted = self.engine.page_accesses(id(probe.point));
-            probe.meter.accesses += counted.saturating_sub(probe.accesses);
-            probe.accesses = counted;
-        }
-        let meters: Vec<Meter> = self.probes.iter().map(|probe| probe.meter).collect();
-        loop {
-            match self.governor.judge(&meters, Instant::now()) {
-                Verdict::Keep => return Ok(()),
-                Verdict::Rest {
-                    probe,
-                    all,
-                    own,
-                    side,
-                    rest,
-                } => {
-                    // The governor has as many probes as there are.
-                    let Some(probe) = self.probes.get_mut(probe) else {
-                        return Ok(());
-                    };
-                    self.engine.disarm(id(probe.point))?;
-                    let for_page = match side / own {
-                        most if most > 0.5 => ", most of it for accesses of the guest to its page",
-                        _ => "",
-                    };
-                    probe.armed = Err(format!(
-                        "rests for {} s: traps took {:.1} % of a vCPU, {:.1} % of them its own{for_page}; the budget is {:.1} %",
-                        rest.as_secs(),
-                        all * 100.0,
-                        own / all * 100.0,
-                        self.governor.budget().share * 100.0
-                    ));
-                }
-                Verdict::Return { probe } => {
-                    let Some(probe) = self.probes.get_mut(probe) else {
-                        return Ok(());
-                    };
-                    (probe.function, probe.armed) = arm(&mut *self.engine, &self.linux, probe.point);
-                }
-            }
-        }
     }
 
     /// Serves traps until the domain ends or `stop` says so. `report` is called about once a second, between traps.
@@ -626,15 +558,6 @@ fn arm_function(
         .translate(linux.memory(), va)
         .map_err(|e| e.to_string())?;
     engine.arm(id(point), va, pa).map_err(|e| e.to_string())
-}
-
-/// Exec, exit and fork are told for the record; listen and connect are what verdicts are made of.
-fn governor(budget: TrapBudget, probes: &[Probe]) -> Governor {
-    let optional: Vec<bool> = probes
-        .iter()
-        .map(|probe| !matches!(probe.point, Point::Connect | Point::Listen))
-        .collect();
-    Governor::new(budget, &optional, Instant::now())
 }
 
 fn id(point: Point) -> ProbeId {

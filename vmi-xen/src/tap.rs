@@ -7,12 +7,14 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use crate::altp2m::{ENDBR64, EngineError, ProbeId, Trap, Waker};
 use crate::linux::Linux;
 use crate::live::LiveMemory;
+use crate::meter::Meter;
 use crate::observe::Watch;
 use crate::traps::Traps;
 
@@ -54,7 +56,7 @@ pub trait Tap: Send {
     /// A place could not be armed, at the beginning or after a rest. `Finish` gives the whole tap up.
     fn refused(&mut self, place: Place, why: &EngineError) -> Next;
 
-    /// Its places are armed, but for those that were refused.
+    /// Its places are armed, but for those that were refused: at the beginning, and after each rest.
     fn armed(&mut self) -> Next {
         Next::Continue
     }
@@ -66,6 +68,10 @@ pub trait Tap: Send {
     fn tick(&mut self) -> Next {
         Next::Continue
     }
+
+    /// Traps cost the guest more than its budget, and what taps show is needed least: the probes of all taps are taken away for
+    /// `time`. `why` is a sentence without its subject.
+    fn rests(&mut self, time: Duration, why: &str);
 
     /// It is over, and its probes are gone: `why` is None where it or its owner ended it.
     fn ended(&mut self, why: Option<&str>);
@@ -160,6 +166,26 @@ pub(crate) struct Taps {
     running: HashMap<u64, Running>,
     probes: HashMap<ProbeId, Probe>,
     next_id: u32,
+    /// What they have cost so far, those that are over included.
+    meter: Meter,
+    /// None has probes, for the time being.
+    resting: Option<Resting>,
+}
+
+struct Resting {
+    until: Instant,
+    why: String,
+}
+
+/// The probes of all taps of a session, as one.
+#[derive(Debug, Clone, Default)]
+pub struct TapStatus {
+    /// How many there are.
+    pub probes: usize,
+    /// How often they fired, and how long that took, since the session began.
+    pub meter: Meter,
+    /// Why they rest: a sentence without its subject.
+    pub rests: Option<String>,
 }
 
 /// A probe, for every tap that has a place there.
@@ -168,6 +194,16 @@ struct Probe {
     entry: bool,
     /// Number of the tap, and its name for the place.
     users: Vec<(u64, u32)>,
+    /// Accesses to its page that the engine had counted when last asked.
+    accesses: u64,
+}
+
+impl Probe {
+    /// Accesses to its page since this was last asked.
+    fn accessed(&mut self, id: ProbeId, engine: &dyn Traps) -> u64 {
+        let counted = engine.page_accesses(id);
+        counted.saturating_sub(std::mem::replace(&mut self.accesses, counted))
+    }
 }
 
 struct Running {
@@ -187,6 +223,8 @@ impl Taps {
             running: HashMap::new(),
             probes: HashMap::new(),
             next_id: FIRST_ID,
+            meter: Meter::default(),
+            resting: None,
         }
     }
 
@@ -205,17 +243,7 @@ impl Taps {
                 Request::End(number) => self.end(number, engine, None)?,
             }
         }
-        let changes: Vec<(u64, Next)> = self
-            .running
-            .iter()
-            .filter(|(_, running)| match running.next {
-                Next::Continue => !running.armed,
-                Next::Rest => running.armed,
-                Next::Finish => true,
-            })
-            .map(|(number, running)| (*number, running.next))
-            .collect();
-        for (number, next) in changes {
+        for (number, next) in self.due() {
             match next {
                 Next::Continue => self.arm(number, engine, linux)?,
                 Next::Rest => self.disarm(number, engine)?,
@@ -225,6 +253,64 @@ impl Taps {
         Ok(())
     }
 
+    /// The taps that are not as they want to be, or as they may be.
+    fn due(&self) -> Vec<(u64, Next)> {
+        let due = |(number, running): (&u64, &Running)| {
+            let next = match running.next {
+                Next::Continue if self.resting.is_some() => Next::Rest,
+                next => next,
+            };
+            let due = match next {
+                Next::Continue => !running.armed,
+                Next::Rest => running.armed,
+                Next::Finish => true,
+            };
+            due.then_some((*number, next))
+        };
+        self.running.iter().filter_map(due).collect()
+    }
+
+    /// Takes the probes of all taps away with the next [`Self::settle`], until [`Self::resume`]. Says so to each of them.
+    pub(crate) fn rest(&mut self, time: Duration, why: String) {
+        for running in self.running.values_mut() {
+            running.tap.rests(time, &why);
+        }
+        let until = Instant::now() + time;
+        self.resting = Some(Resting { until, why });
+    }
+
+    /// Lets the taps have their probes again.
+    pub(crate) fn resume(&mut self) {
+        self.resting = None;
+    }
+
+    /// What all taps have cost up to now.
+    pub(crate) fn metered(&mut self, engine: &dyn Traps) -> Meter {
+        for (id, probe) in &mut self.probes {
+            self.meter.accesses += probe.accessed(*id, engine);
+        }
+        self.meter
+    }
+
+    /// How the taps are.
+    pub(crate) fn status(&self) -> TapStatus {
+        TapStatus {
+            probes: self.probes.len(),
+            meter: self.meter,
+            rests: self.resting.as_ref().map(|resting| resting.why.clone()),
+        }
+    }
+
+    /// Why none can begin now, and until when.
+    fn refusal(&self) -> Option<String> {
+        let Resting { until, why } = self.resting.as_ref()?;
+        let left = until.saturating_duration_since(Instant::now()).as_secs_f64();
+        Some(format!(
+            "tracing of this guest {why}; try again in {:.0} s, with fewer calls",
+            left.ceil()
+        ))
+    }
+
     fn begin(
         &mut self,
         number: u64,
@@ -232,6 +318,10 @@ impl Taps {
         engine: &mut dyn Traps,
         linux: &Linux<LiveMemory>,
     ) -> Result<(), EngineError> {
+        if let Some(why) = self.refusal() {
+            tap.ended(Some(&why));
+            return Ok(());
+        }
         linux.refresh();
         // Which instructions a function has is read from its text, where int3s of another tap may be.
         let found = linux.memory().without(engine.patches(), || tap.places(linux));
@@ -288,6 +378,7 @@ impl Taps {
                         va: place.va,
                         entry: place.entry,
                         users: vec![user],
+                        accesses: 0,
                     };
                     self.probes.insert(id, probe);
                     armed += 1;
@@ -326,6 +417,7 @@ impl Taps {
             if !probe.users.is_empty() {
                 return true;
             }
+            self.meter.accesses += probe.accessed(*id, engine);
             if let Err(error) = engine.disarm(*id) {
                 outcome = Err(error);
             }
@@ -361,12 +453,14 @@ impl Taps {
             // An event of a probe that was taken away in the meantime.
             return id.0 >= FIRST_ID;
         };
+        let began = Instant::now();
         linux.refresh();
         for (number, key) in &probe.users {
             if let Some(running) = self.running.get_mut(number).filter(|r| r.next == Next::Continue) {
                 running.next = running.tap.fire(*key, trap, linux, watch);
             }
         }
+        self.meter.add(began.elapsed());
         true
     }
 
@@ -407,3 +501,7 @@ fn arm(
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "tap_tests.rs"]
+mod tests;

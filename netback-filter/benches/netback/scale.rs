@@ -90,6 +90,7 @@ fn one(rules: u32, flows: u32) -> (f64, f64) {
                 protocol: Protocol::TCP,
                 local: (GUEST4, 5000).into(),
                 remote: remote(number).into(),
+                vlan: netback_filter::Vlan::NONE,
             };
             writer.set(&key, verdict).unwrap();
         }

@@ -112,6 +112,17 @@ pub fn ethernet(source: [u8; 6], dest: [u8; 6], ethertype: u16, payload: &[u8]) 
     frame
 }
 
+pub const CTAG: u16 = 0x8100;
+pub const STAG: u16 = 0x88a8;
+
+/// The frame with a tag put in front of what it bears.
+pub fn tagged(frame: &[u8], kind: u16, control: u16) -> Vec<u8> {
+    let mut tagged = frame.to_vec();
+    let ([a, b], [c, d]) = (kind.to_be_bytes(), control.to_be_bytes());
+    tagged.splice(12..12, [a, b, c, d]);
+    tagged
+}
+
 pub fn ethertype_of(source: IpAddr) -> u16 {
     if source.is_ipv4() { 0x0800 } else { 0x86dd }
 }

@@ -166,7 +166,14 @@ impl World {
         );
     }
 
-    fn ns(&self, part: &str) -> String {
+    /// Another namespace, which has the same end as the others; its name to the system.
+    pub fn add(&self, part: &str) -> String {
+        run(&["ip", "netns", "add", &self.ns(part)]);
+        self.ns(part)
+    }
+
+    /// The namespace's name.
+    pub fn ns(&self, part: &str) -> String {
         format!("{}-{part}", self.name)
     }
 
@@ -290,8 +297,10 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        for part in ["dom0", "guest", "peer"] {
-            let _ = Command::new("ip").args(["netns", "del", &self.ns(part)]).status();
+        for ns in ["dom0", "guest", "peer", "watcher"].map(|part| self.ns(part)) {
+            if std::path::Path::new("/run/netns").join(&ns).exists() {
+                let _ = Command::new("ip").args(["netns", "del", &ns]).status();
+            }
         }
         let _ = Command::new("umount").arg(self.bpffs.path()).status();
     }
@@ -363,6 +372,7 @@ pub fn tcp_key(local: SocketAddr, remote: SocketAddr) -> FlowKey {
         protocol: Protocol::TCP,
         local,
         remote,
+        vlan: netback_filter::Vlan::NONE,
     }
 }
 
@@ -393,4 +403,13 @@ pub fn no_adoption() -> ScopeConfig {
         adopt_established: AdoptEstablished::No,
         ..ScopeConfig::closed()
     }
+}
+
+/// As net/ipv4/icmp.c and net/ipv6/icmp.c turn "administratively prohibited" into errors.
+pub fn prohibited(address: IpAddr) -> Option<i32> {
+    Some(if address.is_ipv4() {
+        libc::EHOSTUNREACH
+    } else {
+        libc::EACCES
+    })
 }

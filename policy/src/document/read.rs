@@ -8,7 +8,7 @@ use super::fields::Reader;
 use super::node::{self, Node, Value};
 use super::read_routes::routes;
 use super::targets::instead;
-use super::values::{name, parsed, patterns, plain_name, ports, protocol, shorten, uid, values};
+use super::values::{name, one_of, parsed, patterns, plain_name, ports, protocol, shorten, uid, values};
 use super::{
     Action, ContainerPattern, Document, Lock, MAX_RULES, MAX_TEXT, Origin, Peer, Refuse, Rule, Selector,
     VmPattern,
@@ -17,11 +17,12 @@ use crate::pattern::Pattern;
 use crate::port::Protocol;
 use crate::problem::{Problem, Problems, nearest};
 
-const DOCUMENT: [&str; 8] = [
+const DOCUMENT: [&str; 9] = [
     "policy",
     "description",
     "default",
     "lock",
+    "frames",
     "services",
     "routes",
     "rules",
@@ -37,7 +38,7 @@ const SELECTOR: [&str; 8] = [
     "port",
     "protocol",
 ];
-const RULE: [&str; 9] = [
+const RULE: [&str; 10] = [
     "name",
     "description",
     "from",
@@ -47,6 +48,7 @@ const RULE: [&str; 9] = [
     "action",
     "refuse",
     "instead",
+    "mirror",
 ];
 /// Words that name a peer in `from` and `to`, and so cannot name a service.
 const PEERS: [&str; 3] = ["any", "world", "unattributed"];
@@ -106,6 +108,10 @@ fn read(reader: &Reader<'_>, root: &Node, file: &str) -> Option<Document> {
         .map(|n| defaults(reader, n))
         .unwrap_or_default();
     let locks = fields.get("lock").map(|n| locks(reader, n)).unwrap_or_default();
+    let frames = fields
+        .get("frames")
+        .map(|n| super::frames::frames(reader, n))
+        .unwrap_or_default();
     let services = fields
         .get("services")
         .filter(|n| !matches!(n.value, Value::Null))
@@ -130,6 +136,7 @@ fn read(reader: &Reader<'_>, root: &Node, file: &str) -> Option<Document> {
         description,
         defaults,
         locks,
+        frames,
         services: services
             .into_iter()
             .filter_map(|(name, selector)| Some((name, selector?)))
@@ -170,19 +177,7 @@ fn locks(reader: &Reader<'_>, node: &Node) -> BTreeMap<Pattern, Lock> {
         .into_iter()
         .filter_map(|(key, value)| {
             let pattern = parsed::<Pattern>(reader, key.place, &key.text);
-            let text = reader.text(value, "a lock")?;
-            let lock = words.into_iter().find(|lock| lock.as_str() == text);
-            if lock.is_none() {
-                let remedy = match nearest(text, words.map(Lock::as_str)) {
-                    Some(near) => format!("did you mean `{near}`?"),
-                    None => "write off, mac or address".to_owned(),
-                };
-                reader.problem(
-                    value.place,
-                    format_args!("`{}` is not a lock", shorten(text)),
-                    remedy,
-                );
-            }
+            let lock = one_of(reader, value, "a lock", &words, Lock::as_str);
             Some((pattern?, lock?))
         })
         .collect()
@@ -359,6 +354,7 @@ fn rules(reader: &Reader<'_>, node: &Node, services: &Services) -> Vec<Rule> {
         let action = action(reader, fields, "a rule")?;
         Some(Rule {
             instead: instead(reader, fields, action, entry.protocol, services),
+            mirror: super::mirror::mirror(reader, fields, action, services),
             name: entry.name,
             description: entry.description,
             from: entry.from,

@@ -153,6 +153,31 @@ fn number(text: &str) -> Option<i128> {
     digits.then(|| text.parse().ok()).flatten()
 }
 
+/// One of two or three words; `of` is what they are, with its article.
+pub(super) fn one_of<T: Copy>(
+    reader: &Reader<'_>,
+    node: &Node,
+    of: &str,
+    all: &[T],
+    word: impl Fn(T) -> &'static str,
+) -> Option<T> {
+    let text = reader.text(node, of)?;
+    let found = all.iter().copied().find(|one| word(*one) == text);
+    if found.is_none() {
+        let mut words: Vec<&str> = all.iter().map(|one| word(*one)).collect();
+        let remedy = match (nearest(text, words.iter().copied()), words.pop()) {
+            (Some(near), _) => format!("did you mean `{near}`?"),
+            (None, last) => format!("write {} or {}", words.join(", "), last.unwrap_or_default()),
+        };
+        reader.problem(
+            node.place,
+            format_args!("`{}` is not {of}", shorten(text)),
+            remedy,
+        );
+    }
+    found
+}
+
 /// `true` or `false`.
 pub(super) fn boolean(reader: &Reader<'_>, node: &Node, of: impl Display) -> Option<bool> {
     match &node.value {

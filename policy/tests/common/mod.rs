@@ -136,8 +136,15 @@ fn rule() -> impl Strategy<Value = Value> {
         proptest::option::weighted(0.4, ports()),
         proptest::option::weighted(0.3, protocol()),
         action(),
+        proptest::option::weighted(
+            0.3,
+            (
+                select(vec!["sensor-1", "sensor-2"]),
+                select(vec!["100%", "0.25%"]),
+            ),
+        ),
     )
-        .prop_map(|(from, to, ports, protocol, (action, refuse))| {
+        .prop_map(|(from, to, ports, protocol, (action, refuse), mirror)| {
             let mut rule = json!({ "from": from, "to": to, "action": action });
             if let Some(ports) = ports {
                 rule["ports"] = ports;
@@ -151,6 +158,9 @@ fn rule() -> impl Strategy<Value = Value> {
                 if protocol.is_none_or(|p| p == "tcp") && refuse == "rst" {
                     rule["instead"] = json!({ "vm": "trap*", "port": 80 });
                 }
+            }
+            if let Some((to, share)) = mirror.filter(|_| action != "deny") {
+                rule["mirror"] = json!({ "to": to, "share": share });
             }
             rule
         })

@@ -121,6 +121,14 @@ impl Client {
         }
     }
 
+    /// What the datapath counted and measured, of one domain or all.
+    pub fn stats(&self, domain: Option<&str>) -> Result<Stats, ClientError> {
+        match domain {
+            Some(d) => self.get(&format!("/v1/stats?domain={}", escape(d))),
+            None => self.get("/v1/stats"),
+        }
+    }
+
     /// Events, those kept by the daemon first; with `follow`, then those that come.
     pub fn events(&self, filter: &EventFilter) -> Result<Stream<'_, Event>, ClientError> {
         let mut query = vec![format!("follow={}", filter.follow)];

@@ -126,7 +126,7 @@ pub struct RouteBackend {
 pub struct Flow {
     /// Domain whose vif this is.
     pub domain: String,
-    /// `tcp`, `udp`, `icmp`, or the number.
+    /// `tcp`, `udp`, `icmp`, `icmpv6`, `sctp`, or the number.
     pub protocol: String,
     /// The guest's side.
     pub local: SocketAddr,
@@ -192,4 +192,28 @@ pub struct Lookups {
     pub mean_us: f64,
     /// Time within which 99 of 100 were done, µs.
     pub p99_us: f64,
+    /// Packets that were held until the owner of their flow was known.
+    #[serde(default)]
+    pub held: u64,
+    /// Of those, let go once their flow had a verdict.
+    #[serde(default)]
+    pub released: u64,
+    /// Of those held, dropped since it took too long.
+    #[serde(default)]
+    pub late: u64,
+    /// Of those held, dropped since nobody owns their flow, or nobody could say who does.
+    #[serde(default)]
+    pub unowned: u64,
+    /// Not held: there was no room for more.
+    #[serde(default)]
+    pub no_room: u64,
+    /// Of those let go, not taken by the kernel.
+    #[serde(default)]
+    pub lost: u64,
+    /// Mean time from the vif and back to it of those let go, µs.
+    #[serde(default)]
+    pub wait_mean_us: f64,
+    /// Time within which 99 of 100 of them went on, µs.
+    #[serde(default)]
+    pub wait_p99_us: f64,
 }

@@ -83,9 +83,9 @@ pub struct Vif {
 /// One probe armed in a guest.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Probe {
-    /// The kernel function probed.
+    /// The kernel function probed; `(traces)` for all probes of traces as one.
     pub function: String,
-    /// `skip` (one exit), `step` (single-step), or why it is not armed.
+    /// `skip` (one exit), `step` (single-step), or why it is not armed; how many of traces there are.
     pub resume: String,
     /// Guest-virtual address of the instruction that it stands on, as `0xffffffff81000000`; none if it is not armed.
     #[serde(default)]
@@ -107,6 +107,38 @@ pub struct Probe {
     /// Share of one vCPU's time that it has cost since the attach, 0 to 1.
     #[serde(default)]
     pub share: f64,
+}
+
+/// Sets of capabilities of a process, in its user namespace: a bit each, numbered as in linux/capability.h. In JSON 16 hexadecimal
+/// digits, as in /proc/PID/status.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "as named in capabilities(7)")]
+pub struct Capabilities {
+    #[serde(with = "digits")]
+    pub inheritable: u64,
+    #[serde(with = "digits")]
+    pub permitted: u64,
+    #[serde(with = "digits")]
+    pub effective: u64,
+    #[serde(with = "digits")]
+    pub bounding: u64,
+    #[serde(with = "digits")]
+    pub ambient: u64,
+}
+
+/// A set of bits as 16 hexadecimal digits.
+mod digits {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(bits: &u64, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(&format_args!("{bits:016x}"))
+    }
+
+    pub fn deserialize<'d, D: Deserializer<'d>>(from: D) -> Result<u64, D::Error> {
+        let text = String::deserialize(from)?;
+        u64::from_str_radix(&text, 16)
+            .map_err(|e| D::Error::custom(format!("`{text}` is no set of bits: {e}")))
+    }
 }
 
 /// A process in a guest, or what is left of one that has ended.
@@ -134,8 +166,20 @@ pub struct Process {
     pub args: Vec<String>,
     /// Container id, from the cgroup path.
     pub container: Option<String>,
+    /// Control group, as `/system.slice/nginx.service`.
+    #[serde(default)]
+    pub cgroup: Option<String>,
     /// Inode number of the network namespace.
     pub netns: u32,
+    /// Inode number of the PID namespace; 0 where not known.
+    #[serde(default)]
+    pub pidns: u32,
+    /// Inode number of the mount namespace; 0 where not known.
+    #[serde(default)]
+    pub mntns: u32,
+    /// Capabilities.
+    #[serde(default)]
+    pub capabilities: Capabilities,
     /// Start, nanoseconds after the guest's boot.
     pub start_time_ns: u64,
     /// Executables of its ancestors, nearest first.
@@ -294,4 +338,23 @@ pub struct Graph {
     pub nodes: Vec<GraphNode>,
     /// The edges.
     pub edges: Vec<GraphEdge>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capabilities_travel_as_proc_writes_them() {
+        let sets = Capabilities {
+            permitted: 0x1ff_ffff_ffff,
+            effective: 0xa804_25fb,
+            ..Capabilities::default()
+        };
+        let text = serde_json::to_string(&sets).unwrap();
+        assert!(text.contains(r#""effective":"00000000a80425fb""#), "{text}");
+        assert_eq!(serde_json::from_str::<Capabilities>(&text).unwrap(), sets);
+        let error = serde_json::from_str::<Capabilities>(&text.replace("a80425fb", "no"));
+        assert!(error.unwrap_err().to_string().contains("is no set of bits"));
+    }
 }

@@ -14,6 +14,7 @@ pub mod export;
 mod flow;
 mod guest;
 mod qos;
+mod stats;
 mod trace;
 mod types;
 
@@ -23,6 +24,7 @@ pub use event::*;
 pub use flow::*;
 pub use guest::*;
 pub use qos::*;
+pub use stats::*;
 pub use trace::*;
 pub use types::*;
 

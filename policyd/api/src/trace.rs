@@ -45,6 +45,15 @@ pub enum TraceItem {
         /// For a part of the second nothing was seen, so that there may be more.
         at_least: bool,
     },
+    /// Traps cost the guest more than its budget: no call is seen for a while.
+    Rest {
+        /// For how long.
+        seconds: u64,
+        /// What they cost, as a sentence without its subject.
+        why: String,
+    },
+    /// That is over: what happens from now on is told again.
+    Resumed,
     /// The reader was too slow for some calls.
     Lost {
         /// How many.

@@ -22,6 +22,9 @@ pub struct Status {
     pub xen: String,
     /// Events not delivered to slow readers since the start.
     pub events_lost: u64,
+    /// Reports of flows and refusals that the datapath had no room for, of all domains that there are.
+    #[serde(default)]
+    pub datapath_events_lost: u64,
     /// Flows whose owner was looked up.
     #[serde(default)]
     pub lookups: Lookups,
@@ -78,10 +81,10 @@ pub struct ExplainRequest {
     pub uid: Option<u32>,
     /// Destination domain by name or id, an address, or a route as `ROUTE` or `SET/ROUTE`.
     pub to: String,
-    /// Destination port; of a route its own.
+    /// Destination port; of a route its own. None where the protocol has no ports.
     #[serde(default)]
     pub port: Option<u16>,
-    /// `tcp` or `udp`.
+    /// `tcp`, `udp`, `icmp`, `icmpv6`, `sctp`, or the number.
     #[serde(default = "tcp")]
     pub protocol: String,
 }

@@ -89,7 +89,7 @@ pub async fn graph(State(daemon): State<Arc<Daemon>>, Path(domain): Path<String>
     blocking(move || daemon.graph(&domain)).await
 }
 
-/// Query of `/v1/flows` and `/v1/qos`.
+/// Query of `/v1/flows`, `/v1/qos` and `/v1/stats`.
 #[derive(Deserialize)]
 pub struct FlowQuery {
     domain: Option<String>,
@@ -105,6 +105,10 @@ pub async fn routes(State(daemon): State<Arc<Daemon>>) -> Answer<Vec<Route>> {
 
 pub async fn qos(State(daemon): State<Arc<Daemon>>, Query(query): Query<FlowQuery>) -> Answer<Qos> {
     blocking(move || daemon.qos(query.domain.as_deref())).await
+}
+
+pub async fn stats(State(daemon): State<Arc<Daemon>>, Query(query): Query<FlowQuery>) -> Answer<Stats> {
+    blocking(move || daemon.stats(query.domain.as_deref())).await
 }
 
 pub async fn explain(

@@ -7,16 +7,17 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use netback_filter::{Action, DecidedBy, Direction, Event, EventKind, FlowRecord};
-use policy::{Decider, Decision, Endpoint, Flow, Protocol, Refuse, Verdict};
+use policy::{Decider, Decision, Endpoint, Flow, Protocol, Refuse, Side, Verdict};
 use policyd_api::{Seen, What};
 use vmi_xen::observe::Subject;
 
 use super::{DOUBTS, Enforcer, PATIENCE, REMEMBER, SWEEP, Shown};
 use crate::daemon::monotonic_ns;
-use crate::gate::{Stage, Way, Write, action, decider, is_instead, judge, write_verdict};
+use crate::gate::{Stage, Way, Write, decider, is_instead, judge, write_verdict};
 use crate::lookups::{Answer, Question};
 use crate::present;
 use crate::registry::lock;
+use crate::tables::table_action;
 use crate::world::World;
 
 /// Who holds which flow's socket in its guest. Shared with the API; the trap path does not use it.
@@ -126,7 +127,8 @@ impl Enforcer {
         changed
     }
 
-    /// Whether the tables in force deny a connection that they allowed. They know no process.
+    /// Whether the tables in force deny a connection that they allowed. They know no process: where one is to be looked up, a
+    /// segment is held for that.
     fn revoked_by_tables(&self, world: &World, record: &FlowRecord) -> bool {
         let known = record.verdict.action == Action::Allow && is_connection(record);
         let Some(vm) = world.vm(record.key.scope).filter(|_| known) else {
@@ -135,24 +137,30 @@ impl Enforcer {
         let way = Way::from(&record.key);
         let remote = way.remote.ip();
         let end = record.backend.unwrap_or(way.remote);
-        let flow = match record.verdict.origin {
-            Direction::FromGuest => Flow {
-                protocol: way.protocol,
-                source: world.source(way.scope, way.local.ip(), None),
-                destination: world.destination(way.protocol, end.ip(), end.port()),
-                port: end.port(),
-            },
-            Direction::ToGuest => Flow {
-                protocol: way.protocol,
-                source: match world.vm_at(remote) {
-                    Some(peer) => Endpoint::guest(&peer.id, remote),
-                    None => Endpoint::world(remote),
+        let (side, flow) = match record.verdict.origin {
+            Direction::FromGuest => (
+                Side::Source,
+                Flow {
+                    protocol: way.protocol,
+                    source: world.source(way.scope, way.local.ip(), None),
+                    destination: world.destination(way.protocol, end.ip(), end.port()),
+                    port: end.port(),
                 },
-                destination: vm.destination(way.protocol, way.local.ip(), way.local.port()),
-                port: way.local.port(),
-            },
+            ),
+            Direction::ToGuest => (
+                Side::Destination,
+                Flow {
+                    protocol: way.protocol,
+                    source: match world.vm_at(remote) {
+                        Some(peer) => Endpoint::guest(&peer.id, remote),
+                        None => Endpoint::world(remote),
+                    },
+                    destination: vm.destination(way.protocol, way.local.ip(), way.local.port()),
+                    port: way.local.port(),
+                },
+            ),
         };
-        is_answered(action(&world.decide(&flow)))
+        is_answered(table_action(&world.rule(&flow, side)))
     }
 
     /// A report of the datapath.
@@ -298,17 +306,44 @@ impl Enforcer {
             backend,
             peer,
         } = question;
-        if let Some(event) = refused {
+        let held = refused.filter(is_held);
+        if let Some(event) = refused.as_ref().filter(|event| !is_held(event)) {
             self.refused(event, who.as_ref());
         }
-        let Some(who) = who.filter(|_| new) else { return };
-        match origin {
-            Direction::FromGuest => self.connects(&who, way, Shown::Lookup(*backend)),
+        let Some(who) = who.filter(|_| new) else {
+            if let Some(event) = held {
+                self.lookups.holding.dismiss(&event.flow.key);
+                self.refused(&event, None);
+            }
+            return;
+        };
+        match (origin, held) {
+            (Direction::FromGuest, held) => {
+                self.connects(&who, way, Shown::Lookup(*backend));
+                if let Some(event) = held {
+                    self.let_go(&event, &who);
+                }
+            }
+            (Direction::ToGuest, Some(event)) => self.arriving.push((event, who)),
             // It may have been told meanwhile.
-            Direction::ToGuest if refused.is_none() && self.owners.of(way).is_none() => {
+            (Direction::ToGuest, None) if refused.is_none() && self.owners.of(way).is_none() => {
                 self.accepts(&who, way, peer.as_ref(), Seen::Lookup);
             }
-            Direction::ToGuest => {}
+            (Direction::ToGuest, None) => {}
+        }
+    }
+
+    /// Lets the packets go that waited for the verdict on their flow. Where one went, the vif tells what became of it.
+    fn let_go(&self, event: &Event, who: &Arc<Subject>) {
+        if self.lookups.holding.settle(&event.flow.key) == 0 {
+            self.refused(event, Some(who));
+        }
+    }
+
+    /// Lets the packets go whose receivers the tables know by now.
+    pub(super) fn let_in(&mut self) {
+        for (event, who) in std::mem::take(&mut self.arriving) {
+            self.let_go(&event, &who);
         }
     }
 
@@ -347,6 +382,7 @@ impl Enforcer {
             audit: false,
             by: decider(event.flow.verdict.rule),
             class: None,
+            mirror: None,
             generation: u64::from(event.flow.verdict.generation),
         };
         self.say(
@@ -357,7 +393,7 @@ impl Enforcer {
                     Direction::ToGuest => "in",
                 }
                 .into(),
-                protocol: key.protocol.to_string(),
+                protocol: Protocol(key.protocol.0).to_string(),
                 local: key.local,
                 remote: key.remote,
                 who: who.map(|who| Box::new(present::party(&world, &end, None, Some(who)))),
@@ -416,8 +452,16 @@ fn is_answered(action: Action) -> bool {
     !matches!(action, Action::Allow | Action::Deny(netback_filter::Refuse::Drop))
 }
 
+/// Whether the packet of this report is not refused for good.
+fn is_held(event: &Event) -> bool {
+    event.enforced && event.flow.verdict.action == Action::Deny(netback_filter::Refuse::Hold)
+}
+
 /// A flow towards a guest as its opener sees it.
 fn opener(world: &World, way: &Way) -> Way {
     let scope = world.vm_at(way.remote.ip()).map_or(u32::MAX, |vm| vm.scope);
     way.seen_by(scope)
 }
+
+#[cfg(test)]
+mod tests;

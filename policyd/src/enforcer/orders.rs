@@ -377,6 +377,7 @@ impl Enforcer {
                 protocol: c.protocol,
                 local: c.local,
                 remote: c.remote,
+                vlan: netback_filter::Vlan::NONE,
             };
             if !way.is_inside() {
                 let backend = self.flows.backend(&way.key()).ok().flatten();

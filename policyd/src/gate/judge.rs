@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! What becomes of one flow, and where it goes.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use netback_filter::{Action, Direction, Target, Verdict};
 use policy::{Decision, Flow};
@@ -183,15 +183,15 @@ impl Judged {
         }
     }
 
-    /// As the datapath takes it.
-    pub(super) fn verdict(&self, world: &World, origin: Direction) -> Verdict {
+    /// As the datapath takes it, for the vif of one guest. `peer`: the flow's other end.
+    pub(super) fn verdict(&self, world: &World, origin: Direction, peer: IpAddr) -> Verdict {
         Verdict {
             action: self.action(),
             origin,
             rule: self.rule_number(),
             // The datapath keeps 32 bits: enough for a change a second for a century.
             generation: u32::try_from(self.decision.generation).unwrap_or(u32::MAX),
-            mark: shapes::mark(&world.rules, &self.decision),
+            mark: shapes::mark(world, &self.decision, origin, peer),
         }
     }
 

@@ -20,6 +20,7 @@ fn deciders_come_back_from_their_numbers() {
             audit: false,
             by,
             class: None,
+            mirror: None,
             generation: 1,
         };
         assert_ne!(rule_number(&decision), 0);
@@ -46,7 +47,8 @@ impl Known for Nothing {
     }
 }
 
-fn running(exe: &str) -> Subject {
+/// A process that runs this.
+pub(crate) fn running(exe: &str) -> Subject {
     let process = linux::Process {
         task: linux::TaskAddr(0),
         pid: 7,
@@ -117,12 +119,56 @@ fn to(address: [u8; 4], exe: &str, backend: Option<SocketAddr>) -> Judged {
         protocol: Protocol::TCP,
         local: ([10, 0, 0, 11], 4000).into(),
         remote: (address, 80).into(),
+        vlan: Vlan::NONE,
     };
     let stage = match backend {
         Some(end) => Stage::Under { end, instead: false },
         None => Stage::Opening,
     };
     judge(&world(), &way, &running(exe), stage)
+}
+
+#[test]
+fn a_verdict_of_a_trap_bears_the_copies_of_its_rule() {
+    let text = "policy: a\nrules: [{ name: r, from: { vm: web1, exe: /bin/c }, to: { vm: db1 }, action: allow, mirror: { to: ids, share: 5% } }]\n";
+    let document = Document::parse("t", text).expect("sound");
+    let rules = Arc::new(Ruleset::compile(&[document], 1).expect("compiles"));
+    let vm = |name: &str, number: u8| Vm {
+        addresses: vec![[10, 0, 0, number].into()],
+        trapped: true,
+        ..Vm::new(
+            VmId {
+                name: name.into(),
+                uuid: [number; 16],
+            },
+            number.into(),
+        )
+    };
+    let world = World::new(rules, vec![vm("web1", 11), vm("db1", 12), vm("ids", 13)]);
+    let way = Way {
+        scope: 11,
+        protocol: Protocol::TCP,
+        local: ([10, 0, 0, 11], 4000).into(),
+        remote: ([10, 0, 0, 12], 80).into(),
+        vlan: Vlan::NONE,
+    };
+    let mirror = |exe, origin, peer| {
+        let judged = judge(&world, &way, &running(exe), Stage::Opening);
+        let mirror = judged.verdict(&world, origin, peer).mark.mirror;
+        mirror.map(|mirror| (mirror.scope(), mirror.share().hundredths()))
+    };
+    let (local, remote) = (way.local.ip(), way.remote.ip());
+    assert_eq!(mirror("/bin/c", Direction::FromGuest, remote), Some((13, 500)));
+    assert_eq!(
+        mirror("/bin/c", Direction::ToGuest, local),
+        None,
+        "once is enough"
+    );
+    assert_eq!(
+        mirror("/bin/d", Direction::FromGuest, remote),
+        None,
+        "by another process"
+    );
 }
 
 #[test]
@@ -212,6 +258,7 @@ fn way(remote: &str) -> Way {
         protocol: Protocol::TCP,
         local,
         remote,
+        vlan: Vlan::NONE,
     }
 }
 
@@ -241,7 +288,7 @@ fn what_a_rule_sends_elsewhere_passes_there_and_counts_as_denied() {
             Some(Some([0, 0, 0, 0, 0, 13]))
         );
         // At both vifs, and back from there.
-        let verdict = judged.verdict(&world, Direction::ToGuest);
+        let verdict = judged.verdict(&world, Direction::ToGuest, way(remote).local.ip());
         assert_eq!(verdict.action, Action::Allow);
         assert!(is_instead(verdict.rule) && decider(verdict.rule) == judged.decision.by);
     }

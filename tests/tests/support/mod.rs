@@ -2,6 +2,9 @@
 //! What the tests on a rig share: policyd in dom0, and domains that end with their test.
 #![allow(dead_code, reason = "no test file uses all of it")]
 
+pub mod proc_net;
+pub mod web1;
+
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 

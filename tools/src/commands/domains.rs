@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-3.0-only
-//! `list`, `info`, `ps`, `probes`, `conns`, `check`, `graph`, `qos`.
+//! `list`, `info`, `ps`, `probes`, `conns`, `check`, `graph`, `qos`, `stats`.
 
 use policyd_api::{Client, Severity};
 
 use crate::error::ToolError;
 use crate::output::Output;
-use crate::render::{check, domain, graph, qos};
+use crate::render::{check, domain, graph, qos, stats};
 
 pub fn list(client: &Client, verbose: bool, output: &mut Output) -> Result<(), ToolError> {
     let domains = client.domains()?;
@@ -22,14 +22,18 @@ pub fn qos(client: &Client, name: Option<&str>, output: &mut Output) -> Result<(
     output.answer(&client.qos(name)?, qos::table)
 }
 
+pub fn stats(client: &Client, name: Option<&str>, output: &mut Output) -> Result<(), ToolError> {
+    output.answer(&client.stats(name)?, stats::tables)
+}
+
 pub fn info(client: &Client, output: &mut Output) -> Result<(), ToolError> {
     output.answer(&client.status()?, domain::status)
 }
 
-pub fn processes(client: &Client, name: &str, output: &mut Output) -> Result<(), ToolError> {
+pub fn processes(client: &Client, name: &str, wide: bool, output: &mut Output) -> Result<(), ToolError> {
     let mut processes = client.processes(name)?;
     processes.sort_by_key(|p| p.pid);
-    output.answer(&processes, |p| domain::processes(p))
+    output.answer(&processes, |p| domain::processes(p, wide))
 }
 
 pub fn probes(client: &Client, name: Option<&str>, output: &mut Output) -> Result<(), ToolError> {

@@ -81,25 +81,38 @@ pub fn remark(domains: &[Domain]) -> Option<String> {
 }
 
 /// `xmesh ps`.
-pub fn processes(processes: &[Process]) -> String {
-    let mut table = Table::new(&[
-        ("PID", Right),
-        ("PPID", Right),
-        ("UID", Right),
-        ("Container", Left),
-        ("Exe", Left),
-        ("Args", Left),
-    ]);
+pub fn processes(processes: &[Process], wide: bool) -> String {
+    let mut columns = vec![("PID", Right), ("PPID", Right), ("UID", Right)];
+    if wide {
+        columns.extend([
+            ("Netns", Right),
+            ("Pidns", Right),
+            ("Mntns", Right),
+            ("Capabilities", Left),
+            ("Cgroup", Left),
+        ]);
+    }
+    columns.extend([("Container", Left), ("Exe", Left), ("Args", Left)]);
+    let mut table = Table::new(&columns);
     for p in processes {
         // As in /proc: what is in brackets has no executable.
         let mut exe = p.exe.clone().unwrap_or_else(|| format!("[{}]", p.comm));
         if p.exe_deleted {
             exe.push_str(" (deleted)");
         }
-        table.row([
-            p.pid.to_string(),
-            p.ppid.to_string(),
-            p.euid.to_string(),
+        // Zero is what is not known; no namespace has that number.
+        let namespace = |inode: u32| or_dash((inode != 0).then_some(inode));
+        let mut row = vec![p.pid.to_string(), p.ppid.to_string(), p.euid.to_string()];
+        if wide {
+            row.extend([
+                namespace(p.netns),
+                namespace(p.pidns),
+                namespace(p.mntns),
+                format!("{:016x}", p.capabilities.effective),
+                or_dash(p.cgroup.as_ref()),
+            ]);
+        }
+        row.extend([
             // The first twelve digits are what container tools show.
             or_dash(
                 p.container
@@ -109,6 +122,7 @@ pub fn processes(processes: &[Process]) -> String {
             exe,
             p.args.get(1..).unwrap_or_default().join(" "),
         ]);
+        table.row(row);
     }
     table.render()
 }
@@ -182,11 +196,25 @@ pub fn status(status: &Status) -> String {
         ("generation", status.generation.to_string()),
         ("xen", status.xen.clone()),
         ("events_lost", status.events_lost.to_string()),
+        ("vif_lost", status.datapath_events_lost.to_string()),
         (
             "lookups",
             format!(
                 "{} made, {} found, {} dropped, {:.0} µs each",
                 lookups.made, lookups.found, lookups.dropped, lookups.mean_us
+            ),
+        ),
+        (
+            "first_packets",
+            format!(
+                "{} held, {} let go after {:.0} µs each; dropped: {} late, {} unowned, {} without room, {} lost",
+                lookups.held,
+                lookups.released,
+                lookups.wait_mean_us,
+                lookups.late,
+                lookups.unowned,
+                lookups.no_room,
+                lookups.lost
             ),
         ),
     ];

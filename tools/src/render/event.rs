@@ -235,7 +235,11 @@ mod tests {
             exe_deleted: false,
             args: vec!["curl".into(), "-s".into(), "db1".into()],
             container: None,
+            cgroup: None,
             netns: 1,
+            pidns: 2,
+            mntns: 3,
+            capabilities: Default::default(),
             start_time_ns: 0,
             parents: Vec::new(),
         }

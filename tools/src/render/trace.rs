@@ -18,6 +18,8 @@ pub fn sentence(item: &TraceItem) -> String {
             let at_least = if *at_least { "at least " } else { "" };
             format!("# {at_least}{count} calls were left out: more came than --limit allows in a second")
         }
+        TraceItem::Rest { why, .. } => format!("# no call is told for a while: the trace {}", plain(why)),
+        TraceItem::Resumed => "# calls are told again".to_owned(),
         TraceItem::Lost { count } => format!("# {count} calls were lost: this reader was too slow"),
         TraceItem::End { why: None } => "# the end".to_owned(),
         TraceItem::End { why: Some(why) } => format!("# the end: {}", plain(why)),
@@ -103,5 +105,14 @@ mod tests {
             at_least: true,
         };
         assert!(sentence(&left_out).starts_with("# at least 5 calls"));
+        let rest = TraceItem::Rest {
+            seconds: 10,
+            why: "rests for 10 s: traps took 9.0 % of a vCPU".into(),
+        };
+        assert_eq!(
+            sentence(&rest),
+            "# no call is told for a while: the trace rests for 10 s: traps took 9.0 % of a vCPU"
+        );
+        assert_eq!(sentence(&TraceItem::Resumed), "# calls are told again");
     }
 }

@@ -69,10 +69,15 @@ pub fn kallsyms(data: &[u8]) {
         Some((_, rest)) => edited(&sound_kallsyms(), rest),
         None => sound_kallsyms(),
     };
-    let Some(found) = Kallsyms::find(&block) else {
+    any_kallsyms(&block, "s7");
+}
+
+/// Reads a block that may hold kallsyms; with a symbol that a sound one has.
+pub fn any_kallsyms(block: &[u8], symbol: &str) {
+    let Some(found) = Kallsyms::find(block) else {
         return;
     };
-    let position = found.position("s7");
+    let position = found.position(symbol);
     let base = 0xffff_ffff_8100_0000;
     for candidate in found.candidates() {
         let _ = position.and_then(|position| found.address(candidate, base, position));
@@ -80,7 +85,7 @@ pub fn kallsyms(data: &[u8]) {
     }
     if let Some(&candidate) = found.candidates().last() {
         let symbols = found.into_symbols(candidate, base);
-        let _ = (symbols.address("s7"), symbols.nearest(u64::MAX));
+        let _ = (symbols.address(symbol), symbols.nearest(u64::MAX));
         assert!(symbols.len() <= block.len());
     }
 }
@@ -126,7 +131,12 @@ pub fn btf(data: &[u8]) {
         Some((_, rest)) => edited(&sound_btf(), rest),
         None => sound_btf(),
     };
-    let Ok(btf) = Btf::parse(&block) else { return };
+    any_btf(&block);
+}
+
+/// Reads a block that may be BTF.
+pub fn any_btf(block: &[u8]) {
+    let Ok(btf) = Btf::parse(block) else { return };
     for path in [
         "sock.__sk_common.port",
         "sock.flags",

@@ -7,9 +7,11 @@ mod bytes;
 mod edits;
 mod guest;
 mod memory;
+mod real;
 
 pub use bytes::{btf, dump, kallsyms, paging};
 pub use guest::Guest;
+pub use real::Real;
 
 use std::path::PathBuf;
 
@@ -28,6 +30,23 @@ pub fn sockets(data: &[u8]) {
 /// Traps at every probe, as [`tasks`].
 pub fn trap(data: &[u8]) {
     with_guest(|guest| guest.traps(data));
+}
+
+/// Page tables, kallsyms or BTF of a real kernel, changed.
+pub fn real(data: &[u8]) {
+    thread_local! {
+        static REAL: Real = {
+            let path = dump_path();
+            let dump = Dump::open(&path).unwrap_or_else(|error| panic!("{error}"));
+            Real::cut(&dump, dump.cpus())
+        };
+    }
+    let (kind, data) = data.split_first().unwrap_or((&0, &[]));
+    REAL.with(|real| match kind % 3 {
+        0 => real.paging(data),
+        1 => real.kallsyms(data),
+        _ => real.btf(data),
+    });
 }
 
 /// The guest is read once for all inputs.

@@ -17,6 +17,8 @@
 //! the address rules holds is for the caller to prove with symbols whose
 //! address it knows.
 
+use std::ops::Range;
+
 use super::symbols::{Name, Symbols};
 
 /// Tokens in the table: one for each byte value.
@@ -126,6 +128,11 @@ impl<'a> Kallsyms<'a> {
             arena,
             names,
         })
+    }
+
+    /// Where the tables lie in the block that do not move between kernels: from `num_syms` to the end of `token_index`.
+    pub fn extent(&self) -> Range<usize> {
+        self.num_syms_at..self.token_index_end
     }
 
     /// Position in the table of the first symbol called `name`.

@@ -14,7 +14,8 @@
 //! as it goes on; everything else is done elsewhere.
 //!
 //! **Invariant:** a trace that is over its limit takes its own probes away, and
-//! only those: what the mesh itself watches does not change.
+//! only those: what the mesh itself watches does not change. What traces cost
+//! counts towards the guest's budget, and over it they are the first to rest.
 
 mod limit;
 mod memory;

@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::limit::{LeftOut, Limit, Verdict};
 use super::memory::{Replaced, TaskMemory};
@@ -75,6 +75,15 @@ pub enum Told {
     Call(Box<Traced>),
     /// The trace was over its limit.
     LeftOut(LeftOut),
+    /// Traps cost the guest more than its budget: nothing is seen of it for a while.
+    Rests {
+        /// For how long.
+        time: Duration,
+        /// Why: a sentence without its subject.
+        why: String,
+    },
+    /// That is over: what happens from now on is told again.
+    Resumed,
     /// The trace is over: why, where nobody asked for it.
     Ended(Option<String>),
 }
@@ -114,6 +123,8 @@ pub struct Tracer<F> {
     pending: HashMap<TaskAddr, Pending>,
     /// The page tables that were used last, and the CR3 that they are of.
     space: Option<(u64, AddressSpace)>,
+    /// It was told that the budget does not allow it.
+    rests: bool,
     listened: bool,
 }
 
@@ -130,6 +141,7 @@ impl<F: FnMut(Told) -> bool + Send> Tracer<F> {
             found: None,
             pending: HashMap::new(),
             space: None,
+            rests: false,
             listened: true,
         }
     }
@@ -301,6 +313,9 @@ impl<F: FnMut(Told) -> bool + Send> Tap for Tracer<F> {
 
     fn armed(&mut self) -> Next {
         self.begin();
+        if std::mem::take(&mut self.rests) {
+            self.tell(Told::Resumed);
+        }
         self.next()
     }
 
@@ -335,6 +350,13 @@ impl<F: FnMut(Told) -> bool + Send> Tap for Tracer<F> {
             self.tell(Told::LeftOut(left_out));
         }
         self.next()
+    }
+
+    fn rests(&mut self, time: Duration, why: &str) {
+        self.give_up_pending();
+        self.rests = true;
+        let why = why.to_owned();
+        self.tell(Told::Rests { time, why });
     }
 
     fn ended(&mut self, why: Option<&str>) {
@@ -377,4 +399,30 @@ fn call_of<M: PhysicalMemory>(linux: &Linux<M>, task: TaskAddr, pt_regs: u64) ->
     } else {
         Call::new(Abi::X64, number, [di, si, dx, r10, r8, r9])
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_hears_of_a_rest_and_of_its_end() {
+        let mut heard = Vec::new();
+        let mut tracer = Tracer::new(Vec::new(), Filter::default(), 5, |told| {
+            heard.push(told);
+            true
+        });
+        tracer.found = Some((vec!["openat".into()], Vec::new()));
+        assert_eq!(tracer.armed(), Next::Continue);
+        tracer.rests(Duration::from_secs(10), "rests");
+        // Its probes are there again; after a rest for its own limit nothing is said.
+        tracer.armed();
+        tracer.armed();
+        drop(tracer);
+        assert!(
+            matches!(&heard[..], [Told::Begun { .. }, Told::Rests { time, why }, Told::Resumed]
+                if time.as_secs() == 10 && why == "rests"),
+            "{heard:?}"
+        );
+    }
 }

@@ -12,9 +12,21 @@ use vmi_xen::memory::{CpuState, Dump, MemoryError, PhysicalMemory};
 use crate::kernels::{Loaded, selected};
 
 /// A dump with some bytes replaced.
-struct Overlay<'a> {
+pub struct Overlay<'a> {
     dump: &'a Dump,
     patches: RefCell<Vec<(u64, Vec<u8>)>>,
+}
+
+impl<'a> Overlay<'a> {
+    pub fn new(dump: &'a Dump) -> Self {
+        let patches = RefCell::default();
+        Self { dump, patches }
+    }
+
+    /// Replaces bytes at a guest-physical address.
+    pub fn patch(&self, pa: u64, bytes: &[u8]) {
+        self.patches.borrow_mut().push((pa, bytes.to_vec()));
+    }
 }
 
 impl PhysicalMemory for Overlay<'_> {
@@ -42,10 +54,7 @@ struct Victim<'a> {
 impl<'a> Victim<'a> {
     fn new(loaded: &'a Loaded) -> Self {
         let dump = &loaded.dump;
-        let overlay = Overlay {
-            dump,
-            patches: RefCell::default(),
-        };
+        let overlay = Overlay::new(dump);
         let kernel = Kernel::find(&overlay, dump.cpus()).expect("a sound dump");
         // QEMU's dumps lack LSTAR, which a live domain has.
         let lstar = loaded.truth.symbol("entry_SYSCALL_64");
@@ -70,7 +79,7 @@ impl<'a> Victim<'a> {
         // Never more than a page holds: structures are contiguous, pages are not.
         for (at, byte) in (va..).zip(bytes) {
             let pa = kernel.space.translate(self.linux.memory(), at).expect("mapped");
-            self.linux.memory().patches.borrow_mut().push((pa, vec![*byte]));
+            self.linux.memory().patch(pa, &[*byte]);
         }
     }
 

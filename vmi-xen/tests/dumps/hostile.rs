@@ -153,6 +153,26 @@ fn parsers_take_any_bytes() {
 }
 
 #[test]
+fn parsers_take_what_is_left_of_a_real_kernel() {
+    for kernel in selected() {
+        let Loaded { dump, .. } = kernel.load();
+        let begun = Instant::now();
+        let real = fuzz::Real::cut(&dump, dump.cpus());
+        real.paging(&[]);
+        real.kallsyms(&[]);
+        real.btf(&[]);
+        for input in inputs(300) {
+            real.paging(&input);
+        }
+        for input in inputs(36) {
+            real.kallsyms(&input);
+            real.btf(&input);
+        }
+        assert!(begun.elapsed() < 4 * LIMIT, "{:?}", begun.elapsed());
+    }
+}
+
+#[test]
 fn lies_stay_within_the_budgets() {
     let Some(kernel) = selected().first() else {
         return;

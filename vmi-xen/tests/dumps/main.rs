@@ -22,6 +22,7 @@ mod hostile;
 mod initramfs;
 mod kernels;
 mod machine;
+mod plain;
 mod points;
 mod syscalls;
 mod truth;

@@ -1,0 +1,408 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! From a packet that a vif holds to its verdict and its way on: real programs on a vif in a network namespace; the guest's
+//! answer alone is made up. Needs root.
+
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::AtomicBool;
+use std::thread;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use crossbeam_channel::{Receiver, Sender, bounded};
+use netback_filter::{Config, Datapath, FlowKey, VifConfig};
+use policy::VmId;
+use vmi_xen::linux::{self, Socket, SocketState};
+
+use super::*;
+use crate::control::author;
+use crate::enforcer::{Order, Policies, Request, Wish};
+use crate::events::EventLog;
+use crate::holding::{Counts, Holding, Limits};
+use crate::lookups::Lookups;
+use crate::shapes::{Problems, Shapes};
+use crate::vif_events::{self, Answers};
+
+const POLICY: &str = "policy: a
+default: { db1: deny }
+services:
+  c: { vm: web1, exe: /bin/c }
+  s: { vm: db1, exe: /bin/s }
+rules:
+  - { name: r, from: c, to: { vm: db1 }, ports: 80, action: allow }
+  - { name: w, from: { address: 192.0.2.0/24 }, to: s, ports: 53, action: allow }
+";
+/// Longer than any thread of the test waits for its turn.
+const LIMITS: Limits = Limits {
+    guest: 64,
+    all: 1024,
+    time: Duration::from_secs(2),
+};
+const WEB: u8 = 11;
+const DB: u8 = 12;
+
+fn run(words: &str) {
+    let mut words = words.split_whitespace();
+    let mut command = Command::new(words.next().expect("a program"));
+    let output = command.args(words).output().expect("it runs");
+    assert!(output.status.success(), "{command:?}: {output:?}");
+}
+
+/// A BPF file system of the test's own.
+struct Bpffs(tempfile::TempDir);
+
+impl Bpffs {
+    fn mount() -> Bpffs {
+        let dir = tempfile::tempdir().expect("a directory");
+        run(&format!("mount -t bpf bpf {}", dir.path().display()));
+        Bpffs(dir)
+    }
+
+    fn pins(&self) -> PathBuf {
+        self.0.path().join("xmesh")
+    }
+}
+
+impl Drop for Bpffs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0.path()).status();
+    }
+}
+
+/// The daemon's threads but for `lookups`, which is the test.
+struct Site {
+    orders: Sender<Order>,
+    questions: Receiver<Question>,
+    datapath: Arc<Mutex<Datapath>>,
+    holding: Arc<Holding>,
+    log: Arc<EventLog>,
+}
+
+fn mac(number: u8) -> [u8; 6] {
+    [0, 0x16, 0x3e, 0, 0, number]
+}
+
+fn address(number: u8) -> [u8; 4] {
+    [10, 0, 0, number]
+}
+
+/// Runs the test beside the threads, in a network namespace of its own.
+fn on_a_site(test: impl FnOnce(&Site) + Send) {
+    thread::scope(|scope| {
+        let namespace = scope.spawn(|| {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("needs root");
+            let bpffs = Bpffs::mount();
+            let store = tempfile::tempdir().expect("a directory");
+            let config = policyd_store::Config {
+                reserve: 0,
+                ballast: 0,
+                ..policyd_store::Config::default()
+            };
+            let store = policyd_store::Store::open(&store.path().join("store"), config).expect("opens");
+            let datapath = Datapath::open(Config {
+                pin_dir: bpffs.pins(),
+                ..Config::default()
+            });
+            let datapath = Arc::new(Mutex::new(datapath.expect("opens")));
+            let world = World::new(Arc::new(policy::Ruleset::empty(0)), Vec::new());
+            let (lookups, questions) = Lookups::new(Holding::open(LIMITS));
+            let (log, holding) = (Arc::new(EventLog::new(1000)), Arc::clone(&lookups.holding));
+            let enforcer = Enforcer::new(
+                Policies::load(store).expect("loads").0,
+                Arc::clone(&datapath),
+                Arc::new(ArcSwap::from_pointee(world)),
+                Arc::clone(&log),
+                Arc::default(),
+                lookups,
+                Shapes::new(Problems::default()),
+            );
+            let mut enforcer = Some(enforcer.expect("in force"));
+            let (orders, orders_in) = bounded(100);
+            let (_facts, facts_in) = bounded(1);
+            let (stop, events) = (AtomicBool::new(false), lock(&datapath).events().expect("mapped"));
+            let site = Site {
+                orders,
+                questions,
+                datapath,
+                holding,
+                log,
+            };
+            thread::scope(|scope| {
+                let enforcer = enforcer.take().expect("taken once");
+                scope.spawn(move || enforcer.run(&orders_in, &facts_in));
+                let answers = Answers::new(Arc::clone(&site.datapath));
+                scope.spawn(|| vif_events::forward(events, answers, &site.holding, &site.orders, &stop));
+                let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                    site.set_up();
+                    test(&site);
+                }));
+                stop.store(true, std::sync::atomic::Ordering::SeqCst);
+                let _ = site.orders.send(Order::Stop);
+                outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            });
+        });
+        namespace
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+}
+
+impl Site {
+    /// Two guests without traps, and the policy.
+    fn set_up(&self) {
+        for (name, number) in [("web1", WEB), ("db1", DB)] {
+            run(&format!(
+                "ip link add vif{number}.0 type veth peer name eth{number}"
+            ));
+            run(&format!("ip link set vif{number}.0 up"));
+            run(&format!("ip link set eth{number} up"));
+            let (ready, is_ready) = bounded(1);
+            let vm = VmId {
+                name: name.into(),
+                uuid: [number; 16],
+            };
+            let scope = u32::from(number);
+            self.order(Order::GuestUp { scope, vm, ready });
+            is_ready.recv().expect("an answer");
+            let vifs = vec![(Some(mac(number)), vec![address(number).into()])];
+            self.order(Order::Vifs { scope, vifs });
+            let config = VifConfig {
+                scope,
+                mac: Some(mac(number)),
+            };
+            let attached = lock(&self.datapath).attach(&format!("vif{number}.0"), config);
+            attached.expect("attached");
+        }
+        let request = Request {
+            wish: Wish::Apply(vec![policyd_api::SourceText {
+                file: "a.yaml".into(),
+                text: POLICY.into(),
+            }]),
+            by: author(0),
+            message: None,
+            if_generation: None,
+            dry_run: false,
+        };
+        let (reply, done) = bounded(1);
+        self.order(Order::Change {
+            request: Box::new(request),
+            reply,
+        });
+        done.recv().expect("an answer").expect("in force");
+    }
+
+    fn order(&self, order: Order) {
+        self.orders.send(order).expect("the enforcer runs");
+    }
+
+    /// The next question, which must be about this flow.
+    fn question(&self, key: &FlowKey) -> Question {
+        loop {
+            let question = self
+                .questions
+                .recv_timeout(Duration::from_secs(5))
+                .expect("a question");
+            // Who takes what another guest was allowed to send is of no matter here.
+            if question.way.scope == key.scope {
+                assert_eq!(question.way, Way::from(key));
+                return question;
+            }
+        }
+    }
+
+    /// Answers for the guest: a process with this executable has the socket.
+    fn answer(&self, question: Question, exe: Option<&str>, listens: bool) {
+        let way = question.way;
+        let socket = Socket {
+            sk: 0xffff_8880_0000_0000 | u64::from(way.local.port()),
+            protocol: linux::Protocol::Tcp,
+            state: if listens {
+                SocketState::Listen
+            } else {
+                SocketState::SynSent
+            },
+            ipv6: false,
+            local: way.local,
+            remote: (!listens).then_some(way.remote),
+            netns: 0,
+            backlog: None,
+        };
+        self.order(Order::Owner(Box::new(Answer {
+            question,
+            owner: exe.map(|exe| (socket, Arc::new(crate::gate::tests::running(exe)))),
+            asked: true,
+        })));
+    }
+
+    fn record(&self, key: &FlowKey) -> Option<FlowRecord> {
+        let datapath = lock(&self.datapath);
+        datapath
+            .flows(None)
+            .filter_map(Result::ok)
+            .find(|f| f.key == *key)
+    }
+
+    /// How often the log has the flow as refused, and as opened.
+    fn told(&self, key: &FlowKey) -> (usize, usize) {
+        let events = self.log.since(0).events;
+        let count = |is: &dyn Fn(&What) -> bool| events.iter().filter(|event| is(&event.what)).count();
+        (
+            count(
+                &|what| matches!(what, What::Refused { local, remote, .. } if (*local, *remote) == (key.local, key.remote)),
+            ),
+            count(
+                &|what| matches!(what, What::Connect { local, remote, .. } if (*local, *remote) == (key.local, key.remote)),
+            ),
+        )
+    }
+}
+
+fn wait_for(what: &str, mut is: impl FnMut() -> bool) {
+    for _ in 0..500 {
+        if is() {
+            return;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    panic!("{what}: not within 5 s");
+}
+
+/// A SYN out of an interface, as of the guest of this number, or to it.
+fn send_syn(interface: &str, from: SocketAddr, to: SocketAddr, macs: [[u8; 6]; 2]) {
+    let (SocketAddr::V4(from), SocketAddr::V4(to)) = (from, to) else {
+        panic!("IPv4")
+    };
+    let mut frame = macs.concat();
+    frame.extend([0x08, 0, 0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0]);
+    frame.extend(from.ip().octets());
+    frame.extend(to.ip().octets());
+    frame.extend(from.port().to_be_bytes());
+    frame.extend(to.port().to_be_bytes());
+    frame.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0xff, 0xff, 0, 0, 0, 0]);
+    // SAFETY: takes numbers only.
+    let socket = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW, 0) };
+    assert!(socket >= 0);
+    // SAFETY: the kernel just gave it, and nobody else has it.
+    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+    // SAFETY: an all-zero sockaddr_ll is a valid one.
+    let mut place: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    place.sll_family = libc::AF_PACKET as u16;
+    place.sll_ifindex = nix::net::if_::if_nametoindex(interface).expect("it is there") as i32;
+    // SAFETY: both pointers are to memory of the sizes given, which the call only reads.
+    let sent = unsafe {
+        libc::sendto(
+            socket.as_raw_fd(),
+            frame.as_ptr().cast(),
+            frame.len(),
+            0,
+            (&raw const place).cast(),
+            size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+        )
+    };
+    // A packet socket is told when a program at egress drops what it sent.
+    let dropped = std::io::Error::last_os_error().raw_os_error() == Some(libc::ENOBUFS);
+    assert!(sent == frame.len() as isize || dropped);
+}
+
+/// A SYN of the guest web1 to db1.
+fn ask_db(port: u16) -> FlowKey {
+    let (local, remote) = (
+        SocketAddr::from((address(WEB), port)),
+        SocketAddr::from((address(DB), 80)),
+    );
+    send_syn("eth11", local, remote, [mac(DB), mac(WEB)]);
+    FlowKey {
+        scope: WEB.into(),
+        protocol: netback_filter::Protocol::TCP,
+        local,
+        remote,
+        vlan: netback_filter::Vlan::NONE,
+    }
+}
+
+#[test]
+fn a_packet_that_is_held_goes_on_when_its_process_is_known() {
+    on_a_site(|site| {
+        let key = ask_db(4000);
+        let question = site.question(&key);
+        assert!(question.refused.as_ref().is_some_and(is_held));
+        assert!(site.record(&key).is_none(), "it is held");
+        site.answer(question, Some("/bin/c"), false);
+        wait_for("it goes on", || {
+            site.record(&key).is_some_and(|flow| flow.packets == [1, 0])
+        });
+        wait_for("it is told", || site.told(&key) == (0, 1));
+
+        // Another may not: its client is told so by the vif, at once.
+        let key = ask_db(4001);
+        site.answer(site.question(&key), Some("/bin/other"), false);
+        let resets = || {
+            let stats = lock(&site.datapath).stats().expect("read");
+            stats.iter().map(|s| s.counters.resets).sum::<u64>()
+        };
+        wait_for("it is reset", || resets() == 1);
+        wait_for("that is told, once", || site.told(&key) == (1, 1));
+
+        // Of one that nobody has, nothing is left.
+        let key = ask_db(4002);
+        site.answer(site.question(&key), None, false);
+        wait_for("it is told", || site.told(&key) == (1, 0));
+        let counts = Counts {
+            held: 3,
+            released: 2,
+            unowned: 1,
+            ..Counts::default()
+        };
+        assert_eq!(site.holding.counts(), counts);
+        assert_eq!(site.holding.waits().hits, 2);
+
+        // An answer that comes too late is for the next try.
+        let key = ask_db(4003);
+        let question = site.question(&key);
+        wait_for("its time is over", || site.holding.counts().late == 1);
+        site.answer(question, Some("/bin/c"), false);
+        wait_for("it is told", || site.told(&key) == (1, 1));
+        assert_eq!(site.record(&key).map(|flow| flow.packets), Some([0, 0]));
+        ask_db(4003);
+        wait_for("the next passes", || {
+            site.record(&key).is_some_and(|flow| flow.packets == [1, 0])
+        });
+    });
+}
+
+#[test]
+fn a_packet_to_a_guest_goes_on_when_the_tables_know_who_takes_it() {
+    on_a_site(|site| {
+        let key = FlowKey {
+            scope: DB.into(),
+            protocol: netback_filter::Protocol::TCP,
+            local: (address(DB), 53).into(),
+            remote: ([192, 0, 2, 7], 4000).into(),
+            vlan: netback_filter::Vlan::NONE,
+        };
+        send_syn("vif12.0", key.remote, key.local, [mac(DB), mac(1)]);
+        site.answer(site.question(&key), Some("/bin/s"), true);
+        wait_for("it goes on", || {
+            site.record(&key).is_some_and(|flow| flow.packets == [0, 1])
+        });
+        assert_eq!(site.holding.counts().released, 1);
+        assert_eq!(site.told(&key).0, 0, "nothing was refused");
+        // One that an earlier daemon left in the channel is too old, whatever is known of its flow.
+        site.holding.take(netback_filter::HeldFrame {
+            ns: crate::daemon::monotonic_ns() - 3_000_000_000,
+            direction: Direction::ToGuest,
+            ifindex: 1,
+            key,
+            bytes: Vec::new(),
+        });
+        let counts = Counts {
+            held: 2,
+            released: 1,
+            late: 1,
+            ..Counts::default()
+        };
+        assert_eq!(site.holding.counts(), counts);
+    });
+}
