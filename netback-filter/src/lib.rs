@@ -38,7 +38,7 @@
 //!
 //! # Kernels
 //!
-//! The programs have some 9,500 instructions, for which the verifier follows about 140,000: so Linux 5.2 is the oldest that
+//! The programs have some 9,900 instructions, for which the verifier follows about 200,000: so Linux 5.2 is the oldest that
 //! takes them (older ones stop at 4096). Below 5.8 events come by one buffer a CPU ([`EventChannel`]), below 5.6 tables are
 //! read entry by entry, below 6.6 there is no TCX. `cargo test -p netback-filter --test events` prints the counts; what was
 //! loaded on which kernel is what was tested, the rest is by the kernels' documentation.

@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use serde_json::Value;
@@ -91,26 +91,35 @@ fn probes_are_in_their_functions(mesh: &Mesh, guest: &str) -> Outcome {
     Ok(())
 }
 
-/// pid → parent, user, network namespace, executable.
-type Processes = BTreeMap<u64, (u64, u64, u64, String)>;
+/// pid, parent, user, network namespace, executable.
+type Process = (u64, u64, u64, u64, String);
 
 /// Calls something until it finds both sides equal: they are of one moment only if nothing comes or goes.
-fn agree<T: PartialEq + std::fmt::Debug>(sides: impl Fn() -> Fallible<(T, T)>) -> Outcome {
-    let mut last = None;
+fn agree<T: Ord + std::fmt::Debug>(sides: impl Fn() -> Fallible<(BTreeSet<T>, BTreeSet<T>)>) -> Outcome {
+    let mut last = String::new();
     for _ in 0..3 {
         let (outside, inside) = sides()?;
         if outside == inside {
             return Ok(());
         }
-        last = Some((outside, inside));
+        let only = |here: &BTreeSet<T>, there| {
+            here.difference(there)
+                .map(|one| format!("{one:?}\n"))
+                .collect::<String>()
+        };
+        last = format!(
+            "outside alone:\n{}inside alone:\n{}",
+            only(&outside, &inside),
+            only(&inside, &outside)
+        );
     }
-    Err(format!("outside and inside: {last:#?}").into())
+    Err(last.into())
 }
 
 /// What `xmesh ps` has of each process, and what the guest's /proc has.
 fn same_processes(mesh: &Mesh, guest: &str) -> Outcome {
     agree(|| {
-        let outside: Processes = mesh
+        let outside: BTreeSet<Process> = mesh
             .json(&["ps", guest])?
             .as_array()
             .into_iter()
@@ -118,7 +127,7 @@ fn same_processes(mesh: &Mesh, guest: &str) -> Outcome {
             .filter_map(|p| {
                 let of = |name: &str| p[name].as_u64();
                 let exe = p["exe"].as_str().unwrap_or_default().to_owned();
-                Some((of("pid")?, (of("ppid")?, of("uid")?, of("netns")?, exe)))
+                Some((of("pid")?, of("ppid")?, of("uid")?, of("netns")?, exe))
             })
             .collect();
         let script = r#"for p in /proc/[0-9]*; do
@@ -127,7 +136,7 @@ fn same_processes(mesh: &Mesh, guest: &str) -> Outcome {
             [ "$1" = "$$" ] && continue
             [ -n "$2" ] && echo "${p#/proc/} $1 $2 $(readlink "$p/ns/net" | tr -dc 0-9) $(readlink "$p/exe")"
         done"#;
-        let inside: Processes = mesh
+        let inside: BTreeSet<Process> = mesh
             .0
             .check(guest, &["bash", "-c", script])?
             .lines()
@@ -136,9 +145,9 @@ fn same_processes(mesh: &Mesh, guest: &str) -> Outcome {
             .filter_map(|line| {
                 let mut words = line.split(' ');
                 let mut number = || words.next()?.parse().ok();
-                let (pid, numbers) = (number()?, (number()?, number()?, number()?));
+                let (pid, ppid, uid, netns) = (number()?, number()?, number()?, number()?);
                 let exe = words.next().unwrap_or_default().to_owned();
-                Some((pid, (numbers.0, numbers.1, numbers.2, exe)))
+                Some((pid, ppid, uid, netns, exe))
             })
             .collect();
         assert!(inside.len() > 1, "{inside:?}");
@@ -178,8 +187,7 @@ fn same_sockets(mesh: &Mesh, guest: &str) -> Outcome {
                 .map(|i| i.pids.clone())
                 .unwrap_or_default();
         }
-        outside.sort();
-        Ok((outside, inside))
+        Ok((outside.into_iter().collect(), inside.into_iter().collect()))
     })
 }
 

@@ -107,7 +107,8 @@ impl Mesh {
         what: &str,
         is_so: impl Fn(&Mesh) -> Result<bool, Box<dyn std::error::Error>>,
     ) -> Outcome {
-        let end = Instant::now() + Duration::from_secs(180);
+        // Two emulated processors may share one of the host's, and the kernel's verifier takes long on them.
+        let end = Instant::now() + Duration::from_secs(400);
         while !is_so(self).unwrap_or(false) {
             if Instant::now() > end {
                 let log = self.0.check("dom0", &["tail", "-n", "30", "/run/policyd.log"])?;
