@@ -110,7 +110,7 @@ fn in_rig(name: &str, cpu: Cpu, keep: bool, echo: Echo) -> anyhow::Result<Count>
         "--package",
         "xmesh-rig",
         "--test",
-        "*",
+        "on_rig",
         "--",
         "--ignored",
         "--test-threads=1",

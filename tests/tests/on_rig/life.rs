@@ -1,24 +1,19 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! What happens to a guest in its life: sight comes back by itself, and the guest runs on.
 
-mod support;
-
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use support::web1::unharmed;
-use support::{Domain, Mesh, Outcome};
+use crate::support::web1::unharmed;
+use crate::support::{Domain, Mesh, Outcome};
 use xmesh_rig::{Discard, DomainSpec};
 
 const GUEST: &str = "phoenix";
 
 /// A guest of the test's own, seen by traps.
 fn born(mesh: &Mesh) -> Result<Domain<'_>, Box<dyn std::error::Error>> {
-    born_as(mesh, &DomainSpec::new(GUEST, Ipv4Addr::new(10, 0, 0, 50)))
-}
-
-fn born_as<'m>(mesh: &'m Mesh, spec: &DomainSpec) -> Result<Domain<'m>, Box<dyn std::error::Error>> {
-    mesh.0.create_domain(spec)?;
+    let spec = DomainSpec::new(GUEST, Ipv4Addr::new(10, 0, 0, 50));
+    mesh.0.create_domain(&spec)?;
     let guard = Domain(&mesh.0, GUEST);
     mesh.0.wait_for(GUEST)?;
     seen(mesh)?;
@@ -45,62 +40,6 @@ fn tells_what_runs(mesh: &Mesh) -> Outcome {
     mesh.wait("what the guest runs is told", |mesh| {
         Ok(mesh.probe_hits(GUEST, "finalize_exec")? >= before + 3)
     })
-}
-
-/// What became of the sight of the guest: the modes told, in order.
-fn told_sight(mesh: &Mesh) -> Result<Vec<String>, Box<dyn std::error::Error>> {
-    let argv = ["xmesh", "--json", "events", "--domain", GUEST, "--kind", "sight"];
-    let text = mesh.0.check("dom0", &argv)?;
-    Ok(text
-        .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter_map(|event| Some(event["mode"].as_str()?.to_owned()))
-        .collect())
-}
-
-/// As after an upgrade of its kernel: what it boots is another one than before.
-#[test]
-#[ignore = "needs a rig: cargo xtask test"]
-fn a_guest_that_reboots_into_another_kernel_is_seen_again() -> Outcome {
-    let mesh = Mesh::up()?;
-    let (kernel, initramfs) = mesh.0.bring_kernel("6.12.")?;
-    let put = |kernel: &str, initramfs: &str| {
-        let copy = format!("cp {kernel} /run/rig/kernel-upgrade; cp {initramfs} /run/rig/initramfs-upgrade");
-        mesh.0.check("dom0", &["sh", "-ec", &copy])
-    };
-    put("/rig/domu/boot/kernel", "/rig/domu-initramfs")?;
-    let spec = DomainSpec {
-        kernel: Some("upgrade".to_owned()),
-        ..DomainSpec::new(GUEST, Ipv4Addr::new(10, 0, 0, 50))
-    };
-    let _guard = born_as(&mesh, &spec)?;
-    let (first, told) = (mesh.domain(GUEST)?, told_sight(&mesh)?.len());
-    put(&kernel, &initramfs)?;
-    mesh.0.xl(&["reboot", GUEST])?;
-    mesh.wait("the guest is another domain", |mesh| {
-        Ok(mesh.domain(GUEST)?["id"] != first["id"])
-    })?;
-    mesh.0.wait_for(GUEST)?;
-    seen(&mesh)?;
-    let second = mesh.domain(GUEST)?;
-    assert_ne!(second["kernel"], first["kernel"]);
-    assert!(
-        second["kernel"].as_str().is_some_and(|k| k.starts_with("6.12.")),
-        "{second}"
-    );
-    tells_what_runs(&mesh)?;
-    let modes = told_sight(&mesh)?;
-    assert!(
-        modes
-            .get(told..)
-            .is_some_and(|new| new.iter().any(|mode| mode == mesh.trapped())),
-        "{modes:?}, {told} of them before"
-    );
-    mesh.0.check(
-        "dom0",
-        &["rm", "/run/rig/kernel-upgrade", "/run/rig/initramfs-upgrade"],
-    )?;
-    Ok(())
 }
 
 #[test]
@@ -164,7 +103,7 @@ fn a_daemon_that_is_stopped_holds_no_guest_and_another_takes_its_place() -> Outc
 }
 
 /// Kills in dom0; see there.
-const KILL_ROUNDS: &[u8] = include_bytes!("../guest/kill-rounds");
+const KILL_ROUNDS: &[u8] = include_bytes!("../../guest/kill-rounds");
 
 /// `XMESH_KILL_ROUNDS` sets how many; each dies at another moment.
 #[test]

@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! What no trap shows is looked up: all of a guest that cannot be trapped, and of one that can what its probes do not see.
 
-mod support;
-
 use std::net::Ipv4Addr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::support::{Domain, Mesh, Outcome};
 use serde_json::Value;
-use support::{Domain, Mesh, Outcome};
 use xmesh_rig::{Discard, DomainSpec, Output};
 
 const GUEST: &str = "wide";

@@ -2,10 +2,8 @@
 //! A guest patches its own kernel, where probes are and beside them, while both its vCPUs run through it: it gets what it wrote, and
 //! the probes go on.
 
-mod support;
-
-use support::web1::{connects_are_seen, in_web1, load, probed, unharmed};
-use support::{Mesh, Outcome};
+use crate::support::web1::{connects_are_seen, in_web1, load, probed, unharmed};
+use crate::support::{Mesh, Outcome};
 use xmesh_rig::programs;
 
 /// Where web1 has the kernel's own tracing.

@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! What is seen of a guest beside its connections: who hides, what was changed, who gives data to whom; and what sight may cost.
 
-mod support;
-
 use std::time::Duration;
 
+use crate::support::{Mesh, Outcome};
 use serde_json::Value;
-use support::{Mesh, Outcome};
 use xmesh_rig::{Discard, Progress, programs};
 
 type Fallible<T> = Result<T, Box<dyn std::error::Error>>;

@@ -5,9 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-mod support;
-
-use support::{Mesh, Outcome};
+use crate::support::{Mesh, Outcome};
 use xmesh_rig::programs;
 
 /// Execs, TCP connects and UDP connects of each of the two workers; `XMESH_FACTS` sets another number, up to 10,000.

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! What the tests on a rig share: policyd in dom0, and domains that end with their test.
-#![allow(dead_code, reason = "no test file uses all of it")]
 
 pub mod proc_net;
 pub mod web1;
@@ -15,7 +14,7 @@ use xmesh_rig::{Progress, Rig, programs};
 pub type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 /// Reads the kernel's text in a guest; see there.
-const KERNEL_TEXT: &[u8] = include_bytes!("../../guest/kernel-text");
+const KERNEL_TEXT: &[u8] = include_bytes!("../../../guest/kernel-text");
 
 /// The rig with a running policyd in dom0.
 pub struct Mesh(pub Rig);

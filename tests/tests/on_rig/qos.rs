@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! Shaping by policy, on real vifs.
 
-mod support;
-
+use crate::support::{Mesh, Outcome};
 use serde_json::Value;
-use support::{Mesh, Outcome};
 use xmesh_rig::Discard;
 
 const PORT: u16 = 5001;

@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! `xmesh trace` on a real Xen, measured by strace in the guest itself.
 
-#[path = "../../vmi-xen/tests/strace/normal.rs"]
+#[path = "../../../vmi-xen/tests/strace/normal.rs"]
 mod normal;
-mod support;
-
 use std::collections::BTreeSet;
 
+use crate::support::{Mesh, Outcome};
 use normal::normal;
 use serde_json::Value;
-use support::{Mesh, Outcome};
 use xmesh_rig::{Discard, Job, programs};
 
 /// The program in web1.

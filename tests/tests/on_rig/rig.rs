@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! The rig itself: what the other tests rely on.
 
-mod support;
-
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use support::{Domain, Outcome};
+use crate::support::{Domain, Outcome};
 use xmesh_rig::{DomainSpec, Rig};
 
 #[test]

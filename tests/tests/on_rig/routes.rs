@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! Routes on real vifs: an address that no host has, served by two versions of a small web server in db1.
 
-mod support;
-
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use crate::support::{Domain, Mesh, Outcome};
 use serde_json::Value;
-use support::{Domain, Mesh, Outcome};
 use xmesh_rig::{Discard, DomainSpec, Output};
 
 type Fallible<T> = Result<T, Box<dyn std::error::Error>>;

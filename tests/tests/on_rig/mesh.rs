@@ -2,12 +2,10 @@
 //! policyd and xmesh on a real Xen, where things go wrong: bad input, guests that cannot be watched, guests and daemons that die.
 //! What goes right is shown and checked by `cargo xtask demo`.
 
-mod support;
-
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use support::{Domain, Mesh, Outcome};
+use crate::support::{Domain, Mesh, Outcome};
 use xmesh_rig::{Discard, DomainSpec};
 
 #[test]

@@ -2,8 +2,6 @@
 //! Where there is no altp2m: breakpoints in a guest's own memory, which the guest must not stumble over, and which nothing may
 //! leave behind.
 
-mod support;
-
 /// Of a rig with an AMD processor: `cargo xtask test` runs them there, and leaves them out elsewhere.
 mod amd {
     use std::time::Duration;
