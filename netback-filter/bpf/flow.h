@@ -143,11 +143,25 @@ INLINE void time_handshake(struct flow_value *flow, struct packet *p, __u8 direc
 	if (pure_syn(p)) {
 		if (flow->seen[direction] & SEEN_SYN)
 			flow->retransmissions[direction]++;
-		flow->syn_ns = now;
-	} else if (flow->syn_ns && !flow->setup_us) {
-		flow->setup_us = micros_since(flow->syn_ns, now);
+		flow->asked_ns = now;
+	} else if (flow->asked_ns && !flow->setup_us) {
+		flow->setup_us = micros_since(flow->asked_ns, now);
 		p->news |= NEWS_SETUP;
 	}
+}
+
+/* The first data of a direction. Of a connection whose handshake was not seen nobody knows which data is its first. */
+INLINE void time_answer(struct flow_value *flow, __u8 direction)
+{
+	__u64 now;
+
+	if (!flow->setup_us)
+		return;
+	now = bpf_ktime_get_ns();
+	if (direction == flow->origin)
+		flow->asked_ns = now;
+	else
+		flow->first_byte_us = micros_since(flow->asked_ns, now);
 }
 
 /*
@@ -166,6 +180,8 @@ INLINE void time_data(struct flow_value *flow, struct packet *p, __u8 direction,
 			flow->retransmissions[direction]++;
 			flow->sample_ns[direction] = 0;
 		} else {
+			if (!(flow->seen[direction] & SEEN_DATA))
+				time_answer(flow, direction);
 			flow->seen[direction] |= SEEN_DATA;
 			flow->next_seq[direction] = end;
 			if (!flow->sample_ns[direction] && flow->rtt_tick[direction] != (__u16)(now >> TICK_SHIFT)) {
@@ -189,12 +205,13 @@ INLINE void time_data(struct flow_value *flow, struct packet *p, __u8 direction,
 
 /*
  * Counts the packet, and notes its news. In the packet, of which the verifier knows nothing: see `scratch`. Without atomic
- * additions, which take as long as half a lookup: see `packets`.
+ * additions, which take as long as half a lookup: see `packets`. The direction is the program's own, so that no offset has to be
+ * found out: old verifiers forget what they knew of a number that was on the stack.
  */
-INLINE void account(struct flow_value *flow, struct packet *p, __u32 bytes, __u32 segments, __u64 now)
+INLINE void account(struct flow_value *flow, struct packet *p, const __u8 direction, __u32 bytes, __u32 segments,
+		    __u64 now)
 {
 	__u8 flags = p->tcp_flags;
-	__u8 direction = p->direction & 1;
 
 	/* When a flow began and ended, and that it was answered, is told exactly. */
 	if (!flow->packets[direction] || (flags & (TCP_FIN | TCP_RST)))

@@ -11,7 +11,7 @@
 
 #include <linux/types.h>
 
-#define LAYOUT_VERSION 8
+#define LAYOUT_VERSION 11
 
 enum direction {
 	FROM_GUEST = 0,
@@ -96,7 +96,7 @@ struct flow_value {
 	__u64 first_ns; /* CLOCK_MONOTONIC; 0 before the first packet */
 	__u64 last_ns; /* up to one of the kernel's ticks before its last packet */
 	/* TCP as the vif sees it, by direction of the data. */
-	__u64 syn_ns;	     /* when the last SYN passed */
+	__u64 asked_ns;	     /* when the last SYN passed, then when the opener's first data did */
 	__u64 sample_ns[2];  /* when the data passed whose ACK is awaited; 0: none is */
 	__u32 sample_seq[2]; /* the ACK that is awaited */
 	__u32 next_seq[2];   /* behind the last byte or SYN seen; of what is reported as refused, where its packet begins */
@@ -111,9 +111,11 @@ struct flow_value {
 	__u16 rtt_tick[2];     /* when a round trip was last begun to be measured, in units of TICK_SHIFT */
 	__u16 mirror;	       /* part of the verdict: the guest (its scope) that gets copies, or 0 */
 	__u16 share;	       /* part of the verdict: of how many flows of SHARE_ALL */
+	__u32 turn;	       /* which of its scope's; 0: none. See turn_key */
+	__u32 first_byte_us;   /* from the opener's first data, else its SYN, to the other's first; 0 before that */
 	__u32 pad;
 };
-_Static_assert(sizeof(struct flow_value) == 152, "flow_value");
+_Static_assert(sizeof(struct flow_value) == 160, "flow_value");
 
 #define SHARE_ALL 10000
 
@@ -132,8 +134,25 @@ struct vif_config {
 	__u8 shaped; /* 1: its packets are to tell their class */
 	__u8 moving; /* 1: these programs may be on hooks of both kinds, so that a packet meets them twice */
 	__u32 slot;  /* the scope's cell of `scopes` */
+	__u32 bridge; /* ifindex of the bridge that frames may go past; 0: none */
+	__u32 pad;
+	__u64 by_bridge_ns; /* when one last went by it that could have gone past; CLOCK_MONOTONIC; changed in place */
 };
-_Static_assert(sizeof(struct vif_config) == 16, "vif_config");
+_Static_assert(sizeof(struct vif_config) == 32, "vif_config");
+
+/* A guest behind a bridge. */
+struct station_key {
+	__u32 bridge; /* ifindex */
+	__u8 mac[6];
+	__u16 pad;
+};
+_Static_assert(sizeof(struct station_key) == 12, "station_key");
+
+struct station {
+	__u32 ifindex; /* of its vif */
+	__u32 frame;   /* bytes of the largest frame that the bridge would forward to it */
+};
+_Static_assert(sizeof(struct station) == 8, "station");
 
 #define SCOPES 4096 /* a power of two */
 
@@ -195,6 +214,13 @@ struct rule_value {
 	__u16 pad1;
 };
 _Static_assert(sizeof(struct rule_value) == 16, "rule_value");
+
+/* One of the flows that a scope may have at once, numbered from 1. */
+struct turn_key {
+	__u32 scope;
+	__u32 turn;
+};
+_Static_assert(sizeof(struct turn_key) == 8, "turn_key");
 
 struct fragment_key {
 	__u32 scope;
@@ -304,8 +330,9 @@ struct counters {
 	__u64 held;	   /* given to userspace; in neither of passed and denied */
 	__u64 released;    /* held before, and sent again */
 	__u64 unheld;      /* of denied: could not be given to userspace */
+	__u64 direct;	   /* of passed: handed straight to another vif */
 };
-_Static_assert(sizeof(struct counters) == 136, "counters");
+_Static_assert(sizeof(struct counters) == 144, "counters");
 
 /* Whose connections are counted together. */
 struct histogram_key {
@@ -345,8 +372,12 @@ enum control_cell {
 	CONTROL_LAYOUT = 3,
 	CONTROL_SERVICES = 4,
 	CONTROL_RETURNS = 5, /* not 0 from the first flow on that was redirected: before, `returns` is empty */
-	CONTROL_CELLS = 6,
+	CONTROL_SHARE = 6, /* how many turns each scope has */
+	CONTROL_DIRECT = 7, /* until when frames may go past bridges: CLOCK_MONOTONIC in units of LEASE_SHIFT; 0: never */
+	CONTROL_CELLS = 8,
 };
+
+#define LEASE_SHIFT 30 /* about a second */
 
 enum event_kind {
 	EVENT_FLOW_START = 1,
@@ -367,10 +398,12 @@ struct event {
 	__u8 sender[6]; /* MAC address that the packet came from */
 	__u8 pad1[2];
 };
-_Static_assert(sizeof(struct event) == 240, "event");
+_Static_assert(sizeof(struct event) == 248, "event");
 
 /* The largest frame that is held: an Ethernet frame of the usual MTU. */
 #define HELD_BYTES 1514
+/* The verifier takes a bound that is a power of two without a comparison. */
+#define HELD_ROOM 2048
 
 /* A frame that userspace is to hold. Up to `kind` as struct event. As much as `length` says of `frame` is there. */
 struct held {
@@ -382,10 +415,9 @@ struct held {
 	struct flow_key key;
 	__u16 l4;     /* offset of the L4 header */
 	__u16 l3_end; /* offset behind the IP packet */
-	__u8 frame[HELD_BYTES];
-	__u8 pad1[6];
+	__u8 frame[HELD_ROOM];
 };
-_Static_assert(sizeof(struct held) == 1584, "held");
+_Static_assert(sizeof(struct held) == 2112, "held");
 _Static_assert(__builtin_offsetof(struct held, kind) == __builtin_offsetof(struct event, kind), "kind");
 
 /* Frames of one scope that were given to userspace, and since when that is counted. */

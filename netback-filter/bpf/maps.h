@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-3.0-only */
 /*
  * The maps, each with one writer:
- *   userspace writes   vifs, scopes, sources, mirrors, control, peers, rules, with_verdicts, verdicts, services, spreads,
+ *   userspace writes   vifs, stations, scopes, sources, mirrors, control, peers, rules, with_verdicts, verdicts, services, spreads,
  *                      backends, dead, choices
- *   these programs     flows, fragments, refusals, holds, events, redirects, returns, histograms (in histogram.h)
+ *   these programs     flows, turns, hands, fragments, refusals, holds, events, redirects, returns, histograms (in
+ *                      histogram.h)
  * and `counters` is set to 0 by userspace and gets its numbers from here.
  *
  * Verdicts of userspace and flows decided by the tables are two maps so that neither side can overwrite the
@@ -20,7 +21,7 @@
 #include "helpers.h"
 #include "layout.h"
 
-/* Sizes of verdicts, flows, redirects, returns, peers, rules, histograms and events are set by the loader. */
+/* Sizes of verdicts, flows, turns, redirects, returns, peers, rules, histograms and events are set by the loader. */
 
 struct {
 	MAP_INT(type, BPF_MAP_TYPE_HASH);
@@ -28,6 +29,14 @@ struct {
 	MAP_TYPE(value, struct vif_config);
 	MAP_INT(max_entries, 4096);
 } vifs SEC(".maps");
+
+/* Whom frames may go straight to: see direct.h. */
+struct {
+	MAP_INT(type, BPF_MAP_TYPE_HASH);
+	MAP_TYPE(key, struct station_key);
+	MAP_TYPE(value, struct station);
+	MAP_INT(max_entries, 4096);
+} stations SEC(".maps");
 
 struct {
 	MAP_INT(type, BPF_MAP_TYPE_ARRAY);
@@ -97,6 +106,23 @@ struct {
 	MAP_TYPE(value, struct flow_value);
 	MAP_INT(max_entries, 131072);
 } flows SEC(".maps");
+
+/* The flows that have a turn of their scope: see share.h. Userspace takes out those that a scope has no more. */
+struct {
+	MAP_INT(type, BPF_MAP_TYPE_HASH);
+	MAP_TYPE(key, struct turn_key);
+	MAP_TYPE(value, struct flow_key);
+	MAP_INT(max_entries, 262144);
+	MAP_INT(map_flags, BPF_F_NO_PREALLOC);
+} turns SEC(".maps");
+
+/* Where the next flow looks for a turn. */
+struct {
+	MAP_INT(type, BPF_MAP_TYPE_ARRAY);
+	MAP_TYPE(key, __u32); /* slot, from vif_config */
+	MAP_TYPE(value, __u32);
+	MAP_INT(max_entries, SCOPES);
+} hands SEC(".maps");
 
 /* Datagrams whose first fragment passed. */
 struct {

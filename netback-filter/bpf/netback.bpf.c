@@ -13,12 +13,14 @@
 #include <linux/pkt_cls.h>
 
 #include "answer.h"
+#include "direct.h"
 #include "flow.h"
 #include "histogram.h"
 #include "hold.h"
 #include "lock.h"
 #include "mirror.h"
 #include "service.h"
+#include "share.h"
 #include "shape.h"
 #include "translate.h"
 #include "virtual.h"
@@ -28,7 +30,7 @@
 
 struct context {
 	struct __sk_buff *skb;
-	const struct vif_config *vif;
+	struct vif_config *vif;
 	const struct scope_config *scope;
 	struct counters *counters;
 	__u64 now; /* coarse_ns() */
@@ -62,6 +64,21 @@ INLINE int pass(struct __sk_buff *skb, const struct context *c, const struct pac
 	return TC_ACT_UNSPEC;
 }
 
+/* Hands what passes straight to its receiver's vif where that may be, else lets it go on. */
+INLINE int send_on(struct __sk_buff *skb, const struct context *c, const struct packet *p)
+{
+	int action = pass(skb, c, p);
+	__u32 vif;
+
+	if (p->direction != FROM_GUEST || !c->vif->bridge || !alters(c) || action == TC_ACT_SHOT)
+		return action;
+	vif = direct_vif(skb, c->vif, p, c->now);
+	if (!vif)
+		return action;
+	c->counters->direct++;
+	return bpf_redirect(vif, 0);
+}
+
 /* With a copy to the guest `mirror`, or none where that is 0. A copy bears the names that this guest knows, either way. */
 INLINE int pass_allowed(struct __sk_buff *skb, const struct context *c, struct packet *p, __u16 mirror)
 {
@@ -73,7 +90,7 @@ INLINE int pass_allowed(struct __sk_buff *skb, const struct context *c, struct p
 	}
 	if (mirror && p->direction == TO_GUEST)
 		send_copy(skb, p, mirror);
-	return pass(skb, c, p);
+	return send_on(skb, c, p);
 }
 
 /* Sends a packet of the guest that was made its own answer back to it. */
@@ -267,7 +284,7 @@ INLINE struct flow_value *find_verdict(struct packet *p)
 	return flow;
 }
 
-INLINE int filter_flow(struct __sk_buff *skb, const struct context *c, struct packet *p)
+INLINE int filter_flow(struct __sk_buff *skb, const struct context *c, struct packet *p, const __u8 direction)
 {
 	struct rule_set set = active_rule_set();
 	struct verdict verdict = { .origin = p->direction };
@@ -288,8 +305,10 @@ INLINE int filter_flow(struct __sk_buff *skb, const struct context *c, struct pa
 		begins = !flow->first_ns || is_idle(p, flow, c->now);
 	} else {
 		flow = bpf_map_lookup_elem(&flows, &p->key);
-		if (flow && begins_anew(p, flow, c->now))
+		if (flow && begins_anew(p, flow, c->now)) {
+			p->turn = flow->turn;
 			flow = 0;
+		}
 		begins = !flow || !flow->first_ns;
 		if (flow && flow->generation == set.generation) {
 			verdict = verdict_of(flow);
@@ -324,11 +343,18 @@ INLINE int filter_flow(struct __sk_buff *skb, const struct context *c, struct pa
 		}
 	}
 	if (is_new) {
-		flow = write_flow(&p->key, &verdict, 0);
+		flow = begin_flow(p, &verdict, c->vif->slot);
 		if (flow)
 			tell(c, p, flow, EVENT_FLOW_START);
 		else
 			c->counters->flow_errors++;
+	} else if (flow && begins && !flow->turn) {
+		/* Userspace decided it before it had a packet. */
+		__u32 turn = take_turn(p->direction, c->vif->slot);
+
+		/* Without one, the next packet asks again. */
+		if (turn)
+			take_note(flow, &p->key, turn);
 	}
 	if (flow && where == ROUTE_PLAIN)
 		flow->plain = 1;
@@ -337,7 +363,7 @@ INLINE int filter_flow(struct __sk_buff *skb, const struct context *c, struct pa
 	if (!segments)
 		segments = 1;
 	if (flow) {
-		account(flow, p, skb->len, segments, c->now);
+		account(flow, p, direction, skb->len, segments, c->now);
 		if (p->news)
 			measure(p, flow, set.slot);
 		if (p->news & NEWS_END)
@@ -524,12 +550,12 @@ INLINE int filter(struct __sk_buff *skb, const __u8 direction)
 			c.counters->denied++;
 			return TC_ACT_SHOT;
 		}
-		return filter_flow(skb, &c, p);
+		return filter_flow(skb, &c, p, direction);
 	}
 	case KIND_FLOW:
 		if (direction == TO_GUEST && has_ports(p) && !is_tagged(p) && alters(&c))
 			name_as_guest(p, c.now);
-		return filter_flow(skb, &c, p);
+		return filter_flow(skb, &c, p, direction);
 	default:
 		c.counters->malformed++;
 		return drop(skb, &c);

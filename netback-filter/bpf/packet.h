@@ -88,6 +88,7 @@ struct packet {
 	__be32 ack;
 	__u32 payload; /* bytes of TCP payload */
 	__u32 sample_us; /* of the round trip that it ended */
+	__u32 turn;	 /* that its flow had when it was another one */
 	__u8 macs[2 * ETH_ALEN];
 	__u8 tos;	 /* traffic class: DSCP and ECN */
 	__u8 was_held;	 /* it comes back from userspace: see hold.h */

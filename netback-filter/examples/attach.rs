@@ -80,7 +80,11 @@ fn attach(pin_dir: &str, interface: &str, scope: &str, kind: &str, ports: &[&str
 
 fn run(pin_dir: &str, interface: &str, scope: u32, config: ScopeConfig, set: &RuleSet) -> Result<(), Error> {
     let mut datapath = open(pin_dir)?;
-    println!("opened: {:?}", datapath.opened());
+    let programs = match datapath.took_over_programs() {
+        true => "taken over",
+        false => "loaded",
+    };
+    println!("opened: {:?}, programs {programs}", datapath.opened());
     datapath.set_scope(scope, config)?;
     datapath.publish(set, datapath.generation()?.wrapping_add(1))?;
     datapath.attach(interface, VifConfig { scope, mac: None })?;

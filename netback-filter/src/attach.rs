@@ -9,6 +9,7 @@ use std::path::Path;
 
 use crate::error::Error;
 use crate::link::Link;
+use crate::netlink::Hook;
 use crate::programs::Programs;
 use crate::sys;
 use crate::tcx::Tcx;
@@ -61,6 +62,11 @@ impl<'a> Place<'a> {
             return Ok(Some(Hooks::Tcx));
         }
         Ok(self.link.is_attached()?.then_some(Hooks::Clsact))
+    }
+
+    /// Whether what our programs let go on from the guest meets others' at the same hook.
+    pub(crate) fn has_others_at_ingress(&self) -> Result<bool, Error> {
+        Ok(self.link.has_others(Hook::Ingress)? || self.tcx.has_others_at_ingress()?)
     }
 
     /// Takes our programs off, wherever they are. Returns whether there were any.

@@ -16,7 +16,8 @@ use crate::events::{EventChannel, Events};
 use crate::flows::{FlowTables, FlowWriter, Flows, ScopesWithVerdicts};
 use crate::histograms::{ConnectionHistograms, HistogramMap};
 use crate::layout::{
-    CONTROL_LAYOUT, LAYOUT_VERSION, RawAddress, RawHoldWindow, RawSource, RawVif, raw_address,
+    CONTROL_LAYOUT, LAYOUT_VERSION, RawAddress, RawHoldWindow, RawSource, RawStation, RawStationKey, RawVif,
+    raw_address,
 };
 use crate::link;
 use crate::mirror::{self, MirrorMap, MirrorStats};
@@ -29,6 +30,7 @@ use crate::serve::ServiceMaps;
 use crate::services::Service;
 use crate::shape::Shaper;
 use crate::shaping;
+use crate::shares::Shares;
 use crate::sys::{self, Table};
 use crate::tcx;
 use crate::types::{ScopeConfig, ScopeStats, VifConfig};
@@ -43,6 +45,9 @@ pub struct Config {
     pub flow_capacity: u32,
     /// Verdicts of userspace, of all scopes; about 240 bytes each.
     pub verdict_capacity: u32,
+    /// Flows of one scope at once, those with verdicts included; about 110 bytes each beside the above. Fewer where all scopes
+    /// together would have more than twice [`Config::flow_capacity`]. This one holds for maps that are taken over, too.
+    pub scope_flows: u32,
     /// Flows that go to a backend, of all scopes; about 280 bytes each. TCP connections that are pushed out are reset.
     pub redirect_capacity: u32,
     /// Peers of two rule sets, since both are there during an exchange.
@@ -67,6 +72,7 @@ impl Default for Config {
             pin_dir: "/sys/fs/bpf/xmesh".into(),
             flow_capacity: 128 * 1024,
             verdict_capacity: 128 * 1024,
+            scope_flows: 16 * 1024,
             redirect_capacity: 64 * 1024,
             peer_capacity: 64 * 1024,
             rule_capacity: 256 * 1024,
@@ -122,10 +128,10 @@ pub struct AttachedVif {
 }
 
 /// A vif that should have our filters.
-struct ConfiguredVif {
-    ifindex: u32,
-    name: String,
-    raw: RawVif,
+pub(crate) struct ConfiguredVif {
+    pub(crate) ifindex: u32,
+    pub(crate) name: String,
+    pub(crate) raw: RawVif,
 }
 
 /// The datapath of this host. Dropping it changes nothing in the kernel: what was set stays in force, and
@@ -142,18 +148,21 @@ pub struct Datapath {
     /// Once it was asked for.
     pub(crate) shaper: Option<Shaper>,
     pub(crate) vifs: HashMap<MapData, u32, RawVif>,
+    pub(crate) stations: HashMap<MapData, RawStationKey, RawStation>,
     scopes: Scopes,
+    shares: Shares,
     sources: HashMap<MapData, RawSource, u8>,
     mirrors: MirrorMap,
     holds: HashMap<MapData, u32, RawHoldWindow>,
     histograms: HistogramMap,
-    rules: RuleTables,
+    pub(crate) rules: RuleTables,
     services: ServiceMaps,
     flows: FlowTables,
 }
 
 impl Datapath {
-    /// Loads the programs, and makes the maps or takes over those that an earlier process left. Vifs that it had
+    /// Loads the programs, and makes the maps or takes over those that an earlier process left; and so its programs, if they
+    /// are those that this build would load. Vifs that it had
     /// attached get the programs of this build, without a gap; those that are gone are forgotten. A vif that does not
     /// take them is warned of and left as it is.
     ///
@@ -171,7 +180,7 @@ impl Datapath {
             Found::Current => Opened::Adopted,
             Found::Foreign => Opened::Replaced,
         };
-        let programs = Programs::load(&config, &pins)?;
+        let programs = Programs::open(&config, &pins)?;
         let mut datapath = Self {
             priority: config.priority,
             attach: config.attach,
@@ -180,7 +189,9 @@ impl Datapath {
             programs,
             shaper: None,
             vifs: pins.map("vifs")?,
+            stations: pins.map("stations")?,
             scopes: Scopes::open(&pins)?,
+            shares: Shares::open(&pins, config.scope_flows)?,
             sources: pins.map("sources")?,
             mirrors: pins.map("mirrors")?,
             holds: pins.map("holds")?,
@@ -197,6 +208,7 @@ impl Datapath {
             },
             pins,
         };
+        datapath.renew_shares()?;
         // Last of all: maps without it are not complete, and the next open would replace them.
         datapath
             .rules
@@ -219,6 +231,11 @@ impl Datapath {
         self.opened
     }
 
+    /// Whether the programs, too, are those of an earlier process, so that the kernel's verifier had nothing to do.
+    pub fn took_over_programs(&self) -> bool {
+        self.programs.taken_over()
+    }
+
     /// Puts a vif under its scope's settings and the rules; it need not be up. A vif that is attached already is
     /// attached anew, without a gap.
     ///
@@ -235,6 +252,7 @@ impl Datapath {
         let raw = RawVif {
             slot,
             shaped: earlier.map_or(0, |vif| vif.shaped),
+            bridge: earlier.map_or(0, |vif| vif.bridge),
             ..config.raw()
         };
         // Before the filters: they pass what has no entry.
@@ -254,6 +272,10 @@ impl Datapath {
     fn renew_mirrors(&mut self) -> Result<(), Error> {
         let room = self.capacity("mirrors");
         mirror::renew(&mut self.mirrors, &self.vifs, room)
+    }
+
+    pub(crate) fn place<'a>(&'a self, ifindex: u32, name: &'a str) -> Place<'a> {
+        Place::new(self.pins.dir(), ifindex, name)
     }
 
     fn put(&mut self, ifindex: u32, name: &str, raw: RawVif) -> Result<(), Error> {
@@ -305,7 +327,7 @@ impl Datapath {
     }
 
     /// The vifs that should be attached and exist, by index.
-    fn configured(&self) -> Result<Vec<ConfiguredVif>, Error> {
+    pub(crate) fn configured(&self) -> Result<Vec<ConfiguredVif>, Error> {
         let interfaces = link::interfaces()?;
         let mut list = Vec::new();
         for ifindex in keys(&self.vifs, "vifs")? {
@@ -402,7 +424,12 @@ impl Datapath {
     /// # Errors
     /// When there is no room for another scope.
     pub fn set_scope(&mut self, scope: u32, config: ScopeConfig) -> Result<(), Error> {
-        self.scopes.set(scope, config.raw(sys::monotonic_ns()))
+        self.scopes.set(scope, config.raw(sys::monotonic_ns()))?;
+        self.renew_shares()
+    }
+
+    fn renew_shares(&mut self) -> Result<(), Error> {
+        self.shares.set(self.rules.control(), self.scopes.len())
     }
 
     /// Forgets a scope: its settings, counters, verdicts and flows. Its rules go with the next rule set.
@@ -417,6 +444,8 @@ impl Datapath {
             });
         }
         self.scopes.remove(scope)?;
+        self.shares.forget(scope)?;
+        self.renew_shares()?;
         removed("holds", self.holds.remove(&scope))?;
         self.set_addresses(scope, &[])?;
         self.histograms.forget(scope)?;
@@ -509,12 +538,12 @@ impl Datapath {
         mirror::stats(&self.mirrors)
     }
 
-    fn capacity(&self, map: &str) -> u32 {
+    pub(crate) fn capacity(&self, map: &str) -> u32 {
         self.pins.capacity(map).unwrap_or(0)
     }
 }
 
-fn table<K: Pod, V: Pod>(pins: &Pins, name: &'static str) -> Result<Table<K, V>, Error> {
+pub(crate) fn table<K: Pod, V: Pod>(pins: &Pins, name: &'static str) -> Result<Table<K, V>, Error> {
     Table::new(&pins.map_data(name)?).map_err(|e| Error::Map {
         map: name,
         source: e.into(),

@@ -32,6 +32,18 @@ pub enum Error {
         /// What the kernel says.
         source: io::Error,
     },
+    /// The kernel takes the maps or the programs not, and is older than any that does.
+    #[error(
+        "Linux {release} is too old for the datapath ({}): kernels before 5.2 take programs of 4096 instructions, and these \
+         have more than twice as many; boot Linux 5.2 or newer in dom0",
+        chain(source.as_ref())
+    )]
+    OldKernel {
+        /// As `uname -r` has it.
+        release: String,
+        /// What the loader says.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The kernel takes the maps or the programs not.
     #[error(
         "the kernel does not load the datapath: {}: it needs root, Linux 5.2 or newer with CONFIG_BPF_SYSCALL, and \
@@ -159,7 +171,22 @@ pub enum Error {
     },
 }
 
+/// The oldest kernel whose verifier takes programs of this size.
+const OLDEST: (u32, u32) = (5, 2);
+
 impl Error {
+    /// What a refused load came to. Only then is the kernel's age looked at: some vendors' old kernels have what newer ones have.
+    pub(crate) fn load(source: Box<dyn std::error::Error + Send + Sync>) -> Self {
+        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        match version(&release) {
+            Some(version) if version < OLDEST => Self::OldKernel {
+                release: release.trim().to_owned(),
+                source,
+            },
+            _ => Self::Load { source },
+        }
+    }
+
     /// What traffic control or a device's change came to.
     pub(crate) fn tc(interface: &str, what: &'static str, source: io::Error) -> Self {
         let interface = interface.to_owned();
@@ -188,6 +215,12 @@ fn chain(error: &(dyn std::error::Error + Send + Sync)) -> String {
     text
 }
 
+/// Major and minor number of a kernel's release.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
 fn remedy(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => " (run as root)",
@@ -205,6 +238,16 @@ fn remedy(error: &io::Error) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn releases_of_all_sorts_are_read() {
+        assert_eq!(version("4.19.0+1\n"), Some((4, 19)));
+        assert_eq!(version("5.0.0-65-generic"), Some((5, 0)));
+        assert_eq!(version("6.18-rc1"), Some((6, 18)));
+        assert!(version("5.0").unwrap() < OLDEST && version("5.2").unwrap() >= OLDEST);
+        assert_eq!(version(""), None);
+        assert_eq!(version("next"), None);
+    }
 
     #[test]
     fn errors_name_place_and_remedy() {

@@ -214,6 +214,9 @@ pub struct FlowRecord {
     pub ended: bool,
     /// TCP: from its SYN to the SYN-ACK, both as they passed the vif.
     pub setup: Option<Duration>,
+    /// TCP: from the first data of who opened it to the first of the other; from the SYN, where the other speaks first. None of a
+    /// connection whose handshake was not seen.
+    pub first_byte: Option<Duration>,
     /// TCP: smoothed time between data from and to the guest, and their ACKs, as they passed the vif. So the first is the way to
     /// the peer and back, the second the way into the guest and back.
     pub rtt: [Option<Duration>; 2],
@@ -238,6 +241,7 @@ impl FlowRecord {
             established: from & to & SEEN_SYN != 0,
             ended: (from | to) & SEEN_RST != 0 || from & to & SEEN_FIN != 0,
             setup: measured(value.setup_us),
+            first_byte: measured(value.first_byte_us),
             rtt: value.rtt_us.map(measured),
             retransmissions: value.retransmissions,
             zero_windows: value.zero_windows,

@@ -6,12 +6,16 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use aya::Pod;
 
 /// `LAYOUT_VERSION` of the header.
-pub(crate) const LAYOUT_VERSION: u32 = 8;
+pub(crate) const LAYOUT_VERSION: u32 = 11;
 
 pub(crate) const CONTROL_SLOT: u32 = 0;
 pub(crate) const CONTROL_GENERATION: u32 = 1;
 pub(crate) const CONTROL_LAYOUT: u32 = 3;
 pub(crate) const CONTROL_SERVICES: u32 = 4;
+pub(crate) const CONTROL_SHARE: u32 = 6;
+pub(crate) const CONTROL_DIRECT: u32 = 7;
+
+pub(crate) const LEASE_SHIFT: u32 = 30;
 
 pub(crate) const SCOPES: u32 = 4096;
 pub(crate) const SERVICES: u32 = 256;
@@ -92,7 +96,7 @@ pub(crate) struct RawFlowValue {
     pub bytes: [u64; 2],
     pub first_ns: u64,
     pub last_ns: u64,
-    pub syn_ns: u64,
+    pub asked_ns: u64,
     pub sample_ns: [u64; 2],
     pub sample_seq: [u32; 2],
     pub next_seq: [u32; 2],
@@ -107,6 +111,8 @@ pub(crate) struct RawFlowValue {
     pub rtt_tick: [u16; 2],
     pub mirror: u16,
     pub share: u16,
+    pub turn: u32,
+    pub first_byte_us: u32,
     pub pad: u32,
 }
 
@@ -118,6 +124,24 @@ pub(crate) struct RawVif {
     pub shaped: u8,
     pub moving: u8,
     pub slot: u32,
+    pub bridge: u32,
+    pub pad: u32,
+    pub by_bridge_ns: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub(crate) struct RawStationKey {
+    pub bridge: u32,
+    pub mac: [u8; 6],
+    pub pad: u16,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct RawStation {
+    pub ifindex: u32,
+    pub frame: u32,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -132,6 +156,13 @@ pub(crate) struct RawScope {
     pub adopt_until_ns: u64,
     pub scope: u32,
     pub in_use: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub(crate) struct RawTurn {
+    pub scope: u32,
+    pub turn: u32,
 }
 
 /// `struct peer_key` without its leading prefix length, which the trie's own key type carries.
@@ -203,6 +234,7 @@ pub(crate) struct RawCounters {
     pub held: u64,
     pub released: u64,
     pub unheld: u64,
+    pub direct: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -351,22 +383,25 @@ macro_rules! mirrors {
 
 mirrors! {
     RawFlowKey => 44,
-    RawFlowValue => 152,
-    RawVif => 16,
+    RawFlowValue => 160,
+    RawVif => 32,
+    RawStationKey => 12,
+    RawStation => 8,
     RawScope => 24,
+    RawTurn => 8,
     RawPeer => 20,
     RawRuleKey => 16,
     RawRule => 16,
     RawMirror => 24,
     RawSource => 20,
-    RawCounters => 136,
+    RawCounters => 144,
     RawServiceKey => 24,
     RawService => 8,
     RawSpread => 8192,
     RawEndpoint => 24,
     RawChoice => 32,
     RawDead => 20,
-    RawEvent => 240,
+    RawEvent => 248,
     RawHeld => 64,
     RawHoldWindow => 16,
     RawHistogramKey => 20,
@@ -407,6 +442,6 @@ mod tests {
     #[test]
     fn short_bytes_are_no_event() {
         assert!(read::<RawEvent>(&[0; 239]).is_none());
-        assert!(read::<RawEvent>(&[0; 240]).is_some());
+        assert!(read::<RawEvent>(&[0; 248]).is_some());
     }
 }

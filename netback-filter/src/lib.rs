@@ -34,22 +34,29 @@
 //! A verdict or rule also says how the flow's packets are treated where they pass: a [`Mark`] has a DSCP, which is written into them,
 //! and a [`Class`], which says how they share the bandwidth of a vif that is shaped ([`Datapath::shape`]).
 //!
+//! Between two guests of one plain bridge, what passes goes straight from vif to vif, as long as somebody sees to it
+//! ([`Datapath::renew_direct`]).
+//!
 //! It may also name a guest that gets copies of a share of such flows: a [`Mirror`].
 //!
 //! # Kernels
 //!
-//! The programs have some 9,900 instructions, for which the verifier follows about 200,000: so Linux 5.2 is the oldest that
-//! takes them (older ones stop at 4096). Below 5.8 events come by one buffer a CPU ([`EventChannel`]), below 5.6 tables are
+//! The programs have some 10,500 instructions, for which the verifier follows up to 240,000: so Linux 5.2 is the oldest that
+//! takes them (older ones stop at 4096), and programs that are in the kernel already are taken over rather than loaded again. Below 5.8 events come by one buffer a CPU ([`EventChannel`]), below 5.6 tables are
 //! read entry by entry, below 6.6 there is no TCX. `cargo test -p netback-filter --test events` prints the counts; what was
 //! loaded on which kernel is what was tested, the rest is by the kernels' documentation.
 //!
 //! # Sizes
 //!
-//! Entries of flows and verdicts are evicted when least recently used. An evicted verdict is one that the rules
+//! A scope has so many flows at once ([`Config::scope_flows`]), verdicts of userspace included once they have a packet. One that has
+//! them all, and opens another, loses one of its own: one that is over, else one that nobody answered, else one that is idle.
+//! So what one guest does evicts no flow of another, as long as the shares of all that do so fit into the tables. Beyond that
+//! entries of flows and verdicts are evicted when least recently used. An evicted verdict is one that the rules
 //! take over; flows opened under the rules are kept apart from verdicts and cannot evict them.
 
 mod attach;
 mod datapath;
+mod direct;
 mod error;
 mod events;
 mod flows;
@@ -72,6 +79,7 @@ mod serve;
 mod services;
 mod shape;
 mod shaping;
+mod shares;
 mod spread;
 mod sys;
 mod tcx;
@@ -79,6 +87,7 @@ mod types;
 
 pub use attach::{Attach, Hooks};
 pub use datapath::{AttachedVif, Config, Datapath, Opened};
+pub use direct::{BridgeWatch, Detour, DirectVif, LEASE as DIRECT_LEASE};
 pub use error::Error;
 pub use events::{Event, EventChannel, EventKind, Events, Report};
 pub use flows::{FlowRecord, FlowWriter, Flows};

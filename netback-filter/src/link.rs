@@ -38,7 +38,7 @@ impl<'a> Link<'a> {
             .add_clsact(self.ifindex)
             .map_err(|e| self.tc("add the clsact qdisc", e))?;
         for (hook, name) in NAMES {
-            let program = programs.descriptor(hook);
+            let program = programs.descriptor(hook)?;
             let filter = Filter {
                 handle: HANDLE,
                 priority,
@@ -84,6 +84,15 @@ impl<'a> Link<'a> {
                 .map_err(|e| self.tc("remove the clsact qdisc", e))?;
         }
         Ok(found)
+    }
+
+    /// Whether there are filters of others on a hook.
+    pub(crate) fn has_others(&self, hook: Hook) -> Result<bool, Error> {
+        let listed = |e| self.tc("list the filters", e);
+        let mut netlink = Netlink::open().map_err(|source| Error::Netlink { source })?;
+        let all = netlink.filters(self.ifindex, hook).map_err(listed)?.len();
+        let ours = ours(&mut netlink, self.ifindex, hook).map_err(listed)?.len();
+        Ok(all > ours)
     }
 
     /// Whether any filter of ours is on it.

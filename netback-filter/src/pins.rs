@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! The pin directory: what a daemon leaves in the kernel and the next one finds.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,8 +14,9 @@ use crate::error::Error;
 use crate::layout::{CONTROL_LAYOUT, LAYOUT_VERSION};
 
 /// Every map of the object, all of them pinned.
-pub(crate) const MAPS: [&str; 23] = [
+pub(crate) const MAPS: [&str; 26] = [
     "vifs",
+    "stations",
     "scopes",
     "sources",
     "mirrors",
@@ -24,6 +26,8 @@ pub(crate) const MAPS: [&str; 23] = [
     "with_verdicts",
     "verdicts",
     "flows",
+    "turns",
+    "hands",
     "fragments",
     "refusals",
     "holds",
@@ -39,6 +43,9 @@ pub(crate) const MAPS: [&str; 23] = [
     "events",
 ];
 
+/// What the names of pinned programs begin with.
+const PROGRAM: &str = "program-";
+
 /// What was found in the pin directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Found {
@@ -49,7 +56,7 @@ pub(crate) enum Found {
     Foreign,
 }
 
-/// A directory on bpffs that holds our maps under their names.
+/// A directory on bpffs that holds our maps under their names, and our programs.
 pub(crate) struct Pins {
     dir: PathBuf,
 }
@@ -97,6 +104,7 @@ impl Pins {
             self.dir.display(),
             MAPS.len()
         );
+        self.remove_programs()?;
         self.remove_maps()?;
         Ok(Found::Foreign)
     }
@@ -139,20 +147,50 @@ impl Pins {
             })
     }
 
-    fn remove_maps(&self) -> Result<(), Error> {
-        for name in MAPS {
-            let path = self.dir.join(name);
-            match fs::remove_file(&path) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(source) => return Err(Error::PinDir { path, source }),
+    /// The kernel's numbers of the pinned maps.
+    pub(crate) fn map_ids(&self) -> Result<BTreeSet<u32>, Error> {
+        let id = |name| MapInfo::from_pin(self.dir.join(name)).map(|info| info.id());
+        MAPS.iter()
+            .map(|name| {
+                id(name).map_err(|e| Error::Map {
+                    map: name,
+                    source: e.into(),
+                })
+            })
+            .collect()
+    }
+
+    /// Where a program is pinned. `key`: of what it is made.
+    pub(crate) fn program(&self, name: &str, key: &str) -> PathBuf {
+        self.dir.join(format!("{PROGRAM}{name}-{key}"))
+    }
+
+    /// Unpins programs, whatever their keys. Where they are attached they stay.
+    pub(crate) fn remove_programs(&self) -> Result<(), Error> {
+        let failed = |source| Error::PinDir {
+            path: self.dir.clone(),
+            source,
+        };
+        for entry in fs::read_dir(&self.dir).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            if entry
+                .file_name()
+                .as_encoded_bytes()
+                .starts_with(PROGRAM.as_bytes())
+            {
+                remove(&entry.path())?;
             }
         }
         Ok(())
     }
 
-    /// Unpins the maps and removes the directory, unless somebody else has something in it.
+    fn remove_maps(&self) -> Result<(), Error> {
+        MAPS.iter().try_for_each(|name| remove(&self.dir.join(name)))
+    }
+
+    /// Unpins the programs and maps and removes the directory, unless somebody else has something in it.
     pub(crate) fn remove(&self) -> Result<(), Error> {
+        self.remove_programs()?;
         self.remove_maps()?;
         match fs::remove_dir(&self.dir) {
             Err(source) if source.kind() != io::ErrorKind::DirectoryNotEmpty => Err(Error::PinDir {
@@ -161,5 +199,15 @@ impl Pins {
             }),
             _ => Ok(()),
         }
+    }
+}
+
+fn remove(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(Error::PinDir {
+            path: path.to_owned(),
+            source,
+        }),
+        _ => Ok(()),
     }
 }

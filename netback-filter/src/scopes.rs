@@ -42,6 +42,11 @@ impl Scopes {
         self.slots.get(&scope).copied()
     }
 
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
     /// Packets see a setting as it was or as it is to be. The counters of a scope that is new begin at 0.
     pub(crate) fn set(&mut self, scope: u32, config: RawScope) -> Result<(), Error> {
         let slot = match self.slot(scope) {

@@ -60,6 +60,8 @@ impl Datapath {
             Device::new(&mut netlink, index, interface).check()?;
         }
         vif.shaped = 1;
+        // What it sends may now have to wait for its turn.
+        vif.bridge = 0;
         self.vifs.insert(index, vif, 0).map_err(|e| failed("vifs", e))?;
         let applied = apply_to(&mut netlink, index, interface, to.as_ref(), leaf)
             .and_then(|()| apply_from(&mut netlink, index, interface, from.as_ref(), leaf));

@@ -86,11 +86,25 @@ impl<'a> Tcx<'a> {
         Ok(programs.iter().any(|program| program.id() == info.program_id()))
     }
 
+    /// Whether programs of others are at the ingress hook.
+    pub(crate) fn has_others_at_ingress(&self) -> Result<bool, Error> {
+        let side = TcAttachType::Ingress;
+        // A kernel without TCX.
+        let Ok((_, programs)) = SchedClassifier::query_tcx(self.name, side) else {
+            return Ok(false);
+        };
+        let ours = match open(&self.pin("ingress")).map_err(self.failed("open a pinned link"))? {
+            Some(link) => usize::from(self.is_on(&link, side)?),
+            None => 0,
+        };
+        Ok(programs.len() > ours)
+    }
+
     /// Sets both links, before all others that are there, or gives those that are there these programs: no packet passes
     /// between the old program and the new one.
     pub(crate) fn attach(&self, programs: &mut Programs) -> Result<(), Error> {
         for (side, name) in SIDES {
-            let program = programs.of(side)?;
+            let program = programs.of(side);
             let pin = self.pin(name);
             if let Some(link) = open(&pin).map_err(self.failed("open a pinned link"))? {
                 if self.is_on(&link, side)? {

@@ -529,6 +529,8 @@ pub struct Counters {
     /// Of the denied, those that were to be held but could not be: too large, too many of the guest's at once, too long after
     /// the flow's first, or the channel of events is too full.
     pub unheld: u64,
+    /// Of the passed, those that went straight to the other guest's vif: see [`crate::Datapath::renew_direct`].
+    pub direct: u64,
 }
 
 impl Counters {
@@ -550,6 +552,7 @@ impl Counters {
         self.held += cpu.held;
         self.released += cpu.released;
         self.unheld += cpu.unheld;
+        self.direct += cpu.direct;
     }
 }
 

@@ -123,6 +123,7 @@ fn maps_that_are_taken_over_keep_their_channel() {
             for wanted in [EventChannel::Auto, EventChannel::Ring, EventChannel::PerfArray] {
                 let datapath = open(world, wanted, 1 << 16);
                 assert_eq!(datapath.opened(), Opened::Adopted);
+                assert!(datapath.took_over_programs(), "{channel:?} and {wanted:?}");
                 let mut events = datapath.events().unwrap();
                 events.by_ref().for_each(drop);
                 assert!(world.connect("guest", (PEER4, PORT + 1).into()).is_err());

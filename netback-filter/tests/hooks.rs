@@ -157,17 +157,23 @@ fn a_vif_moves_between_the_hooks_under_traffic_and_each_packet_is_judged_once() 
         let mut first = attached(world, Attach::Clsact, allow_udp());
         assert_eq!(hooks(&first), Some(Hooks::Clsact));
         under_flood(world, &mut first, || {
-            for (attach, now) in [
-                (Attach::Tcx, Hooks::Tcx),
-                (Attach::Clsact, Hooks::Clsact),
-                (Attach::Auto, Hooks::Tcx),
-                (Attach::Tcx, Hooks::Tcx),
-                (Attach::Clsact, Hooks::Clsact),
-                (Attach::Clsact, Hooks::Clsact),
-                (Attach::Tcx, Hooks::Tcx),
+            // By the same programs, and by those of another build.
+            for (attach, now, anew) in [
+                (Attach::Tcx, Hooks::Tcx, true),
+                (Attach::Clsact, Hooks::Clsact, true),
+                (Attach::Auto, Hooks::Tcx, false),
+                (Attach::Tcx, Hooks::Tcx, true),
+                (Attach::Clsact, Hooks::Clsact, false),
+                (Attach::Clsact, Hooks::Clsact, true),
+                (Attach::Tcx, Hooks::Tcx, true),
+                (Attach::Tcx, Hooks::Tcx, false),
             ] {
+                if anew {
+                    world.unpin_programs();
+                }
                 let datapath = open(world, attach);
                 assert_eq!(datapath.opened(), Opened::Adopted);
+                assert_eq!(datapath.took_over_programs(), !anew);
                 assert_eq!(hooks(&datapath), Some(now), "{attach:?}");
                 let (filters, programs) = (filters(world).matches("xmesh").count(), tcx_programs());
                 assert_eq!(filters + programs, 2, "{attach:?}: {filters} and {programs}");

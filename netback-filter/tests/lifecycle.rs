@@ -9,12 +9,13 @@
 
 mod support;
 
+use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind};
 use std::net::SocketAddr;
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aya::maps::{Array, Map, MapData};
 use netback_filter::{Action, Config, Datapath, Error, FlowKey, Opened, ScopeConfig, VifConfig};
@@ -177,8 +178,10 @@ fn programs_are_exchanged_without_a_gap() {
             });
             let _running = stop.on_drop();
             for _ in 0..8 {
+                world.unpin_programs();
                 let mut datapath = world.open();
                 assert_eq!(datapath.opened(), Opened::Adopted);
+                assert!(!datapath.took_over_programs());
                 datapath.attach(VIF, VIF_CONFIG).unwrap();
             }
         });
@@ -196,6 +199,77 @@ fn programs_are_exchanged_without_a_gap() {
 }
 
 #[test]
+fn programs_are_taken_over_where_the_very_same_would_be_loaded() {
+    World::run(|world| {
+        let _listeners = [7000, 7001].map(|port| world.listen("peer", PEER4, port));
+        let timed_open = || {
+            let since = Instant::now();
+            (world.open(), since.elapsed())
+        };
+        let (datapath, loaded_in) = timed_open();
+        assert!(!datapath.took_over_programs());
+        drop(datapath);
+        drop(world.attach(ScopeConfig::closed(), vec![allow_tcp(1, 7000)]));
+        let (pins, on_vif) = (world.pinned_programs(), filters(world));
+        assert_eq!(pins.len(), 2, "{pins:?}");
+
+        let (datapath, taken_in) = timed_open();
+        println!("opened in {loaded_in:?} with a load, in {taken_in:?} without");
+        assert_eq!(datapath.opened(), Opened::Adopted);
+        assert!(datapath.took_over_programs() && taken_in < loaded_in);
+        assert_eq!(
+            (world.pinned_programs(), filters(world)),
+            (pins.clone(), on_vif.clone())
+        );
+        assert!(connects(world, 7000) && !connects(world, 7001));
+        drop(datapath);
+
+        // One is missing; one is of another object.
+        let [from_guest, to_guest] = [0, 1].map(|i| world.pin_dir().join(&pins[i]));
+        fs::remove_file(&to_guest).unwrap();
+        assert!(!world.open().took_over_programs());
+        assert_ne!(filters(world), on_vif, "exchanged");
+        fs::rename(
+            &from_guest,
+            world.pin_dir().join("program-from_guest-of-another-build"),
+        )
+        .unwrap();
+        assert!(!world.open().took_over_programs());
+        assert_eq!(world.pinned_programs(), pins, "no others are left");
+        assert!(world.open().took_over_programs());
+        assert!(connects(world, 7000) && !connects(world, 7001));
+    });
+}
+
+#[test]
+fn programs_over_maps_that_are_pinned_no_more_are_not_taken_over() {
+    World::run(|world| {
+        let _listener = world.listen("peer", PEER4, 7000);
+        drop(world.attach(ScopeConfig::closed(), vec![allow_tcp(1, 7000)]));
+        let other = Config {
+            pin_dir: world.pin_dir().with_file_name("other"),
+            ..world.config()
+        };
+        for map in ["flows", "vifs", "events"] {
+            drop(Datapath::open(other.clone()).unwrap());
+            fs::rename(other.pin_dir.join(map), world.pin_dir().join(map)).unwrap();
+            let mut datapath = world.open();
+            assert_eq!(datapath.opened(), Opened::Adopted);
+            assert!(!datapath.took_over_programs(), "{map}");
+            datapath.attach(VIF, VIF_CONFIG).unwrap();
+            drop(datapath);
+            assert!(connects(world, 7000) && !connects(world, 7001), "{map}");
+            let datapath = world.open();
+            assert!(datapath.took_over_programs());
+            assert!(
+                datapath.flows(Some(SCOPE)).count() > 0,
+                "in the map that is pinned"
+            );
+        }
+    });
+}
+
+#[test]
 fn maps_of_another_layout_are_replaced_under_protection_of_the_old_filters() {
     World::run(|world| {
         let _listeners = [7000, 7001].map(|port| world.listen("peer", PEER4, port));
@@ -207,6 +281,7 @@ fn maps_of_another_layout_are_replaced_under_protection_of_the_old_filters() {
 
         let mut datapath = world.open();
         assert_eq!(datapath.opened(), Opened::Replaced);
+        assert!(!datapath.took_over_programs());
         assert!(datapath.attached().unwrap().is_empty());
         assert!(
             connects(world, 7000) && !connects(world, 7001),
@@ -223,7 +298,7 @@ fn maps_of_another_layout_are_replaced_under_protection_of_the_old_filters() {
         drop(datapath);
 
         // A half-made set of maps is none.
-        std::fs::remove_file(world.pin_dir().join("rules")).unwrap();
+        fs::remove_file(world.pin_dir().join("rules")).unwrap();
         assert_eq!(world.open().opened(), Opened::Replaced);
     });
 }

@@ -20,8 +20,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use netback_filter::{
-    Action, Attach, Backend, Config, Datapath, Direction, Events, Hooks, Peer, PeerMatch, Prohibited,
-    Protocol, Rule, RuleSet, VifConfig,
+    Action, Attach, Backend, Config, Counters, Datapath, Direction, Events, Hooks, Peer, PeerMatch,
+    Prohibited, Protocol, Rule, RuleSet, VifConfig,
 };
 use support::capture::{Capture, Captured};
 use support::site::{PORT, SERVICE_MAC, SITES, backend, backend_address, serve, serve_datagrams, service};
@@ -72,6 +72,16 @@ fn bridge_and_tcx() {
 }
 
 #[test]
+fn direct_and_clsact() {
+    every_cell(Path::Direct, Hooks::Clsact);
+}
+
+#[test]
+fn direct_and_tcx() {
+    every_cell(Path::Direct, Hooks::Tcx);
+}
+
+#[test]
 fn routed_and_clsact() {
     every_cell(Path::Routed, Hooks::Clsact);
 }
@@ -99,12 +109,15 @@ fn every_cell(path: Path, hooks: Hooks) {
         return;
     }
     World::run_on(path, |world| {
-        let setup = Setup::new(world, path, hooks);
+        let mut setup = Setup::new(world, path, hooks);
         let mut failures = Vec::new();
         for cell in cells() {
             setup.set_offload(cell.offload);
             for (what, check) in CHECKS {
-                let checked = check(&setup, cell).and_then(|()| setup.check_sums(cell));
+                let before = setup.begin();
+                let checked = check(&setup, cell)
+                    .and_then(|()| setup.check_sums(cell))
+                    .and_then(|()| setup.check_way(what, cell, &before));
                 if let Err(error) = checked {
                     failures.push(format!("{cell:?} {path:?} {hooks:?}: {what}: {error}"));
                 }
@@ -124,6 +137,7 @@ const CHECKS: [(&str, Check); 3] = [
 /// Both ends and what is between them, for all cells of one setup.
 struct Setup<'a> {
     world: &'a World,
+    path: Path,
     datapath: Datapath,
     captures: [Capture; 2],
     guest_wire: Wire,
@@ -134,7 +148,7 @@ struct Setup<'a> {
 impl<'a> Setup<'a> {
     fn new(world: &'a World, path: Path, hooks: Hooks) -> Self {
         let next_hop = match path {
-            Path::Bridge => PEER_MAC,
+            Path::Bridge | Path::Direct => PEER_MAC,
             Path::Routed => VIF_MAC,
         };
         for (_, peer, vip) in SITES {
@@ -156,7 +170,10 @@ impl<'a> Setup<'a> {
                 echo_datagrams(world, address);
             }
         }
-        let datapath = open(world, hooks, next_hop);
+        let mut datapath = open(world, hooks, next_hop);
+        if path == Path::Direct {
+            world.open_direct(&mut datapath, netback_filter::ScopeConfig::open());
+        }
         for (_, _, vip) in SITES {
             // Numbers 0 and 2 of the site have no address here.
             for number in [0, 2] {
@@ -173,8 +190,44 @@ impl<'a> Setup<'a> {
             captures: ["guest", "peer"].map(|part| Capture::open(world, part)),
             guest_wire: Wire::open(world, "guest"),
             next_hop,
+            path,
             world,
         }
+    }
+
+    /// Before a check. Gives what either end has sent so far.
+    fn begin(&mut self) -> [Counters; 2] {
+        if self.path == Path::Direct {
+            self.datapath.renew_direct().unwrap();
+        }
+        self.sent()
+    }
+
+    fn sent(&self) -> [Counters; 2] {
+        let scopes = match self.path {
+            Path::Direct => [SCOPE, PEER_SCOPE],
+            Path::Bridge | Path::Routed => [SCOPE; 2],
+        };
+        scopes.map(|scope| counters_of(&self.datapath, scope, Direction::FromGuest))
+    }
+
+    /// Whether what was exchanged since went past the bridge, but for a frame in a second of either end.
+    fn check_way(&self, what: &str, cell: Cell, before: &[Counters; 2]) -> Result<(), String> {
+        // The service's own echo goes nowhere, and so does what is denied. One echo, or datagrams in one packet, may just be the
+        // frame that the bridge is to see.
+        let goes_straight = what != "denied" && cell.protocol != L4::Icmp;
+        for (before, now) in before.iter().zip(self.sent()) {
+            let (passed, direct) = (now.passed - before.passed, now.direct - before.direct);
+            let wanted = match self.path {
+                Path::Direct if goes_straight && passed > 4 => 1..=passed,
+                Path::Direct => 0..=passed,
+                Path::Bridge | Path::Routed => 0..=0,
+            };
+            ensure(wanted.contains(&direct), || {
+                format!("{direct} of {passed} packets went past the bridge")
+            })?;
+        }
+        Ok(())
     }
 
     fn set_offload(&self, on: bool) {

@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use netback_filter::{Datapath, FlowRecord, ScopeConfig};
-use support::frame::{ACK, SYN, TCP, from_guest, from_peer, ip, tcp};
+use support::frame::{self, ACK, FIN, SYN, TCP, ip, tcp};
 use support::wire::Ends;
 use support::*;
 
@@ -45,8 +45,8 @@ fn frame(segment: &Segment, guest: IpAddr, peer: IpAddr) -> Vec<u8> {
     bytes[14..16].copy_from_slice(&segment.window.to_be_bytes());
     let packet = ip(source, dest, TCP, (0, 0), &bytes);
     match segment.guest {
-        true => from_guest(source, &packet),
-        false => from_peer(source, &packet),
+        true => frame::from_guest(source, &packet),
+        false => frame::from_peer(source, &packet),
     }
 }
 
@@ -55,6 +55,37 @@ fn record(datapath: &Datapath, guest: IpAddr) -> FlowRecord {
     flows
         .find(|flow| flow.key.local == (guest, GUEST_PORT).into())
         .unwrap()
+}
+
+fn pass(ends: &Ends, segment: &Segment, guest: IpAddr, peer: IpAddr) {
+    let frame = frame(segment, guest, peer);
+    assert!(match segment.guest {
+        true => ends.leaves(&frame),
+        false => ends.arrives(&frame),
+    });
+}
+
+/// Sequence numbers are counted from the first.
+fn from_guest(flags: u8, seq: u32, ack: u32, payload: usize) -> Segment {
+    Segment {
+        guest: true,
+        flags,
+        seq: GUEST_ISN.wrapping_add(seq),
+        ack: PEER_ISN.wrapping_add(ack),
+        window: WINDOW,
+        payload,
+    }
+}
+
+fn from_peer(flags: u8, seq: u32, ack: u32, payload: usize) -> Segment {
+    Segment {
+        guest: false,
+        flags,
+        seq: PEER_ISN.wrapping_add(seq),
+        ack: GUEST_ISN.wrapping_add(ack),
+        window: WINDOW,
+        payload,
+    }
 }
 
 /// Whether what was measured is the time that passed between two moments, each known to within a span.
@@ -72,29 +103,7 @@ fn handshake_round_trips_and_repetitions_are_measured() {
         let datapath = world.attach(ScopeConfig::open(), vec![]);
         let ends = Ends::open(world);
         for (guest, peer) in FAMILIES {
-            let pass = |segment: Segment| {
-                let frame = frame(&segment, guest, peer);
-                assert!(match segment.guest {
-                    true => ends.leaves(&frame),
-                    false => ends.arrives(&frame),
-                });
-            };
-            let from_guest = |flags, seq: u32, ack: u32, payload| Segment {
-                guest: true,
-                flags,
-                seq: GUEST_ISN.wrapping_add(seq),
-                ack: PEER_ISN.wrapping_add(ack),
-                window: WINDOW,
-                payload,
-            };
-            let from_peer = |flags, seq: u32, ack: u32, payload| Segment {
-                guest: false,
-                flags,
-                seq: PEER_ISN.wrapping_add(seq),
-                ack: GUEST_ISN.wrapping_add(ack),
-                window: WINDOW,
-                payload,
-            };
+            let pass = |segment: Segment| pass(&ends, &segment, guest, peer);
             pass(from_guest(SYN, 0, 0, 0));
             assert_eq!(record(&datapath, guest).setup, None);
             // The first is lost; what is measured begins with the second.
@@ -137,6 +146,57 @@ fn handshake_round_trips_and_repetitions_are_measured() {
             let flow = record(&datapath, guest);
             assert_took(flow.rtt[1], Duration::from_millis(10), begun.elapsed());
             assert_eq!(flow.zero_windows, [1, 0]);
+        }
+    });
+}
+
+#[test]
+fn the_first_answer_is_measured() {
+    World::run(|world| {
+        let datapath = world.attach(ScopeConfig::open(), vec![]);
+        let ends = Ends::open(world);
+        for (guest, peer) in FAMILIES {
+            let pass = |segment: Segment| pass(&ends, &segment, guest, peer);
+            let first_byte = || record(&datapath, guest).first_byte;
+            let end = |guest_seq, peer_seq| {
+                pass(from_guest(FIN | ACK, guest_seq, peer_seq, 0));
+                pass(from_peer(FIN | ACK, peer_seq, guest_seq + 1, 0));
+            };
+            pass(from_guest(SYN, 0, 0, 0));
+            pass(from_peer(SYN | ACK, 0, 1, 0));
+            thread::sleep(Duration::from_millis(40));
+            // The guest asks in two segments; what counts is the first, and only the first answer.
+            let asked = Instant::now();
+            pass(from_guest(ACK, 1, 1, 200));
+            pass(from_guest(ACK, 201, 1, 100));
+            pass(from_peer(ACK, 1, 301, 0));
+            assert_eq!(first_byte(), None, "an ACK is no answer");
+            thread::sleep(Duration::from_millis(20));
+            pass(from_peer(ACK, 1, 301, 100));
+            let took = first_byte();
+            assert_took(took, Duration::from_millis(20), asked.elapsed());
+            assert!(
+                took < Some(Duration::from_millis(40)),
+                "{took:?}: not from the SYN"
+            );
+            thread::sleep(Duration::from_millis(5));
+            pass(from_guest(ACK, 301, 101, 100));
+            pass(from_peer(ACK, 101, 401, 100));
+            assert_eq!(first_byte(), took);
+            end(401, 201);
+
+            // The peer speaks first.
+            let begun = Instant::now();
+            pass(from_guest(SYN, 1000, 0, 0));
+            pass(from_peer(SYN | ACK, 1000, 1001, 0));
+            assert_eq!(first_byte(), None, "of the connection before");
+            thread::sleep(Duration::from_millis(20));
+            pass(from_peer(ACK, 1001, 1001, 10));
+            let took = first_byte();
+            assert_took(took, Duration::from_millis(20), begun.elapsed());
+            pass(from_guest(ACK, 1001, 1011, 10));
+            pass(from_peer(ACK, 1011, 1011, 10));
+            assert_eq!(first_byte(), took);
         }
     });
 }

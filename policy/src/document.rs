@@ -4,6 +4,8 @@
 //! A [`Document`] is valid by construction: [`Document::parse`] is the only way to one, its fields are not
 //! public. It serialises to a canonical form that `parse` reads back to an equal document.
 
+mod answers;
+pub mod edit;
 mod entries;
 mod fields;
 mod frames;
@@ -12,11 +14,17 @@ mod node;
 pub mod qos;
 mod read;
 mod read_routes;
+mod require;
+mod roles;
 mod routes;
+#[cfg(test)]
+mod schema_tests;
+mod services;
 mod targets;
 mod values;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -26,15 +34,25 @@ use crate::pattern::Pattern;
 use crate::port::{PortRange, Protocol, UidRange};
 use crate::problem::{Place, Problems};
 
+pub use answers::{Answer, Answers, THREATS};
 pub use frames::{Frames, Other, Tagged};
 pub use mirror::{Mirror, MirrorTo, Share};
+pub use require::{Level, Require};
+pub use roles::{Role, Users};
 pub use routes::{Backend, Canary, Check, Health, MAX_ROUTES, Route, Target};
+pub use services::Service;
 pub(crate) use targets::single as single_port;
+
+/// The JSON Schema of documents (draft 2020-12), for editors. It says what each field may be; what parts say together is for
+/// [`Document::parse`] and [`crate::check`].
+pub const SCHEMA: &str = include_str!("schema.json");
 
 /// The longest text of a document, in bytes.
 pub const MAX_TEXT: usize = 1 << 20;
-/// The most rules, in one document and in one [`crate::Ruleset`].
+/// The most rules of one document.
 pub const MAX_RULES: usize = 10_000;
+/// The most rules of a [`crate::Ruleset`].
+pub const MAX_RULES_IN_ALL: usize = 100_000;
 /// The longest list in a document: values of one condition, ends of one rule.
 pub const MAX_LIST: usize = 1_000;
 
@@ -52,13 +70,17 @@ pub struct Document {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) frames: BTreeMap<Pattern, Frames>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub(crate) services: BTreeMap<String, Selector>,
+    pub(crate) roles: BTreeMap<String, Arc<[Users]>>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) services: BTreeMap<String, Service>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) routes: BTreeMap<String, Route>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) rules: Vec<Rule>,
     #[serde(skip_serializing_if = "qos::Qos::is_empty")]
     pub(crate) qos: qos::Qos,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) answers: BTreeMap<Pattern, Answers>,
     #[serde(skip)]
     pub(crate) origin: Origin,
 }
@@ -69,6 +91,8 @@ pub(crate) struct Origin {
     pub(crate) file: String,
     pub(crate) name: Place,
     pub(crate) routes: BTreeMap<String, Place>,
+    /// Of the names of the rules, in the order written.
+    pub(crate) rules: Vec<Place>,
 }
 
 /// Documents are equal when they say the same; where they were read does not count.
@@ -79,10 +103,12 @@ impl PartialEq for Document {
             && self.defaults == other.defaults
             && self.locks == other.locks
             && self.frames == other.frames
+            && self.roles == other.roles
             && self.services == other.services
             && self.routes == other.routes
             && self.rules == other.rules
             && self.qos == other.qos
+            && self.answers == other.answers
     }
 }
 
@@ -120,13 +146,23 @@ impl Document {
         &self.locks
     }
 
+    /// What is done about threats in a VM, by pattern of its name.
+    pub fn answers(&self) -> &BTreeMap<Pattern, Answers> {
+        &self.answers
+    }
+
     /// What becomes of a VM's frames that are not plain IP or ARP, by pattern of its name.
     pub fn frames(&self) -> &BTreeMap<Pattern, Frames> {
         &self.frames
     }
 
+    /// The roles, by name: who has each.
+    pub fn roles(&self) -> &BTreeMap<String, Arc<[Users]>> {
+        &self.roles
+    }
+
     /// The services, by name.
-    pub fn services(&self) -> &BTreeMap<String, Selector> {
+    pub fn services(&self) -> &BTreeMap<String, Service> {
         &self.services
     }
 
@@ -228,9 +264,15 @@ pub struct Selector {
     /// Effective user ids.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub uid: Vec<UidRange>,
+    /// Roles of which the user must have one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub role: Vec<Role>,
     /// Containers.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub container: Vec<ContainerPattern>,
+    /// Paths of which one must be that of an ancestor's executable.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub parent: Vec<Pattern>,
     /// What a server listens on; holds for the `to` end only.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub port: Vec<PortRange>,
@@ -242,7 +284,12 @@ pub struct Selector {
 impl Selector {
     /// Whether only an endpoint whose process is known can match.
     pub fn asks_process(&self) -> bool {
-        !(self.exe.is_empty() && self.arg.is_empty() && self.uid.is_empty() && self.container.is_empty())
+        !(self.exe.is_empty()
+            && self.arg.is_empty()
+            && self.uid.is_empty()
+            && self.role.is_empty()
+            && self.container.is_empty()
+            && self.parent.is_empty())
     }
 
     /// Whether it is what a server listens on and no process: that says nothing of a client.
@@ -318,7 +365,7 @@ pub enum Peer {
     World,
     /// `unattributed`: a guest's endpoint that no socket in the guest owns.
     Unattributed,
-    /// A service of the same set.
+    /// A service of the same set, or a version of one: `service@version`.
     Service(String),
     /// A selector written in the rule itself.
     Inline(Box<Selector>),
@@ -354,9 +401,15 @@ pub struct Rule {
     /// Narrows to this protocol.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub protocol: Option<Protocol>,
+    /// What must hold besides.
+    #[serde(skip_serializing_if = "Require::is_empty")]
+    pub require: Require,
     /// What is done.
     #[serde(flatten)]
     pub action: Action,
+    /// It decides nothing, and what it would decide is told.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
     /// Where a flow goes instead that it denies.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instead: Option<Target>,

@@ -5,10 +5,11 @@ use std::fmt::{self, Display};
 
 use serde::{Deserialize, Serialize};
 
-use crate::document::{Action, Selector};
-use crate::flow::{Flow, Owner, Side};
-use crate::matching::{Condition, Subject, Truth};
-use crate::ruleset::{CompiledRule, Decider, Decision, End, RuleId, Ruleset, Verdict};
+use crate::clock::Time;
+use crate::document::{Action, Require, Selector};
+use crate::flow::{Flow, Owner, Process, Side};
+use crate::matching::{Condition, Subject, Truth, of_roles};
+use crate::ruleset::{CompiledRule, Decider, Decision, End, Ruleset, Verdict};
 
 /// At most so many near misses are listed; a large policy has many of no interest.
 const MAX_NEAR: usize = 20;
@@ -26,6 +27,9 @@ pub struct Explanation {
     pub rule: Option<Match>,
     /// Every other rule that matched, in order.
     pub also: Vec<Match>,
+    /// What would become of it if no rule were in dry run, where that is another thing: as `deny by rule shop/no-telnet`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dry_run: Option<String>,
     /// Rules that ask one thing that does not hold, in order; the first 20.
     pub near: Vec<NearMiss>,
     /// Near misses that are not listed.
@@ -48,6 +52,9 @@ pub struct Match {
     /// Where it sends what it denies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instead: Option<String>,
+    /// It is in dry run, and decides nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
 }
 
 /// A rule that all but matched.
@@ -96,12 +103,20 @@ impl Ruleset {
             }),
             rule: None,
             also: Vec::new(),
+            dry_run: decision.dry_run.and_then(|would| {
+                let verdict = match (would.verdict, would.audit) {
+                    (Verdict::Deny, _) => "deny",
+                    (Verdict::Allow, true) => "allow with an event",
+                    (Verdict::Allow, false) => "allow",
+                };
+                Some(format!("{verdict} by rule {}", self.rule_name(would.rule)?))
+            }),
             near: Vec::new(),
             more_near: 0,
             defaults: self.consulted(flow),
         };
-        for (id, rule) in (0..).map(RuleId).zip(&self.rules) {
-            let mut misses = rule.misses(flow);
+        for (id, rule) in self.parts.rules_of(self.is_after(flow)) {
+            let mut misses = rule.misses(flow, self.time);
             match (misses.pop(), misses.is_empty()) {
                 (None, _) => {
                     let matched = rule.matched(flow);
@@ -129,6 +144,7 @@ impl Ruleset {
     }
 
     fn consulted(&self, flow: &Flow<'_>) -> Vec<Consulted> {
+        let said = &self.by_vm(self.is_after(flow)).defaults;
         [
             (Side::Source, flow.source.vm),
             (Side::Destination, flow.destination.vm),
@@ -136,7 +152,7 @@ impl Ruleset {
         .into_iter()
         .filter_map(|(side, vm)| {
             let vm = vm?;
-            let default = self.default_of(vm);
+            let default = said.of(vm);
             Some(Consulted {
                 side,
                 vm: vm.name.clone(),
@@ -157,7 +173,7 @@ struct Miss {
 }
 
 impl CompiledRule {
-    fn full_name(&self) -> String {
+    pub(crate) fn full_name(&self) -> String {
         format!("{}/{}", self.set, self.name)
     }
 
@@ -176,11 +192,12 @@ impl CompiledRule {
             from: end(Side::Source),
             to: end(Side::Destination),
             instead: self.instead.as_ref().map(|instead| instead.name.to_string()),
+            dry_run: self.dry_run,
         }
     }
 
     /// What does not hold: of the rule itself, and of the alternative at each end that misses least.
-    fn misses(&self, flow: &Flow<'_>) -> Vec<Miss> {
+    fn misses(&self, flow: &Flow<'_>, time: Time) -> Vec<Miss> {
         let mut misses = Vec::new();
         if !self.protocol_holds(flow) {
             misses.push(Miss {
@@ -207,12 +224,51 @@ impl CompiledRule {
                 .min_by_key(Vec::len);
             misses.extend(least.unwrap_or_default());
         }
+        if let Some(require) = &self.require {
+            misses.extend(require.misses(flow, time));
+        }
+        misses
+    }
+}
+
+impl Require {
+    fn misses(&self, flow: &Flow<'_>, time: Time) -> Vec<Miss> {
+        let mut misses = Vec::new();
+        for side in [Side::Source, Side::Destination] {
+            let subject = Subject::of(flow, side);
+            let mut miss = |condition, wanted| {
+                misses.push(Miss {
+                    side: Some(side),
+                    condition,
+                    wanted,
+                    found: found(condition, &subject),
+                });
+            };
+            if let Some(level) = self
+                .authentication
+                .filter(|level| level.holds(&subject) != Truth::Yes)
+            {
+                miss(Condition::Authentication, level.as_str().to_owned());
+            }
+            let asked = side == Side::Source && !self.role.is_empty();
+            if asked && of_roles(&self.role, &subject) != Truth::Yes {
+                miss(Condition::Role, join(self.role.iter().map(|role| &role.name)));
+            }
+        }
+        if !self.is_open(time) {
+            misses.push(Miss {
+                side: None,
+                condition: Condition::Time,
+                wanted: join(&self.time),
+                found: "another time".to_owned(),
+            });
+        }
         misses
     }
 }
 
 impl End {
-    fn label(&self) -> String {
+    pub(crate) fn label(&self) -> String {
         match self {
             End::Any => "any".to_owned(),
             End::World => "world".to_owned(),
@@ -263,8 +319,12 @@ impl Selector {
             Condition::Exe => join(&self.exe),
             Condition::Arg => join(&self.arg),
             Condition::Uid => join(&self.uid),
+            Condition::Role => join(self.role.iter().map(|role| &role.name)),
+            Condition::Parent => join(&self.parent),
             Condition::Container => join(self.container.iter().map(|p| p.as_str())),
-            Condition::World | Condition::Unattributed => String::new(),
+            Condition::World | Condition::Unattributed | Condition::Authentication | Condition::Time => {
+                String::new()
+            }
         }
     }
 }
@@ -308,10 +368,35 @@ fn found(condition: Condition, subject: &Subject<'_>) -> String {
         Condition::Container => {
             of_process.map_or_else(str::to_owned, |p| p.container.unwrap_or("none").to_owned())
         }
+        Condition::Role => of_process.map_or_else(str::to_owned, user),
+        Condition::Parent => of_process.map_or_else(str::to_owned, |p| match p.parents {
+            [] => "a process without ancestors that are known".to_owned(),
+            parents => parents.join(" of "),
+        }),
+        Condition::Authentication => match (subject.vm, subject.proven) {
+            (None, _) => "not a guest of this host".to_owned(),
+            (Some(_), false) => format!("{}, which no lock holds it to", subject.address),
+            (Some(_), true) => of_process.map_or_else(str::to_owned, |_| "process".to_owned()),
+        },
+        // Of no end.
+        Condition::Time => String::new(),
         Condition::Unattributed => of_process.map_or_else(str::to_owned, |p| {
             p.exe.unwrap_or("a process whose path is not readable").to_owned()
         }),
     }
+}
+
+/// Who a process runs as.
+fn user(process: &Process<'_>) -> String {
+    let mut text = format!("uid {}, gid {}", process.uid, process.gid);
+    if !process.groups.is_empty() {
+        let groups: Vec<String> = process.groups.iter().map(u32::to_string).collect();
+        text.push_str(&format!(", groups {}", groups.join(" ")));
+    }
+    if let Some(login) = process.loginuid {
+        text.push_str(&format!(", login {login}"));
+    }
+    text
 }
 
 fn join(values: impl IntoIterator<Item = impl Display>) -> String {
@@ -356,11 +441,15 @@ impl Display for Explanation {
             write!(f, "\nmirrored: {mirror}")?;
         }
         for m in &self.also {
+            let dry = if m.dry_run { ", in dry run" } else { "" };
             write!(
                 f,
-                "\nalso matches: {} ({}, from {} to {})",
+                "\nalso matches: {} ({}{dry}, from {} to {})",
                 m.rule, m.action, m.from, m.to
             )?;
+        }
+        if let Some(dry_run) = &self.dry_run {
+            write!(f, "\nwithout dry run: {dry_run}")?;
         }
         for miss in &self.near {
             write!(f, "\nall but matches: {miss}")?;

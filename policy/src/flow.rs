@@ -2,6 +2,7 @@
 //! What is decided on: one flow, with what is known of its two ends.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::port::Protocol;
 
@@ -33,8 +34,16 @@ pub struct Process<'a> {
     pub args: &'a [String],
     /// Effective user id in the guest's initial user namespace.
     pub uid: u32,
+    /// Effective group id, likewise.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: &'a [u32],
+    /// User id of the login that it comes from, which no later change of user changes; `None` where there was no login.
+    pub loginuid: Option<u32>,
     /// Id of the container it runs in; `None` outside of one.
     pub container: Option<&'a str>,
+    /// Executables of its ancestors, the nearest first, as far as they are known.
+    pub parents: &'a [Arc<str>],
 }
 
 /// Who in the guest owns an end of a flow.
@@ -44,7 +53,7 @@ pub enum Owner<'a> {
     Process(Process<'a>),
     /// Nobody has looked, or nobody could: it may be any process.
     ///
-    /// It never matches a selector that asks for `exe`, `arg`, `uid` or `container`, for allow AND for deny.
+    /// It never matches a selector that asks for `exe`, `arg`, `uid`, `role`, `container` or `parent`, for allow AND for deny.
     /// A deny by process therefore does not hold where sight is lost; a default of deny does.
     Unknown,
     /// Looked for, and no socket in the guest owns it: a raw socket, or a hidden process.
@@ -60,6 +69,8 @@ pub struct Endpoint<'a> {
     pub owner: Owner<'a>,
     /// The address; IPv4-mapped IPv6 is taken as IPv4.
     pub address: IpAddr,
+    /// The address is one that dom0 gave this guest and that its vif holds it to. Of no meaning where `vm` is `None`.
+    pub proven: bool,
 }
 
 impl<'a> Endpoint<'a> {
@@ -69,6 +80,7 @@ impl<'a> Endpoint<'a> {
             vm: None,
             owner: Owner::Unknown,
             address,
+            proven: false,
         }
     }
 
@@ -78,7 +90,13 @@ impl<'a> Endpoint<'a> {
             vm: Some(vm),
             owner: Owner::Unknown,
             address,
+            proven: false,
         }
+    }
+
+    /// The same end, where its address is proven.
+    pub fn proven(self) -> Self {
+        Endpoint { proven: true, ..self }
     }
 
     /// The same end, owned by `process`.

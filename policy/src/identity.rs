@@ -43,8 +43,8 @@ impl Ruleset {
     pub fn identity(&self, endpoint: &Endpoint<'_>, listens: Option<(Protocol, u16)>) -> Identity {
         let subject = Subject::new(endpoint, listens);
         let services = self
-            .services
-            .iter()
+            .parts
+            .services(self.is_after_for(endpoint.vm))
             .filter(|service| {
                 let answerable = listens.is_some() || !service.selector.is_listener_only();
                 answerable && service.selector.matches(&subject) == Truth::Yes

@@ -5,33 +5,96 @@
 //! single ports. A flow looks under each combination of what it is and "not asked". What a rule is filed
 //! under is only ever a part of what it asks, so the index leaves out no rule that matches; the rule itself
 //! is tried in full afterwards.
+//!
+//! What a rule is filed under depends on that rule alone. So the rules of one document can be taken out and others filed, at the
+//! cost of these and of a copy of the index, whatever else there is.
 
-use std::cmp::Reverse;
+use std::collections::hash_map::Entry;
+use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHasher};
 
 use crate::block::Block;
 use crate::document::{Selector, VmPattern};
 use crate::flow::Side;
 use crate::matching::Subject;
 use crate::port::PortRange;
-use crate::ruleset::{CompiledRule, End, RuleId, severity};
+use crate::ruleset::{CompiledRule, End, severity};
 
 /// A rule is filed at most this often; what would need more drops its widest part.
 const MAX_KEYS: usize = 64;
-/// Address blocks that nest deeper than this are not filed under; it bounds the look-ups for one flow.
-const MAX_NESTED: usize = 3;
-/// Not asked, its VM, and the blocks that hold its address.
-const MAX_ANCHORS: usize = 2 + MAX_NESTED;
+/// Lengths of prefixes that blocks are filed by: a block is in one bucket with all others of the longest of these that holds it.
+const LENGTHS_V4: [u8; 4] = [8, 16, 24, 32];
+const LENGTHS_V6: [u8; 4] = [32, 48, 64, 128];
+/// Not asked, its VM, and the blocks around its address.
+const MAX_ANCHORS: usize = 2 + LENGTHS_V4.len();
 /// Every combination of both ends' anchors, with and without the port.
 const MAX_BUCKETS: usize = MAX_ANCHORS * MAX_ANCHORS * 2;
 
-/// What an end is asked to be, as a number; 0 where it is not asked.
-type Anchor = u32;
-const UNASKED: Anchor = 0;
+/// Where a rule is: in a part of the ruleset, by the number that the part keeps for as long as it is there, and its place in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub part: u32,
+    pub at: u32,
+}
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// What an end is asked to be: of what kind, and a hash of it. Two that are the same by chance cost a try, and no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Anchor(u32);
+
+/// Kinds of anchors, in the lowest bits.
+const KIND_BITS: u32 = 4;
+const VM: u32 = 1;
+const FIRST_V4: u32 = 2;
+const FIRST_V6: u32 = FIRST_V4 + LENGTHS_V4.len() as u32;
+const KINDS: usize = 1 << KIND_BITS;
+
+impl Anchor {
+    /// It is not asked.
+    const NONE: Anchor = Anchor(0);
+
+    fn new(kind: u32, what: impl Hash) -> Anchor {
+        let mut hasher = FxHasher::default();
+        what.hash(&mut hasher);
+        Anchor((hasher.finish() as u32 & !(KINDS as u32 - 1)) | kind)
+    }
+
+    fn vm(name: &str) -> Anchor {
+        Anchor::new(VM, name)
+    }
+
+    /// Of the addresses that have their first bits in common with this one: so many as the length of that number says.
+    fn block(address: IpAddr, number: usize) -> Anchor {
+        match address {
+            IpAddr::V4(v4) => {
+                let length = u32::from(LENGTHS_V4[number]);
+                Anchor::new(FIRST_V4 + number as u32, v4.to_bits() >> (32 - length))
+            }
+            IpAddr::V6(v6) => {
+                let length = u32::from(LENGTHS_V6[number]);
+                Anchor::new(FIRST_V6 + number as u32, v6.to_bits() >> (128 - length))
+            }
+        }
+    }
+
+    /// What a block is filed under; `None` for one that is wider than all lengths.
+    fn of_block(block: &Block) -> Option<Anchor> {
+        let lengths = match block.address() {
+            IpAddr::V4(_) => LENGTHS_V4,
+            IpAddr::V6(_) => LENGTHS_V6,
+        };
+        let number = lengths.iter().rposition(|length| *length <= block.length())?;
+        Some(Anchor::block(block.address(), number))
+    }
+
+    fn kind(self) -> usize {
+        (self.0 & (KINDS as u32 - 1)) as usize
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Key {
     from: Anchor,
     to: Anchor,
@@ -39,13 +102,135 @@ struct Key {
     port: u16,
 }
 
-/// Rules under one key, by severity, each in order.
-type Bucket = [Vec<RuleId>; 3];
+impl Key {
+    /// Of what kinds its parts are: most combinations are asked by no rule.
+    fn shape(self) -> usize {
+        (self.from.kind() * KINDS + self.to.kind()) * 2 + usize::from(self.port != 0)
+    }
+}
 
-#[derive(Debug)]
+/// Rules by severity, each in order.
+type Lists = [Vec<Place>; 3];
+
+/// Rules under one key. Most have one: a copy of those is a copy of some bytes.
+#[derive(Debug, Clone)]
+enum Bucket {
+    One(u8, Place),
+    Many(Arc<Lists>),
+}
+
+impl Bucket {
+    /// Those of a severity.
+    fn of(&self, severity: usize) -> &[Place] {
+        match self {
+            Bucket::One(of, place) if usize::from(*of) == severity => std::slice::from_ref(place),
+            Bucket::One(..) => &[],
+            Bucket::Many(lists) => &lists[severity],
+        }
+    }
+
+    /// Puts places that are in one stretch where they are in order.
+    fn put(&mut self, severity: usize, places: Vec<Place>, order: impl Fn(Place) -> u32) {
+        if let Bucket::One(of, place) = *self {
+            let mut lists = Lists::default();
+            lists[usize::from(of)].push(place);
+            *self = Bucket::Many(Arc::new(lists));
+        }
+        if let Bucket::Many(lists) = self {
+            let list = &mut Arc::make_mut(lists)[severity];
+            let before = places.first().map_or(0, |first| order(*first));
+            let at = match list.last() {
+                Some(last) if order(*last) > before => list.partition_point(|place| order(*place) < before),
+                _ => list.len(),
+            };
+            list.splice(at..at, places);
+        }
+    }
+
+    /// Takes out what is of a part; whether nothing is left.
+    fn take(&mut self, part: u32) -> bool {
+        match self {
+            Bucket::One(_, place) => place.part == part,
+            Bucket::Many(lists) => {
+                let lists = Arc::make_mut(lists);
+                for list in lists.iter_mut() {
+                    list.retain(|place| place.part != part);
+                }
+                lists.iter().all(Vec::is_empty)
+            }
+        }
+    }
+}
+
+/// What rules are filed under at one end: a flow looks for nothing else.
+#[derive(Debug, Clone, Default)]
+struct Asked {
+    /// How many filings there are under each.
+    anchors: FxHashMap<Anchor, u32>,
+    /// The same by kind.
+    kinds: [u32; KINDS],
+}
+
+impl Asked {
+    fn add(&mut self, anchor: Anchor) {
+        *self.anchors.entry(anchor).or_default() += 1;
+        self.kinds[anchor.kind()] += 1;
+    }
+
+    fn take(&mut self, anchor: Anchor) {
+        if let Some(count) = self.anchors.get_mut(&anchor) {
+            *count -= 1;
+            self.kinds[anchor.kind()] -= 1;
+            if *count == 0 {
+                self.anchors.remove(&anchor);
+            }
+        }
+    }
+
+    /// What this end of a flow may be asked to be.
+    fn of(&self, subject: &Subject<'_>) -> ([Anchor; MAX_ANCHORS], usize) {
+        let mut found = [Anchor::NONE; MAX_ANCHORS];
+        let mut count = usize::from(self.kinds[0] > 0);
+        let mut look = |anchor: Anchor| {
+            if self.anchors.contains_key(&anchor) {
+                found[count] = anchor;
+                count += 1;
+            }
+        };
+        if self.kinds[VM as usize] > 0
+            && let Some(vm) = subject.vm
+        {
+            look(Anchor::vm(&vm.name));
+        }
+        let first = match subject.address {
+            IpAddr::V4(_) => FIRST_V4,
+            IpAddr::V6(_) => FIRST_V6,
+        };
+        for number in 0..LENGTHS_V4.len() {
+            if self.kinds[first as usize + number] > 0 {
+                look(Anchor::block(subject.address, number));
+            }
+        }
+        (found, count)
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Shapes(Box<[u32; KINDS * KINDS * 2]>);
+
+impl Default for Shapes {
+    fn default() -> Shapes {
+        Shapes(Box::new([0; KINDS * KINDS * 2]))
+    }
+}
+
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Index {
-    vms: FxHashMap<Box<str>, Anchor>,
-    blocks: Blocks,
+    from: Asked,
+    to: Asked,
+    ports: FxHashMap<u16, u32>,
+    /// How many filings there are of each shape of key.
+    shapes: Shapes,
     buckets: FxHashMap<Key, Bucket>,
 }
 
@@ -56,22 +241,43 @@ pub(crate) struct Candidates<'i> {
 }
 
 impl Index {
-    pub(crate) fn build(rules: &[CompiledRule]) -> Self {
-        let mut numbers = Numbers::new(rules);
-        let mut buckets: FxHashMap<Key, Bucket> = FxHashMap::default();
-        for (i, rule) in (0..).zip(rules) {
-            for key in keys(rule, &mut numbers) {
-                buckets.entry(key).or_default()[severity(rule.action)].push(RuleId(i));
+    /// Files the rules of a part. `order`: of any rule that is filed, or will be; those of one part are in one stretch.
+    pub(crate) fn file(&mut self, part: u32, rules: &[CompiledRule], order: impl Fn(Place) -> u32) {
+        for ((key, severity), places) in filed(part, rules) {
+            for _ in &places {
+                self.from.add(key.from);
+                self.to.add(key.to);
+                self.shapes.0[key.shape()] += 1;
+                *self.ports.entry(key.port).or_default() += 1;
+            }
+            match (self.buckets.entry(key), &places[..]) {
+                (Entry::Vacant(entry), [place]) => drop(entry.insert(Bucket::One(severity as u8, *place))),
+                (entry, _) => entry
+                    .or_insert_with(|| Bucket::Many(Arc::default()))
+                    .put(severity, places, &order),
             }
         }
-        // Two alternatives of one rule may share a key.
-        for list in buckets.values_mut().flatten() {
-            list.dedup();
-        }
-        Index {
-            vms: numbers.vms,
-            blocks: numbers.blocks,
-            buckets,
+    }
+
+    /// Takes the rules of a part out, which were filed under this number.
+    pub(crate) fn take_out(&mut self, part: u32, rules: &[CompiledRule]) {
+        for ((key, _), places) in filed(part, rules) {
+            for _ in &places {
+                self.from.take(key.from);
+                self.to.take(key.to);
+                self.shapes.0[key.shape()] -= 1;
+                if let Some(count) = self.ports.get_mut(&key.port) {
+                    *count -= 1;
+                    if *count == 0 {
+                        self.ports.remove(&key.port);
+                    }
+                }
+            }
+            if let Entry::Occupied(mut bucket) = self.buckets.entry(key)
+                && bucket.get_mut().take(part)
+            {
+                bucket.remove();
+            }
         }
     }
 
@@ -80,10 +286,10 @@ impl Index {
             buckets: [None; MAX_BUCKETS],
             count: 0,
         };
-        let (from, from_count) = self.anchors(source);
-        let (to, to_count) = self.anchors(destination);
+        let (from, from_count) = self.from.of(source);
+        let (to, to_count) = self.to.of(destination);
         let port = match destination.listens {
-            Some((protocol, port)) if protocol.has_ports() => port,
+            Some((protocol, port)) if protocol.has_ports() && self.ports.contains_key(&port) => port,
             _ => 0,
         };
         for from in &from[..from_count] {
@@ -94,8 +300,9 @@ impl Index {
                         to: *to,
                         port,
                     };
-                    if let (Some(bucket), Some(slot)) =
-                        (self.buckets.get(&key), found.buckets.get_mut(found.count))
+                    if self.shapes.0[key.shape()] > 0
+                        && let Some(bucket) = self.buckets.get(&key)
+                        && let Some(slot) = found.buckets.get_mut(found.count)
                     {
                         *slot = Some(bucket);
                         found.count += 1;
@@ -109,135 +316,106 @@ impl Index {
         }
         found
     }
-
-    fn anchors(&self, subject: &Subject<'_>) -> ([Anchor; MAX_ANCHORS], usize) {
-        let mut anchors = [UNASKED; MAX_ANCHORS];
-        let mut count = 1;
-        let vm = subject.vm.and_then(|vm| self.vms.get(vm.name.as_str()));
-        let blocks = self.blocks.around(subject.address);
-        for (slot, anchor) in anchors[1..].iter_mut().zip(vm.into_iter().chain(blocks)) {
-            *slot = *anchor;
-            count += 1;
-        }
-        (anchors, count)
-    }
 }
 
 impl Candidates<'_> {
-    /// The rule that decides: the first of the most severe kind for which `matches` holds.
-    pub(crate) fn first(&self, matches: impl Fn(RuleId) -> bool) -> Option<RuleId> {
+    /// The rule that decides: the first in order of the most severe kind for which `matches` holds.
+    pub(crate) fn first(
+        &self,
+        order: impl Fn(Place) -> u32,
+        matches: impl Fn(Place) -> bool,
+    ) -> Option<Place> {
         (0..3).find_map(|kind| {
-            let mut best: Option<RuleId> = None;
+            let mut best: Option<(u32, Place)> = None;
             for bucket in self.buckets[..self.count].iter().flatten() {
-                let earlier = bucket[kind]
-                    .iter()
-                    .take_while(|id| best.is_none_or(|best| **id < best))
-                    .find(|id| matches(**id));
-                best = earlier.copied().or(best);
+                for place in bucket.of(kind) {
+                    let number = order(*place);
+                    if best.is_some_and(|(best, _)| best <= number) {
+                        break;
+                    }
+                    if matches(*place) {
+                        best = Some((number, *place));
+                        break;
+                    }
+                }
             }
-            best
+            best.map(|(_, place)| place)
         })
     }
 
     /// Calls `f` with each candidate, in no order, some more than once.
-    pub(crate) fn each(&self, mut f: impl FnMut(RuleId)) {
+    pub(crate) fn each(&self, mut f: impl FnMut(Place)) {
         for bucket in self.buckets[..self.count].iter().flatten() {
-            bucket.iter().flatten().for_each(|id| f(*id));
+            (0..3)
+                .flat_map(|kind| bucket.of(kind))
+                .for_each(|place| f(*place));
         }
     }
 }
 
-/// Gives numbers to names of VMs and to blocks.
-struct Numbers {
-    vms: FxHashMap<Box<str>, Anchor>,
-    blocks: Blocks,
-    next: Anchor,
+/// What the rules of a part are filed under, each list in order.
+fn filed(part: u32, rules: &[CompiledRule]) -> FxHashMap<(Key, usize), Vec<Place>> {
+    let mut all: FxHashMap<(Key, usize), Vec<Place>> = FxHashMap::default();
+    for (at, rule) in (0..).zip(rules) {
+        for key in keys(rule) {
+            let list = all.entry((key, severity(rule.action))).or_default();
+            list.push(Place { part, at });
+        }
+    }
+    all
 }
 
-impl Numbers {
-    fn new(rules: &[CompiledRule]) -> Self {
-        let blocks = rules
+/// What one end of a rule is filed under; `[NONE]` where it asks nothing plain.
+fn anchors(ends: &[End]) -> Vec<Anchor> {
+    let mut anchors = Vec::new();
+    for end in ends {
+        match end {
+            End::Selector { selector, .. } => match anchors_of(selector) {
+                Some(some) => anchors.extend(some),
+                None => return vec![Anchor::NONE],
+            },
+            // One alternative that could be anything makes the whole end anything.
+            End::Any | End::World | End::Unattributed => return vec![Anchor::NONE],
+        }
+    }
+    anchors.sort_unstable();
+    anchors.dedup();
+    anchors
+}
+
+fn anchors_of(selector: &Selector) -> Option<Vec<Anchor>> {
+    if !selector.vm.is_empty() {
+        let names: Option<Vec<Anchor>> = selector
+            .vm
             .iter()
-            .flat_map(|rule| rule.from.iter().chain(&rule.to))
-            .filter_map(|end| match end {
-                End::Selector { selector, .. } => Some(&selector.address),
-                _ => None,
+            .map(|pattern| match pattern {
+                VmPattern::Name(name) => name.exact().map(Anchor::vm),
+                VmPattern::Uuid(..) => None,
             })
-            .flatten()
-            .copied();
-        let blocks = Blocks::new(blocks);
-        Numbers {
-            next: blocks.last + 1,
-            vms: FxHashMap::default(),
-            blocks,
+            .collect();
+        if names.is_some() {
+            return names;
         }
     }
-
-    fn vm(&mut self, name: &str) -> Anchor {
-        if let Some(number) = self.vms.get(name) {
-            return *number;
-        }
-        let number = self.next;
-        self.next += 1;
-        self.vms.insert(name.into(), number);
-        number
+    if selector.address.is_empty() {
+        return None;
     }
-
-    /// What one end of a rule is filed under; `[UNASKED]` where it asks nothing plain.
-    fn anchors(&mut self, ends: &[End]) -> Vec<Anchor> {
-        let mut anchors = Vec::new();
-        for end in ends {
-            match end {
-                End::Selector { selector, .. } => match self.anchors_of(selector) {
-                    Some(some) => anchors.extend(some),
-                    None => return vec![UNASKED],
-                },
-                // One alternative that could be anything makes the whole end anything.
-                End::Any | End::World | End::Unattributed => return vec![UNASKED],
-            }
-        }
-        anchors.sort_unstable();
-        anchors.dedup();
-        anchors
-    }
-
-    fn anchors_of(&mut self, selector: &Selector) -> Option<Vec<Anchor>> {
-        if !selector.vm.is_empty() {
-            let names: Option<Vec<&str>> = selector
-                .vm
-                .iter()
-                .map(|pattern| match pattern {
-                    VmPattern::Name(name) => name.exact(),
-                    VmPattern::Uuid(..) => None,
-                })
-                .collect();
-            if let Some(names) = names {
-                return Some(names.into_iter().map(|name| self.vm(name)).collect());
-            }
-        }
-        if selector.address.is_empty() {
-            return None;
-        }
-        selector
-            .address
-            .iter()
-            .map(|block| self.blocks.number(block))
-            .collect()
-    }
+    selector.address.iter().map(Anchor::of_block).collect()
 }
 
-fn keys(rule: &CompiledRule, numbers: &mut Numbers) -> Vec<Key> {
-    let mut from = numbers.anchors(rule.ends(Side::Source));
-    let mut to = numbers.anchors(rule.ends(Side::Destination));
+/// Each once.
+fn keys(rule: &CompiledRule) -> Vec<Key> {
+    let mut from = anchors(rule.ends(Side::Source));
+    let mut to = anchors(rule.ends(Side::Destination));
     let mut ports = ports_of(rule);
     while from.len() * to.len() * ports.len() > MAX_KEYS {
         let widest = from.len().max(to.len()).max(ports.len());
         if ports.len() == widest {
             ports = vec![0];
         } else if from.len() == widest {
-            from = vec![UNASKED];
+            from = vec![Anchor::NONE];
         } else {
-            to = vec![UNASKED];
+            to = vec![Anchor::NONE];
         }
     }
     let mut keys = Vec::with_capacity(from.len() * to.len() * ports.len());
@@ -282,99 +460,4 @@ fn single_ports(ranges: &[PortRange]) -> Option<Vec<u16>> {
     ports.sort_unstable();
     ports.dedup();
     Some(ports)
-}
-
-/// Address blocks with their numbers, and for every address the numbers of the blocks around it.
-#[derive(Debug)]
-struct Blocks {
-    numbers: FxHashMap<Block, Anchor>,
-    /// Where each stretch of addresses begins that lies in the same blocks, and those blocks.
-    stretches: Vec<(u128, Vec<Anchor>)>,
-    last: Anchor,
-}
-
-impl Blocks {
-    fn new(blocks: impl Iterator<Item = Block>) -> Self {
-        let mut sorted: Vec<Block> = blocks.collect();
-        // Outer before inner: at one start the shorter length comes first.
-        sorted.sort_by_key(|b| (span(b).0, Reverse(span(b).1)));
-        sorted.dedup();
-        let mut numbers = FxHashMap::default();
-        let mut stretches: Vec<(u128, Vec<Anchor>)> = vec![(0, Vec::new())];
-        let mut open: Vec<(u128, Anchor)> = Vec::new();
-        let mut last = UNASKED;
-        for block in sorted {
-            let (start, end) = span(&block);
-            close(&mut open, &mut stretches, Some(start));
-            if open.len() >= MAX_NESTED {
-                continue;
-            }
-            last += 1;
-            numbers.insert(block, last);
-            open.push((end, last));
-            begin(&mut stretches, start, &open);
-        }
-        close(&mut open, &mut stretches, None);
-        Blocks {
-            numbers,
-            stretches,
-            last,
-        }
-    }
-
-    /// `None` where the block nests too deep to be filed under.
-    fn number(&self, block: &Block) -> Option<Anchor> {
-        self.numbers.get(block).copied()
-    }
-
-    fn around(&self, address: IpAddr) -> &[Anchor] {
-        let at = position(address);
-        let after = self.stretches.partition_point(|(start, _)| *start <= at);
-        match after.checked_sub(1).and_then(|i| self.stretches.get(i)) {
-            Some((_, numbers)) => numbers,
-            None => &[],
-        }
-    }
-}
-
-/// Ends the open blocks that lie before `until`: inner ones first, as they end first.
-fn close(open: &mut Vec<(u128, Anchor)>, stretches: &mut Vec<(u128, Vec<Anchor>)>, until: Option<u128>) {
-    while let Some((end, _)) = open.last().copied()
-        && until.is_none_or(|until| end < until)
-    {
-        open.pop();
-        if let Some(next) = end.checked_add(1) {
-            begin(stretches, next, open);
-        }
-    }
-}
-
-fn begin(stretches: &mut Vec<(u128, Vec<Anchor>)>, start: u128, open: &[(u128, Anchor)]) {
-    let numbers = open.iter().map(|(_, number)| *number).collect();
-    match stretches.last_mut() {
-        Some(last) if last.0 == start => last.1 = numbers,
-        _ => stretches.push((start, numbers)),
-    }
-}
-
-/// Both families on one line of numbers: IPv4 stands where its mapped addresses are, which no canonical
-/// IPv6 address is.
-fn position(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
-        IpAddr::V6(v6) => v6.to_bits(),
-    }
-}
-
-/// First and last position of a block.
-fn span(block: &Block) -> (u128, u128) {
-    let start = position(block.address());
-    let bits = match block.address() {
-        IpAddr::V4(_) => 32,
-        IpAddr::V6(_) => 128,
-    };
-    let host = u128::MAX
-        .checked_shr(128 - bits + u32::from(block.length()))
-        .unwrap_or(0);
-    (start, start | host)
 }

@@ -68,16 +68,20 @@
 //! # What it means
 //!
 //! - A rule matches when its protocol and ports hold and one of `from` and one of `to` match. An end is a
-//!   service of the same set, a selector written in place, or a word: `any`, `world` (not a guest of this
+//!   service of the same set, a version of one (`service@version`: what both say), a selector written in place, or a word: `any`, `world` (not a guest of this
 //!   host), `unattributed` (no socket in the guest owns it).
 //! - A selector matches when every condition it writes holds; of a list one value is enough. `vm` is a name,
 //!   a pattern or a UUID; `address` a block; `exe` and `container` patterns (`container: none` is outside of
-//!   any); `arg` matches any one argument; `uid` is effective. `exe` is the file that
+//!   any); `arg` matches any one argument, `parent` any one ancestor's executable; `uid` is effective; `role` is one of the set's
+//!   roles, users and groups of guests (see [`document::Users`]). `exe` is the file that
 //!   runs, after symbolic links (`/bin/sh` may be `/usr/bin/dash`). `port` and `protocol` are what a server
 //!   listens on: they hold for `to` and are not asked of `from`.
 //! - Patterns: see [`pattern`].
 //! - Deny beats audit beats allow; without any of them the defaults of both VMs decide: see
 //!   [`Ruleset::decide`].
+//! - `require`: the rule matches only while all of it holds. `authentication` is of both ends (see [`Level`]), `role` of who opens the
+//!   flow, `time` of now: see [`Ruleset::at`]. A rule that denies may require a time only.
+//! - `dry_run`: the rule decides nothing, and what it would decide is told: see [`Decision::dry_run`].
 //! - `instead`, at a rule that denies: the flow goes there, and never to where it was addressed. It is a service or selector that
 //!   says where it stands, or an address; the port is the one it listens on, else the flow's own. That takes a trap that shows the
 //!   flow before its first packet; a flow without one, or one for which nobody is there, is denied like any.
@@ -86,6 +90,7 @@
 //!   deny alike. A default of deny is what protects where sight may be lost.
 //! - Frames with a VLAN tag, or with two, are judged by what is behind the tags, whatever the VLAN, unless `frames` says otherwise of the
 //!   VM; those that are neither IP nor ARP pass unless it does, or the VM's default is deny: `frames: { "*": { tagged: deny, other: deny } }`.
+//! - What looks like an attack is told; `answers: { "web*": { alert: quarantine, reverse-shell: deny } }` says what is done besides.
 //! - Two sets that speak of one VM's default, of its lock or of its frames: the more specific pattern counts, of equal ones the stricter.
 //!
 //! # Routes
@@ -147,12 +152,16 @@
 //!
 //! # Limits
 //!
-//! A text of [`document::MAX_TEXT`] bytes, [`document::MAX_RULES`] rules, [`document::MAX_ROUTES`] routes and
+//! A text of [`document::MAX_TEXT`] bytes with [`document::MAX_RULES`] rules; [`document::MAX_RULES_IN_ALL`] rules, [`document::MAX_ROUTES`]
+//! routes and
 //! [`document::qos::MAX_CLASSES`] classes in all, lists of
 //! [`document::MAX_LIST`] values, patterns of [`pattern::MAX_PATTERN`] bytes.
 #![forbid(unsafe_code)]
 
 pub mod block;
+mod by_vm;
+mod check;
+mod clock;
 pub mod document;
 mod explain;
 mod flow;
@@ -160,18 +169,23 @@ mod identity;
 mod index;
 mod matching;
 mod mirror;
+mod parts;
 pub mod pattern;
 pub mod port;
 mod problem;
 mod qos;
+mod require;
+mod rollout;
 mod route;
 mod ruleset;
 mod settings;
 mod target;
+pub mod window;
 
 pub use block::Block;
+pub use check::{Finding, Kind, check};
 pub use document::qos::{Bandwidth, Dscp, Priority, Qos, QosClass, Rate, Totals, Treatment};
-pub use document::{Action, Document, Frames, Lock, Other, Refuse, Share, Tagged};
+pub use document::{Action, Document, Frames, Level, Lock, Other, Refuse, Share, Tagged};
 pub use explain::{Consulted, Explanation, Match, NearMiss};
 pub use flow::{Endpoint, Flow, Owner, Process, Side, VmId};
 pub use identity::{Identity, ServiceName};
@@ -180,7 +194,8 @@ pub use mirror::{MirrorId, Mirroring};
 pub use port::{PortRange, Protocol};
 pub use problem::{Place, Problem, Problems};
 pub use qos::{Class, ClassId};
+pub use rollout::Rollout;
 pub use route::{Role, Route, RouteBackend, RouteTarget, Version};
-pub use ruleset::{Decider, Decision, RuleId, RuleName, Ruleset, Verdict};
+pub use ruleset::{Decider, Decision, DryRun, RuleId, RuleName, Ruleset, Verdict};
 pub use settings::VmSetting;
 pub use target::{Instead, Who};

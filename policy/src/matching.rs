@@ -6,9 +6,9 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::document::{ContainerPattern, Selector, VmPattern};
+use crate::document::{ContainerPattern, Role, Selector, Users, VmPattern};
 use crate::flow::{Endpoint, Flow, Owner, Process, Side, VmId};
-use crate::port::{PortRange, Protocol};
+use crate::port::{PortRange, Protocol, UidRange};
 
 /// One thing that a rule or a selector asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -28,24 +28,34 @@ pub enum Condition {
     Arg,
     /// The effective user id.
     Uid,
+    /// The user's role.
+    Role,
     /// The container.
     Container,
+    /// An ancestor's executable.
+    Parent,
     /// Not a guest of this host.
     World,
     /// No socket in the guest owns it.
     Unattributed,
+    /// How surely it is known who the end is.
+    Authentication,
+    /// The time.
+    Time,
 }
 
 impl Condition {
     /// The conditions of a selector, the cheap ones first.
-    pub(crate) const OF_SELECTOR: [Condition; 8] = [
+    pub(crate) const OF_SELECTOR: [Condition; 10] = [
         Condition::Protocol,
         Condition::Port,
         Condition::Vm,
         Condition::Address,
         Condition::Uid,
+        Condition::Role,
         Condition::Exe,
         Condition::Container,
+        Condition::Parent,
         Condition::Arg,
     ];
 
@@ -59,9 +69,13 @@ impl Condition {
             Condition::Exe => "exe",
             Condition::Arg => "arg",
             Condition::Uid => "uid",
+            Condition::Role => "role",
             Condition::Container => "container",
+            Condition::Parent => "parent",
             Condition::World => "world",
             Condition::Unattributed => "unattributed",
+            Condition::Authentication => "authentication",
+            Condition::Time => "time",
         }
     }
 }
@@ -97,6 +111,8 @@ pub(crate) struct Subject<'a> {
     pub address: IpAddr,
     /// What it listens on; `None` for the source, of which ports are not asked.
     pub listens: Option<(Protocol, u16)>,
+    /// The address is proven to be the guest's.
+    pub proven: bool,
 }
 
 impl<'a> Subject<'a> {
@@ -111,6 +127,7 @@ impl<'a> Subject<'a> {
             // A dual-stack socket shows IPv4 peers as ::ffff:a.b.c.d; a block of IPv4 must hold for them too.
             address: endpoint.address.to_canonical(),
             listens,
+            proven: endpoint.proven && endpoint.vm.is_some(),
         }
     }
 
@@ -122,7 +139,7 @@ impl<'a> Subject<'a> {
     }
 
     /// What holds of the process: `Maybe` where none is known but one could be.
-    fn process(&self, holds: impl FnOnce(&Process<'a>) -> bool) -> Truth {
+    pub(crate) fn process(&self, holds: impl FnOnce(&Process<'a>) -> bool) -> Truth {
         match (&self.owner, self.vm) {
             (Owner::Process(process), Some(_)) => holds(process).into(),
             (Owner::Unknown, Some(_)) => Truth::Maybe,
@@ -183,7 +200,15 @@ impl Selector {
                         .any(|arg| patterns.iter().any(|pattern| pattern.matches(arg)))
                 })
             }),
-            Condition::World | Condition::Unattributed => None,
+            Condition::Role => asked(&self.role).map(|roles| of_roles(roles, subject)),
+            Condition::Parent => asked(&self.parent).map(|patterns| {
+                subject.process(|p| {
+                    p.parents
+                        .iter()
+                        .any(|parent| patterns.iter().any(|pattern| pattern.matches(parent)))
+                })
+            }),
+            Condition::World | Condition::Unattributed | Condition::Authentication | Condition::Time => None,
         }
     }
 
@@ -209,6 +234,35 @@ impl ContainerPattern {
             (ContainerPattern::Id(_), None) => false,
         }
     }
+}
+
+impl Users {
+    fn matches(&self, subject: &Subject<'_>) -> Truth {
+        let within =
+            |ranges: &[UidRange], id: u32| ranges.is_empty() || ranges.iter().any(|r| r.contains(id));
+        let here = |vm| self.vm.is_empty() || self.vm.iter().any(|p| p.matches(vm));
+        if !subject.vm.is_some_and(here) {
+            return Truth::No;
+        }
+        subject.process(|p| {
+            within(&self.uid, p.uid)
+                && (within(&self.gid, p.gid) || p.groups.iter().any(|group| within(&self.gid, *group)))
+                && (self.loginuid.is_empty() || p.loginuid.is_some_and(|id| within(&self.loginuid, id)))
+        })
+    }
+}
+
+/// Whether the end's user has one of the roles.
+pub(crate) fn of_roles(roles: &[Role], subject: &Subject<'_>) -> Truth {
+    let users = roles.iter().flat_map(|role| role.users.iter());
+    let mut best = Truth::No;
+    for users in users {
+        best = best.max(users.matches(subject));
+        if best == Truth::Yes {
+            break;
+        }
+    }
+    best
 }
 
 fn asked<T>(values: &[T]) -> Option<&[T]> {

@@ -2,10 +2,11 @@
 //! Who gets copies of flows, with services looked up.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::document::{Document, MirrorTo, Share, VmPattern};
+use crate::document::{MirrorTo, Selector, Share, VmPattern};
 use crate::flow::VmId;
 use crate::ruleset::Ruleset;
 
@@ -23,7 +24,7 @@ pub struct Mirroring {
     pub share: Share,
 }
 
-/// All guests that get copies.
+/// All guests that get copies by the rules of one set.
 #[derive(Debug, Default)]
 pub(crate) struct Mirrors {
     /// As people call them, and who may be meant.
@@ -33,21 +34,21 @@ pub(crate) struct Mirrors {
 
 impl Mirrors {
     /// What a rule of `document` says, as a number.
-    pub(crate) fn number(&mut self, document: &Document, mirror: &crate::document::Mirror) -> Mirroring {
+    pub(crate) fn number(
+        &mut self,
+        set: &str,
+        mirror: &crate::document::Mirror,
+        service: impl Fn(&str) -> Option<Arc<Selector>>,
+    ) -> Mirroring {
         let (name, vms) = match &mirror.to {
             MirrorTo::Vm(vm) => (vm.as_str().to_owned(), vec![vm.clone()]),
-            MirrorTo::Service(service) => (
-                format!("{}/{service}", document.name),
+            MirrorTo::Service(name) => (
+                format!("{set}/{name}"),
                 // A document's own services hold every name its rules use.
-                document
-                    .services
-                    .get(service)
-                    .map(|selector| selector.vm.clone())
-                    .unwrap_or_default(),
+                service(name).map_or_else(Vec::new, |selector| selector.vm.clone()),
             ),
         };
-        // There are no more of them than rules.
-        let next = MirrorId(u32::try_from(self.targets.len()).unwrap_or(u32::MAX));
+        let next = MirrorId(self.len());
         let to = *self.numbers.entry(name.clone()).or_insert(next);
         if to == next {
             self.targets.push((name, vms));
@@ -58,21 +59,41 @@ impl Mirrors {
         }
     }
 
-    fn get(&self, MirrorId(n): MirrorId) -> Option<&(String, Vec<VmPattern>)> {
-        self.targets.get(usize::try_from(n).ok()?)
+    /// How many there are.
+    pub(crate) fn len(&self) -> u32 {
+        // There are no more of them than rules.
+        u32::try_from(self.targets.len()).unwrap_or(u32::MAX)
+    }
+}
+
+impl Mirroring {
+    /// The same, its number being one of a set whose numbers begin there.
+    pub(crate) fn among(self, first: u32) -> Mirroring {
+        Mirroring {
+            to: MirrorId(first.saturating_add(self.to.0)),
+            ..self
+        }
     }
 }
 
 impl Ruleset {
     /// Whether a guest is one that gets these copies; of several the first gets them. Allocates nothing.
     pub fn gets_copies(&self, vm: &VmId, to: MirrorId) -> bool {
-        self.mirrors
-            .get(to)
+        self.mirror(to)
             .is_some_and(|(_, vms)| vms.iter().any(|pattern| pattern.matches(vm)))
     }
 
     /// What a person calls who gets these copies: a VM, or `set/service`.
     pub fn mirror_name(&self, to: MirrorId) -> Option<&str> {
-        self.mirrors.get(to).map(|(name, _)| name.as_str())
+        self.mirror(to).map(|(name, _)| name.as_str())
+    }
+
+    fn mirror(&self, MirrorId(n): MirrorId) -> Option<&(String, Vec<VmPattern>)> {
+        // The last set whose numbers begin there or before; one that has none begins where the next does.
+        let (first, mirrors) = self
+            .parts
+            .mirrors()
+            .rfind(|(first, mirrors)| *first <= n && mirrors.len() > 0)?;
+        mirrors.targets.get(usize::try_from(n - first).ok()?)
     }
 }

@@ -6,6 +6,8 @@
 //! (a guest's path need not be UTF-8 to be compared), takes no memory, and costs at most the length of the
 //! text times the length of the pattern per `**`.
 
+mod relation;
+
 use std::fmt;
 use std::str::FromStr;
 

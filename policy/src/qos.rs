@@ -9,11 +9,13 @@ use serde::{Deserialize, Serialize};
 use crate::document::qos::{MAX_CLASSES, Totals, Treatment};
 use crate::document::{Action, Document};
 use crate::flow::{Flow, VmId};
-use crate::index::Index;
+use crate::index::{Index, Place};
 use crate::matching::{Subject, Truth};
+use crate::parts::Part;
 use crate::problem::Problem;
-use crate::ruleset::{CompiledRule, End, RuleId, Ruleset, Service, ends};
-use crate::settings::{Settings, VmSetting};
+use crate::rollout::Stage;
+use crate::ruleset::{CompiledRule, End, Ruleset, ends};
+use crate::settings::VmSetting;
 
 /// Number of a class. It names the same class for as long as the generation lasts, no longer; below [`MAX_CLASSES`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -39,6 +41,11 @@ impl fmt::Display for Class<'_> {
     }
 }
 
+/// The number of a class: all are filed as one part.
+fn number(place: Place) -> u32 {
+    place.at
+}
+
 /// The classes of all sets: by set, then as written.
 #[derive(Debug)]
 pub(crate) struct Classes {
@@ -46,41 +53,44 @@ pub(crate) struct Classes {
     pub rules: Box<[CompiledRule]>,
     treatments: Box<[Treatment]>,
     index: Index,
-    totals: Settings<Totals>,
+    /// Of which policy each is.
+    stages: Box<[Stage]>,
 }
 
 impl Classes {
-    /// From documents sorted by name, with the services of each.
-    pub(crate) fn compile(documents: &[&Document], services: &[Service]) -> Self {
+    /// From the parts, by name.
+    pub(crate) fn compile<'p>(parts: impl Iterator<Item = (&'p Part, Stage)>) -> Self {
         let mut rules = Vec::new();
         let mut treatments = Vec::new();
-        for document in documents {
-            let set: Arc<str> = document.name.as_str().into();
-            // Services are by set, as the documents are.
-            let first = services.partition_point(|service| *service.set < *set);
-            let mine = services
-                .get(first..first + document.services.len())
-                .unwrap_or_default();
+        let mut stages = Vec::new();
+        for (part, stage) in parts {
+            let document = &*part.document;
+            let set: Arc<str> = stage.set_name(&document.name).into();
             for class in &document.qos.classes {
                 treatments.push(class.treatment);
+                stages.push(stage);
                 rules.push(CompiledRule {
                     set: set.clone(),
                     name: class.name.as_str().into(),
                     action: Action::Allow,
                     protocol: class.protocol,
                     ports: class.ports.as_slice().into(),
-                    from: ends(&class.from, mine),
-                    to: ends(&class.to, mine),
+                    from: ends(&class.from, &part.services),
+                    to: ends(&class.to, &part.services),
+                    require: None,
+                    dry_run: false,
                     instead: None,
                     mirror: None,
                 });
             }
         }
+        let mut index = Index::default();
+        index.file(0, &rules, number);
         Classes {
-            index: Index::build(&rules),
+            index,
             rules: rules.into(),
             treatments: treatments.into(),
-            totals: Settings::build(documents, |d| &d.qos.vms, Totals::strictness),
+            stages: stages.into(),
         }
     }
 
@@ -90,18 +100,22 @@ impl Classes {
         flow: &Flow<'_>,
         source: &Subject<'_>,
         destination: &Subject<'_>,
+        after: bool,
     ) -> Option<ClassId> {
         if self.rules.is_empty() {
             return None;
         }
-        let first = self.index.candidates(source, destination).first(|id| {
-            self.rule(id)
-                .is_some_and(|rule| rule.matches(flow, source, destination) == Truth::Yes)
+        let first = self.index.candidates(source, destination).first(number, |place| {
+            let stage = self.stages.get(place.at as usize);
+            stage.is_some_and(|stage| stage.holds(after))
+                && self
+                    .rule(ClassId(place.at))
+                    .is_some_and(|rule| rule.matches(flow, source, destination) == Truth::Yes)
         });
-        first.map(|RuleId(n)| ClassId(n))
+        first.map(|place| ClassId(place.at))
     }
 
-    fn rule(&self, RuleId(n): RuleId) -> Option<&CompiledRule> {
+    fn rule(&self, ClassId(n): ClassId) -> Option<&CompiledRule> {
         self.rules.get(usize::try_from(n).ok()?)
     }
 }
@@ -122,7 +136,7 @@ pub(crate) fn check(documents: &[&Document]) -> Option<Problem> {
 impl Ruleset {
     /// A class of this generation.
     pub fn class(&self, id: ClassId) -> Option<Class<'_>> {
-        let rule = self.classes.rule(RuleId(id.0))?;
+        let rule = self.classes.rule(id)?;
         let treatment = self.classes.treatments.get(usize::try_from(id.0).ok()?)?;
         Some(Class {
             id,
@@ -148,13 +162,13 @@ impl Ruleset {
         };
         self.classes().filter(move |class| {
             self.classes
-                .rule(RuleId(class.id.0))
+                .rule(class.id)
                 .is_some_and(|rule| rule.from.iter().chain(&rule.to).any(may))
         })
     }
 
     /// What each vif of a VM may carry in all, and `set` and pattern that say so; `None` where no set says anything.
     pub fn totals_of(&self, vm: &VmId) -> Option<&VmSetting<Totals>> {
-        self.classes.totals.of(vm)
+        self.for_vm(vm).totals.of(vm)
     }
 }

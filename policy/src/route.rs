@@ -9,7 +9,7 @@ use crate::document::{self, Document, Health, MAX_ROUTES, Refuse, Selector};
 use crate::flow::Endpoint;
 use crate::matching::{Subject, Truth};
 use crate::port::Protocol;
-use crate::problem::{Place, Problem};
+use crate::problem::{Place, Problem, Problems};
 use crate::ruleset::End;
 use crate::target::Who;
 
@@ -175,6 +175,38 @@ impl std::fmt::Display for Route {
     /// `set/name`.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.set, self.name)
+    }
+}
+
+/// The routes of a policy that holds for some VMs first are those that there are.
+pub(crate) fn check_same(before: &[&Document], after: &[&Document]) -> Result<(), Problems> {
+    let routes = |documents: &[&Document]| {
+        let all = documents
+            .iter()
+            .filter(|document| !document.routes.is_empty())
+            .map(|document| (document.name.clone(), document.routes.clone()));
+        all.collect::<BTreeMap<_, _>>()
+    };
+    let (was, will_be) = (routes(before), routes(after));
+    let changed = after.iter().find(|document| {
+        let is = was.get(&document.name);
+        is.is_none_or(|is| *is != document.routes) && !(is.is_none() && document.routes.is_empty())
+    });
+    let gone = before
+        .iter()
+        .find(|document| was.contains_key(&document.name) && !will_be.contains_key(&document.name));
+    match changed.or(gone) {
+        None => Ok(()),
+        Some(document) => Problems::or(vec![Problem {
+            file: document.origin.file.clone(),
+            line: document.origin.name.line,
+            column: document.origin.name.column,
+            what: format!(
+                "the routes of `{}` change, and the change is for some VMs first",
+                document.name
+            ),
+            remedy: "change routes for all VMs at once, and shift weights or name canaries there".to_owned(),
+        }]),
     }
 }
 

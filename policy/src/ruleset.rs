@@ -1,24 +1,30 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! All sets together, compiled for deciding.
 
-use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::block::Block;
-use crate::document::{Action, Document, Lock, MAX_RULES, Other, Peer, Refuse, Selector, Tagged};
+use crate::by_vm::ByVm;
+use crate::clock::{self, Time};
+use crate::document::{
+    Action, Answer, Document, Lock, MAX_RULES_IN_ALL, Other, Peer, Refuse, Require, Selector, Tagged,
+};
 use crate::flow::{Flow, Owner, Side, VmId};
-use crate::index::Index;
+use crate::index::{Index, Place};
 use crate::matching::{Subject, Truth, port_in};
-use crate::mirror::{Mirroring, Mirrors};
+use crate::mirror::Mirroring;
+use crate::parts::{Parts, Staged};
 use crate::port::{PortRange, Protocol};
 use crate::problem::{Problem, Problems};
 use crate::qos::{self, ClassId, Classes};
+use crate::rollout::{Rollout, Stage};
 use crate::route::{self, Route};
-use crate::settings::{Settings, VmSetting};
+use crate::settings::VmSetting;
 use crate::target::Instead;
+use crate::window::Window;
 
 /// Number of a rule. It names the same rule for as long as the generation lasts, no longer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -81,8 +87,21 @@ pub struct Decision {
     pub class: Option<ClassId>,
     /// Who gets copies of a flow that passes, by the rule that decided.
     pub mirror: Option<Mirroring>,
+    /// What the rules that are in dry run would make of it; `None` where they would make no difference.
+    pub dry_run: Option<DryRun>,
     /// The generation of the ruleset.
     pub generation: u64,
+}
+
+/// What would decide a flow if no rule were in dry run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct DryRun {
+    /// The rule, which is in dry run.
+    pub rule: RuleId,
+    /// Pass or not.
+    pub verdict: Verdict,
+    /// Whether it would leave an event where it passes.
+    pub audit: bool,
 }
 
 impl Decision {
@@ -98,6 +117,7 @@ impl Decision {
             by,
             class: None,
             mirror: None,
+            dry_run: None,
             generation,
         }
     }
@@ -109,6 +129,7 @@ impl Decision {
             == Decision {
                 class: self.class,
                 mirror: self.mirror,
+                dry_run: self.dry_run,
                 ..other
             }
     }
@@ -160,11 +181,22 @@ pub(crate) struct CompiledRule {
     pub ports: Box<[PortRange]>,
     pub from: Box<[End]>,
     pub to: Box<[End]>,
+    pub require: Option<Box<Require>>,
+    /// It decides nothing.
+    pub dry_run: bool,
     pub instead: Option<Instead>,
     pub mirror: Option<Mirroring>,
 }
 
 impl CompiledRule {
+    fn named(&self, id: RuleId) -> RuleName<'_> {
+        RuleName {
+            id,
+            set: &self.set,
+            name: &self.name,
+        }
+    }
+
     pub(crate) fn ends(&self, side: Side) -> &[End] {
         match side {
             Side::Source => &self.from,
@@ -180,6 +212,18 @@ impl CompiledRule {
         self.ports.is_empty() || port_in(&self.ports, flow.protocol, flow.port)
     }
 
+    /// Whether it holds now.
+    pub(crate) fn is_open(&self, time: Time) -> bool {
+        self.require.as_ref().is_none_or(|require| require.is_open(time))
+    }
+
+    fn asks_owner(&self, side: Side) -> bool {
+        self.require
+            .as_ref()
+            .is_some_and(|require| require.asks_owner(side))
+    }
+
+    /// Whether all holds but the time.
     pub(crate) fn matches(&self, flow: &Flow<'_>, source: &Subject<'_>, destination: &Subject<'_>) -> Truth {
         if !self.protocol_holds(flow) || !self.port_holds(flow) {
             return Truth::No;
@@ -198,7 +242,11 @@ impl CompiledRule {
         if to == Truth::No {
             return Truth::No;
         }
-        to.min(any(&self.from, source))
+        let ends = to.min(any(&self.from, source));
+        match &self.require {
+            Some(require) if ends != Truth::No => ends.min(require.holds(source, destination)),
+            _ => ends,
+        }
     }
 }
 
@@ -210,19 +258,23 @@ pub(crate) struct Service {
     pub selector: Arc<Selector>,
 }
 
-/// All policy sets of one generation. Immutable: share it in an `Arc` and replace it whole.
-#[derive(Debug)]
+/// All policy sets of one generation, at one time. Immutable: share it in an `Arc` and replace it whole. A clone shares all parts.
+#[derive(Debug, Clone)]
 pub struct Ruleset {
-    pub(crate) rules: Box<[CompiledRule]>,
-    pub(crate) services: Box<[Service]>,
-    routes: Box<[Arc<Route>]>,
-    pub(crate) defaults: Settings<Action>,
-    locks: Settings<Lock>,
-    tagged: Settings<Tagged>,
-    other: Settings<Other>,
-    pub(crate) classes: Classes,
-    pub(crate) mirrors: Mirrors,
-    index: Index,
+    pub(crate) parts: Arc<Parts>,
+    routes: Arc<[Arc<Route>]>,
+    by_vm: Arc<ByVm>,
+    /// The same of the policy as it will be.
+    by_vm_after: Option<Arc<ByVm>>,
+    pub(crate) rollout: Option<Arc<Rollout>>,
+    pub(crate) classes: Arc<Classes>,
+    index: Arc<Index>,
+    /// What time it is.
+    pub(crate) time: Time,
+    /// The times that rules name, each once.
+    pub(crate) windows: Arc<[Window]>,
+    /// Some rule is in dry run.
+    tries: bool,
     generation: u64,
 }
 
@@ -230,81 +282,107 @@ impl Ruleset {
     /// Joins the documents. Their order does not matter: sets are taken by name, rules as written.
     ///
     /// # Errors
-    /// Two sets of one name, or two routes of one address, port and protocol; more than [`MAX_RULES`] rules or
+    /// Two sets of one name, or two routes of one address, port and protocol; more than [`MAX_RULES_IN_ALL`] rules or
     /// [`crate::document::MAX_ROUTES`] routes in all.
     pub fn compile(documents: &[Document], generation: u64) -> Result<Ruleset, Problems> {
-        let mut documents: Vec<&Document> = documents.iter().collect();
-        documents.sort_by(|a, b| a.name.cmp(&b.name));
-        check(&documents)?;
+        let documents = documents.iter().map(|document| Arc::new(document.clone()));
+        Ruleset::empty(0).changed(documents.collect(), generation)
+    }
 
-        let mut rules = Vec::new();
-        let mut mirrors = Mirrors::default();
-        let mut services = Vec::new();
-        let mut routes = Vec::new();
-        for document in &documents {
-            let set: Arc<str> = document.name.as_str().into();
-            let mine: Vec<Service> = document
-                .services
-                .iter()
-                .map(|(name, selector)| Service {
-                    set: set.clone(),
-                    name: name.as_str().into(),
-                    selector: Arc::new(selector.clone()),
-                })
-                .collect();
-            rules.extend(document.rules.iter().map(|rule| {
-                CompiledRule {
-                    set: set.clone(),
-                    name: rule.name.as_str().into(),
-                    action: rule.action,
-                    protocol: rule.protocol,
-                    ports: rule.ports.as_slice().into(),
-                    from: ends(&rule.from, &mine),
-                    to: ends(&rule.to, &mine),
-                    instead: rule
-                        .instead
-                        .as_ref()
-                        .and_then(|target| Instead::new(target, |name| selector_of(&mine, name))),
-                    mirror: rule
-                        .mirror
-                        .as_ref()
-                        .map(|mirror| mirrors.number(document, mirror)),
-                }
-            }));
-            routes.extend(document.routes.iter().map(|(name, route)| {
-                let service = |name: &str| selector_of(&mine, name);
-                Arc::new(Route::new(&set, name, route, service, |peers| ends(peers, &mine)))
-            }));
-            services.extend(mine);
-        }
+    /// The ruleset of these documents, in place of those of this one. Those that this one has, as the same allocations, are not compiled
+    /// again: that makes a change of one document cheap among many.
+    ///
+    /// # Errors
+    /// As [`Ruleset::compile`].
+    pub fn changed(&self, documents: Vec<Arc<Document>>, generation: u64) -> Result<Ruleset, Problems> {
+        let documents = sorted(documents);
+        let plain = plain(&documents);
+        check(&plain)?;
+        let staged: Vec<Staged> = documents.iter().map(|d| (Arc::clone(d), Stage::Both)).collect();
         Ok(Ruleset {
-            index: Index::build(&rules),
-            classes: Classes::compile(&documents, &services),
-            rules: rules.into(),
-            mirrors,
-            services: services.into(),
-            routes: routes.into(),
-            defaults: defaults(&documents),
-            locks: locks(&documents),
-            tagged: tagged(&documents),
-            other: other(&documents),
-            generation,
+            by_vm: ByVm::of(&plain).into(),
+            ..self.rebuilt(&staged, generation)
         })
+    }
+
+    /// The ruleset in which a change is rolled out: `after` holds for flows with one of the VMs of `rollout` at an end, `before` for all
+    /// others. What this ruleset has of either is taken over as by [`Ruleset::changed`].
+    ///
+    /// # Errors
+    /// As [`Ruleset::compile`], for each of both; and where they differ in routes, which cannot be in two states.
+    pub fn staged(
+        &self,
+        before: Vec<Arc<Document>>,
+        after: Vec<Arc<Document>>,
+        rollout: Rollout,
+        generation: u64,
+    ) -> Result<Ruleset, Problems> {
+        let (before, after) = (sorted(before), sorted(after));
+        let (plain_before, plain_after) = (plain(&before), plain(&after));
+        check(&plain_before)?;
+        check(&plain_after)?;
+        route::check_same(&plain_before, &plain_after)?;
+        let is_in = |documents: &[Arc<Document>], one: &Arc<Document>| {
+            let at = documents.binary_search_by(|d| d.name.cmp(&one.name));
+            at.is_ok_and(|at| documents.get(at).is_some_and(|d| Arc::ptr_eq(d, one)))
+        };
+        let stage = |other: &[Arc<Document>], one: &Arc<Document>, stage| match is_in(other, one) {
+            true => Stage::Both,
+            false => stage,
+        };
+        let of_before = before
+            .iter()
+            .map(|d| (Arc::clone(d), stage(&after, d, Stage::Before)));
+        let of_after = after
+            .iter()
+            .map(|d| (Arc::clone(d), stage(&before, d, Stage::After)))
+            .filter(|(_, stage)| *stage == Stage::After);
+        let mut staged: Vec<Staged> = of_before.chain(of_after).collect();
+        staged.sort_by(|(a, x), (b, y)| (&a.name, x).cmp(&(&b.name, y)));
+        Ok(Ruleset {
+            by_vm: ByVm::of(&plain_before).into(),
+            by_vm_after: Some(ByVm::of(&plain_after).into()),
+            rollout: Some(rollout.into()),
+            ..self.rebuilt(&staged, generation)
+        })
+    }
+
+    /// From documents by name. What is said of VMs is that of this ruleset.
+    fn rebuilt(&self, documents: &[Staged], generation: u64) -> Ruleset {
+        let mut index = (*self.index).clone();
+        let parts = Arc::new(Parts::build(documents, &self.parts, &mut index));
+        let tries = parts.iter().any(|(part, _)| part.tries);
+        // Those of both policies are the same.
+        let of_now = parts.iter().filter(|(_, stage)| *stage != Stage::After);
+        let routes = of_now.flat_map(|(part, _)| part.routes.iter().cloned()).collect();
+        Ruleset {
+            index: index.into(),
+            classes: Classes::compile(parts.iter()).into(),
+            time: None,
+            windows: clock::windows(documents.iter().map(|(document, _)| &**document)),
+            tries,
+            routes,
+            parts,
+            by_vm: Arc::clone(&self.by_vm),
+            by_vm_after: None,
+            rollout: None,
+            generation,
+        }
     }
 
     /// No policy at all: everything passes.
     pub fn empty(generation: u64) -> Ruleset {
         Ruleset {
-            rules: Box::default(),
-            mirrors: Mirrors::default(),
-            services: Box::default(),
-            routes: Box::default(),
-            defaults: defaults(&[]),
-            locks: locks(&[]),
-            tagged: tagged(&[]),
-            other: other(&[]),
-            classes: Classes::compile(&[], &[]),
-            index: Index::build(&[]),
+            parts: Arc::default(),
+            routes: Arc::default(),
+            by_vm: ByVm::of(&[]).into(),
+            by_vm_after: None,
+            rollout: None,
+            classes: Classes::compile(std::iter::empty()).into(),
+            index: Arc::default(),
+            time: None,
+            windows: Arc::default(),
+            tries: false,
             generation,
         }
     }
@@ -323,30 +401,61 @@ impl Ruleset {
     ///
     /// Of several rules of one kind the first of the first set by name is said to have decided. A rule that
     /// asks for a process does not match an end whose process is not known ([`Owner::Unknown`]). The class is the first that
-    /// matches in that sense.
+    /// matches in that sense. A rule in dry run decides nothing; what it would decide is said beside.
     pub fn decide(&self, flow: &Flow<'_>) -> Decision {
         let source = Subject::of(flow, Side::Source);
         let destination = Subject::of(flow, Side::Destination);
         let candidates = self.index.candidates(&source, &destination);
-        let first = candidates.first(|id| {
-            self.rule(id)
-                .is_some_and(|rule| rule.matches(flow, &source, &destination) == Truth::Yes)
-        });
-        let decision = match first.and_then(|id| Some((id, self.rule(id)?))) {
-            Some((id, rule)) => Decision {
-                // The document has none where nothing passes.
-                mirror: rule.mirror,
-                ..Decision::new(rule.action, Decider::Rule(id), self.generation)
-            },
-            None => self.by_default(flow),
+        let matches = |rule: &CompiledRule| {
+            rule.is_open(self.time) && rule.matches(flow, &source, &destination) == Truth::Yes
         };
-        match decision.verdict {
+        let order = |place| self.parts.number(place).0;
+        let after = self.is_after(flow);
+        let of_place = |place: Place| self.parts.at(place, after);
+        let first = candidates.first(order, |place| {
+            of_place(place).is_some_and(|rule| !rule.dry_run && matches(rule))
+        });
+        let decision = match first.and_then(|place| Some((place, of_place(place)?))) {
+            Some((place, rule)) => Decision {
+                // The document has none where nothing passes.
+                mirror: rule
+                    .mirror
+                    .map(|mirror| mirror.among(self.parts.first_mirror(place))),
+                ..Decision::new(
+                    rule.action,
+                    Decider::Rule(self.parts.number(place)),
+                    self.generation,
+                )
+            },
+            None => self.by_default(flow, after),
+        };
+        let decision = match decision.verdict {
             Verdict::Allow => Decision {
-                class: self.classes.of(flow, &source, &destination),
+                class: self.classes.of(flow, &source, &destination, after),
                 ..decision
             },
             Verdict::Deny => decision,
+        };
+        if !self.tries {
+            return decision;
         }
+        let would = candidates.first(order, |place| of_place(place).is_some_and(matches));
+        Decision {
+            dry_run: would.and_then(|place| self.dry_run(self.parts.number(place), &decision)),
+            ..decision
+        }
+    }
+
+    /// What the first of all rules that match makes of a flow, if it is in dry run and that is another thing than was decided.
+    fn dry_run(&self, id: RuleId, decided: &Decision) -> Option<DryRun> {
+        let rule = self.rule(id).filter(|rule| rule.dry_run)?;
+        let would = Decision::new(rule.action, Decider::Rule(id), self.generation);
+        let differs = (would.verdict, would.audit) != (decided.verdict, decided.audit);
+        differs.then_some(DryRun {
+            rule: id,
+            verdict: would.verdict,
+            audit: would.audit,
+        })
     }
 
     /// The decision, where it is the same whatever process is at an end that is [`Owner::Unknown`]; `None`
@@ -362,8 +471,14 @@ impl Ruleset {
             Decider::Default(_) | Decider::Nothing | Decider::Unserved => None,
         };
         let mut depends = false;
-        self.index.candidates(&source, &destination).each(|id| {
-            let Some(rule) = self.rule(id) else { return };
+        let after = self.is_after(flow);
+        self.index.candidates(&source, &destination).each(|place| {
+            let rule = self
+                .parts
+                .at(place, after)
+                .filter(|rule| !rule.dry_run && rule.is_open(self.time));
+            let Some(rule) = rule else { return };
+            let id = self.parts.number(place);
             let first = decider.is_none_or(|decider| (severity(rule.action), id) < decider);
             depends |=
                 first && !now.does(rule.action) && rule.matches(flow, &source, &destination) == Truth::Maybe;
@@ -374,31 +489,35 @@ impl Ruleset {
     /// Whether an end in this VM may need its process known before a verdict is sure: some rule that could
     /// match the VM at this end asks for one.
     pub fn depends_on_process(&self, vm: &VmId, side: Side) -> bool {
-        self.rules.iter().any(|rule| {
-            rule.ends(side).iter().any(|end| {
-                end.asks_owner()
-                    && match end {
-                        End::Selector { selector, .. } => {
-                            selector.vm.is_empty() || selector.vm.iter().any(|p| p.matches(vm))
+        self.rules().any(|(_, rule)| {
+            !rule.dry_run
+                && rule.ends(side).iter().any(|end| {
+                    (end.asks_owner() || rule.asks_owner(side))
+                        && match end {
+                            End::Selector { selector, .. } => {
+                                selector.vm.is_empty() || selector.vm.iter().any(|p| p.matches(vm))
+                            }
+                            End::World => false,
+                            End::Any | End::Unattributed => true,
                         }
-                        _ => true,
-                    }
-            })
+                })
         })
     }
 
     /// What a person calls a rule of this generation.
     pub fn rule_name(&self, id: RuleId) -> Option<RuleName<'_>> {
-        self.rule(id).map(|rule| RuleName {
-            id,
-            set: &rule.set,
-            name: &rule.name,
-        })
+        self.rule(id).map(|rule| rule.named(id))
     }
 
     /// The rules in order, by number.
     pub fn rule_names(&self) -> impl Iterator<Item = RuleName<'_>> {
-        (0..).map(RuleId).map_while(|id| self.rule_name(id))
+        self.rules().map(|(id, rule)| rule.named(id))
+    }
+
+    /// The rules that are in dry run.
+    pub fn dry_runs(&self) -> impl Iterator<Item = RuleName<'_>> {
+        let tried = self.rules().filter(|(_, rule)| rule.dry_run);
+        tried.map(|(id, rule)| rule.named(id))
     }
 
     /// Where a flow goes instead that this denies; `None` for what sends nothing elsewhere.
@@ -411,9 +530,7 @@ impl Ruleset {
 
     /// The rules that send what they deny elsewhere, by number.
     pub fn diverting(&self) -> impl Iterator<Item = (RuleId, &Instead)> {
-        (0..)
-            .map(RuleId)
-            .zip(&self.rules)
+        self.rules()
             .filter_map(|(id, rule)| Some((id, rule.instead.as_ref()?)))
     }
 
@@ -432,8 +549,8 @@ impl Ruleset {
     /// Every destination port that a rule, a class or a service mentions, with the protocol it is narrowed to.
     pub fn ports(&self) -> BTreeSet<(Option<Protocol>, PortRange)> {
         let of_rules = self
-            .rules
-            .iter()
+            .rules()
+            .map(|(_, rule)| rule)
             .chain(&self.classes.rules)
             .flat_map(|rule| rule.ports.iter().map(|range| (rule.protocol, *range)));
         let of_selectors = self
@@ -444,7 +561,7 @@ impl Ruleset {
 
     /// Every protocol that a rule, a class, a service or a route names.
     pub fn protocols(&self) -> BTreeSet<Protocol> {
-        let of_rules = self.rules.iter().chain(&self.classes.rules);
+        let of_rules = self.rules().map(|(_, rule)| rule).chain(&self.classes.rules);
         let of_rules = of_rules.filter_map(|rule| rule.protocol);
         let of_selectors = self.selectors().filter_map(|selector| selector.protocol);
         let of_routes = self.routes.iter().map(|route| route.protocol);
@@ -453,41 +570,69 @@ impl Ruleset {
 
     /// The default of a VM: action, and `set` and pattern that say so; `None` where no set says anything.
     pub fn default_of(&self, vm: &VmId) -> Option<&VmSetting<Action>> {
-        self.defaults.of(vm)
+        self.for_vm(vm).defaults.of(vm)
     }
 
     /// What a VM may send from, and `set` and pattern that say so; `None` where no set says anything.
     pub fn lock_of(&self, vm: &VmId) -> Option<&VmSetting<Lock>> {
-        self.locks.of(vm)
+        self.for_vm(vm).locks.of(vm)
     }
 
     /// What becomes of a VM's tagged frames, and who says so; `None` where no set says anything.
     pub fn tagged_of(&self, vm: &VmId) -> Option<&VmSetting<Tagged>> {
-        self.tagged.of(vm)
+        self.for_vm(vm).tagged.of(vm)
     }
 
     /// What becomes of a VM's frames that are neither IP nor ARP, and who says so; `None` where no set says anything.
     pub fn other_of(&self, vm: &VmId) -> Option<&VmSetting<Other>> {
-        self.other.of(vm)
+        self.for_vm(vm).other.of(vm)
+    }
+
+    /// What is done about a threat in a VM, and who says so: by the rule that found it, else by how bad it is (`notice`, `warning`,
+    /// `alert`). `None` where no set says anything.
+    pub fn answer_of(&self, vm: &VmId, rule: &str, severity: &str) -> Option<&VmSetting<Answer>> {
+        let answers = &self.for_vm(vm).answers;
+        let of = |word: &str| answers.get(word)?.of(vm);
+        of(rule).or_else(|| of(severity))
+    }
+
+    /// What is said of VMs, as it was, or will be.
+    pub(crate) fn by_vm(&self, after: bool) -> &ByVm {
+        match &self.by_vm_after {
+            Some(will_be) if after => will_be,
+            _ => &self.by_vm,
+        }
+    }
+
+    /// What holds of a VM.
+    pub(crate) fn for_vm(&self, vm: &VmId) -> &ByVm {
+        self.by_vm(self.is_after_for(Some(vm)))
     }
 
     pub(crate) fn rule(&self, id: RuleId) -> Option<&CompiledRule> {
-        self.rules.get(usize::try_from(id.0).ok()?)
+        self.parts.rule(id)
+    }
+
+    /// The rules in order.
+    pub(crate) fn rules(&self) -> impl Iterator<Item = (RuleId, &CompiledRule)> {
+        self.parts.rules()
     }
 
     fn selectors(&self) -> impl Iterator<Item = &Selector> {
-        let all = self.rules.iter().chain(&self.classes.rules);
+        let all = self.rules().map(|(_, rule)| rule).chain(&self.classes.rules);
         let of_rules = all.flat_map(|rule| {
             rule.from.iter().chain(&rule.to).filter_map(|end| match end {
                 End::Selector { selector, .. } => Some(&**selector),
                 _ => None,
             })
         });
-        of_rules.chain(self.services.iter().map(|s| &*s.selector))
+        let services = self.parts.iter().flat_map(|(part, _)| part.services.iter());
+        of_rules.chain(services.map(|s| &*s.selector))
     }
 
-    fn by_default(&self, flow: &Flow<'_>) -> Decision {
-        let of = |side, vm: Option<&VmId>| Some((side, self.defaults.of(vm?)?.value));
+    fn by_default(&self, flow: &Flow<'_>, after: bool) -> Decision {
+        let defaults = &self.by_vm(after).defaults;
+        let of = |side, vm: Option<&VmId>| Some((side, defaults.of(vm?)?.value));
         let source = of(Side::Source, flow.source.vm);
         let destination = of(Side::Destination, flow.destination.vm);
         // Of two equal ones the source's, which the flow meets first.
@@ -511,20 +656,13 @@ pub(crate) fn severity(action: Action) -> usize {
     }
 }
 
-fn defaults(documents: &[&Document]) -> Settings<Action> {
-    Settings::build(documents, |d| &d.defaults, severity)
+fn sorted(mut documents: Vec<Arc<Document>>) -> Vec<Arc<Document>> {
+    documents.sort_by(|a, b| a.name.cmp(&b.name));
+    documents
 }
 
-fn locks(documents: &[&Document]) -> Settings<Lock> {
-    Settings::build(documents, |d| &d.locks, Reverse)
-}
-
-fn tagged(documents: &[&Document]) -> Settings<Tagged> {
-    Settings::build_part(documents, |d| &d.frames, |frames| frames.tagged, Reverse)
-}
-
-fn other(documents: &[&Document]) -> Settings<Other> {
-    Settings::build_part(documents, |d| &d.frames, |frames| frames.other, Reverse)
+fn plain(documents: &[Arc<Document>]) -> Vec<&Document> {
+    documents.iter().map(|document| &**document).collect()
 }
 
 fn check(documents: &[&Document]) -> Result<(), Problems> {
@@ -546,12 +684,12 @@ fn check(documents: &[&Document]) -> Result<(), Problems> {
         }
     }
     let rules: usize = documents.iter().map(|d| d.rules.len()).sum();
-    if let Some(last) = documents.last().filter(|_| rules > MAX_RULES) {
+    if let Some(last) = documents.last().filter(|_| rules > MAX_RULES_IN_ALL) {
         problems.push(Problem {
             file: last.origin.file.clone(),
             line: last.origin.name.line,
             column: last.origin.name.column,
-            what: format!("{rules} rules in all sets together, the limit is {MAX_RULES}"),
+            what: format!("{rules} rules in all sets together, the limit is {MAX_RULES_IN_ALL}"),
             remedy: "join rules: `from` and `to` take lists".to_owned(),
         });
     }
@@ -561,7 +699,7 @@ fn check(documents: &[&Document]) -> Result<(), Problems> {
 }
 
 /// `services` are sorted by name, as they come out of a document.
-fn selector_of(services: &[Service], name: &str) -> Option<Arc<Selector>> {
+pub(crate) fn selector_of(services: &[Service], name: &str) -> Option<Arc<Selector>> {
     let at = services.binary_search_by(|s| (*s.name).cmp(name)).ok()?;
     services.get(at).map(|service| service.selector.clone())
 }

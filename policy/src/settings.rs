@@ -31,21 +31,21 @@ pub(crate) struct Settings<T> {
     patterns: Box<[VmSetting<T>]>,
 }
 
-impl<T: Copy> Settings<T> {
+impl<T: Clone> Settings<T> {
     /// From documents sorted by name. `strictness` orders what is said, the strictest first.
     pub(crate) fn build<O: Ord>(
         documents: &[&Document],
         said: impl Fn(&Document) -> &BTreeMap<Pattern, T>,
         strictness: impl Fn(T) -> O,
     ) -> Self {
-        Self::build_part(documents, said, Some, strictness)
+        Self::build_part(documents, said, |whole| Some(whole.clone()), strictness)
     }
 
     /// The same of a part of what is said, as far as a set says it.
-    pub(crate) fn build_part<W: Copy, O: Ord>(
+    pub(crate) fn build_part<W, O: Ord>(
         documents: &[&Document],
         said: impl Fn(&Document) -> &BTreeMap<Pattern, W>,
-        part: impl Fn(W) -> Option<T>,
+        part: impl Fn(&W) -> Option<T>,
         strictness: impl Fn(T) -> O,
     ) -> Self {
         let mut all = Vec::new();
@@ -55,12 +55,12 @@ impl<T: Copy> Settings<T> {
                 Some(VmSetting {
                     set: set.clone(),
                     pattern: pattern.clone(),
-                    value: part(*whole)?,
+                    value: part(whole)?,
                 })
             }));
         }
         // Stable: the sets' order decides what is left.
-        all.sort_by_key(|s| (Reverse(s.pattern.specificity()), strictness(s.value)));
+        all.sort_by_key(|s| (Reverse(s.pattern.specificity()), strictness(s.value.clone())));
         let mut exact = FxHashMap::default();
         let mut patterns = Vec::new();
         for setting in all {

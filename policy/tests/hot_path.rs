@@ -5,6 +5,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::Instant;
 
 use policy::{Document, Endpoint, Flow, Process, Protocol, Ruleset, Verdict, VmId};
@@ -99,7 +100,7 @@ impl Case {
         Case {
             from: vm(i),
             to: vm(next),
-            port: u16::try_from(1000 + next).unwrap(),
+            port: u16::try_from(1000 + next % 60_000).unwrap(),
         }
     }
 
@@ -152,16 +153,66 @@ fn cost(n: usize, ruleset: Ruleset) -> f64 {
     (0..50).map(|_| round()).fold(f64::INFINITY, f64::min)
 }
 
+/// So many documents of so many services and rules each, whose names and ports go on from one to the next.
+fn many(documents: usize, each: usize) -> Vec<Arc<Document>> {
+    let text = |n: usize| {
+        let mut text = format!("policy: p{n:04}\nservices:\n");
+        let (first, all) = (n * each, documents * each);
+        let service = |i: usize| {
+            let port = 1000 + i % 60_000;
+            format!("{{ vm: vm{i}, exe: \"/usr/bin/app-*\", uid: 1000-2000, port: {port} }}")
+        };
+        for i in first..first + each {
+            text.push_str(&format!("  s{i}: {}\n", service(i)));
+        }
+        text.push_str("rules:\n");
+        for i in first..first + each {
+            let to = service((i + 1) % all);
+            text.push_str(&format!(
+                "- {{ name: r{i}, from: s{i}, to: {to}, action: allow }}\n"
+            ));
+        }
+        text
+    };
+    (0..documents)
+        .map(|n| Arc::new(Document::parse("p.yaml", &text(n)).unwrap()))
+        .collect()
+}
+
 #[test]
 fn cost_does_not_grow_with_the_policy() {
     let (small, large) = (cost(64, policy(64)), cost(6_400, policy(6_400)));
+    // Without optimisation a tenth must do.
+    let each = if cfg!(debug_assertions) { 100 } else { 1000 };
+    let rules = 100 * each;
+    let documents = many(100, each);
+    let begun = Instant::now();
+    let all = Ruleset::empty(0).changed(documents.clone(), 1).unwrap();
+    let whole = begun.elapsed().as_secs_f64() * 1e3;
+    let changed = (0..20).map(|n| {
+        let mut documents = documents.clone();
+        let text = serde_json::to_string(&*documents[n * 5]).unwrap();
+        documents[n * 5] = Arc::new(Document::parse("changed", &text).unwrap());
+        let begun = Instant::now();
+        let changed = all.changed(documents, 2).unwrap();
+        let took = begun.elapsed().as_secs_f64() * 1e3;
+        assert_eq!(changed.rule_names().count(), rules);
+        took
+    });
+    let changed = changed.fold(f64::INFINITY, f64::min);
+    let huge = cost(rules, all);
     let classed = cost(900, policy_with_classes(900));
     // Read by `cargo xtask bench policy`.
     println!("bench: {small:.0} ns a decision among 129 rules");
     println!("bench: {large:.0} ns a decision among 6601 rules");
+    println!("bench: {huge:.0} ns a decision among {rules} rules of 100 documents");
+    println!("bench: {whole:.0} ms to compile {rules} rules of 100 documents");
+    println!("bench: {changed:.1} ms to compile a change of one of them");
     println!("bench: {classed:.0} ns a decision among 1101 rules, and a class among 900");
     // A hundred times the rules: caches may miss more, a scan of all would show as a factor near 100.
     assert!(large < small * 10.0, "{small:.0} ns, then {large:.0} ns");
+    assert!(huge < small * 10.0, "{small:.0} ns, then {huge:.0} ns");
+    assert!(changed < whole / 3.0, "{whole:.0} ms, then {changed:.0} ms");
     assert!(
         classed < small * 10.0,
         "{small:.0} ns, with classes {classed:.0} ns"

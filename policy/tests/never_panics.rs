@@ -10,8 +10,12 @@ description: text
 default: { db1: deny, "*": { action: deny, refuse: drop } }
 lock: { web1: address }
 frames: { "web*": { tagged: judge, other: deny }, db1: { tagged: deny }, "*": { other: allow } }
+roles:
+  admins: { uid: 0 }
+  staff: [{ vm: "web*", gid: [33, 100-199] }, { loginuid: 1000 }]
 services:
   client: { vm: web1, exe: /usr/bin/curl, uid: [0, 10-20] }
+  web: { exe: /usr/bin/web, versions: { v1: { vm: web1 }, v2: { vm: web2, parent: /sbin/init } } }
   redis: { vm: db1, exe: "/usr/bin/redis-*", port: 6379, protocol: tcp }
   office: &o { address: [192.168.7.0/24, 2001:db8::/32] }
   again: *o
@@ -27,6 +31,7 @@ routes:
     failover: v2
     health: { check: tcp, interval: 500ms }
 rules:
+  - { name: four, from: { role: staff }, to: web@v2, action: allow, dry_run: true, require: { authentication: process, role: [admins, staff], time: { days: mon-fri, hours: 08:00-18:00, zone: "+02:00" } } }
   - name: one
     from: [client, { vm: "web*" }]
     to: redis

@@ -26,7 +26,11 @@ const CURL: Process<'static> = Process {
     exe: Some("/usr/bin/curl"),
     args: &[],
     uid: 1000,
+    gid: 1000,
+    groups: &[],
+    loginuid: None,
     container: None,
+    parents: &[],
 };
 
 fn flow<'a>(source: Endpoint<'a>, destination: Endpoint<'a>, port: u16) -> Flow<'a> {
@@ -255,6 +259,7 @@ fn conditions_of_a_selector_join_and_lists_choose() {
         args: &args,
         uid: 33,
         container: Some("3f1c"),
+        ..CURL
     };
     let web = vm("web1");
     let holds = |selector: &str| {
@@ -571,10 +576,15 @@ fn the_canonical_form_is_read_back() {
 description: said
 default: { \"*\": deny, web1: { action: deny, refuse: drop }, x: audit }
 services:
+  ver: { port: 80, versions: { v1: { vm: web1 }, v2: { vm: web2, exe: /x } } }
   a: { vm: [web1, 07070707-0707-0707-0707-070707070707], exe: '/x\\*', arg: -v, uid: [1, 5-9], container: [none, \"3*\"], port: [1, 2-3], protocol: 47 }
 rules:
 - { name: r, description: why, from: [any, a2], to: [{ address: 10.0.0.0/8 }, world], ports: 80-90, protocol: tcp, action: deny, refuse: drop }
 - { name: s, from: a2, to: unattributed, action: audit }
+- { name: t, from: { role: [staff, root], parent: /sbin/init }, to: ver@v2, action: audit, dry_run: true, require: { authentication: network, role: root, time: [{ days: [mon, sat-sun], hours: 22:00-06:00, zone: \"-03:30\" }, { days: wed }] } }
+roles:
+  staff: [{ vm: \"web*\", uid: [1, 5-9], gid: 4 }, { loginuid: 1000-1999 }]
+  root: { uid: 0 }
 qos:
   vms: { \"web*\": { to_guest: 1gbit, from_guest: 1.5mbit }, db1: { from_guest: 8kbit } }
   classes:
@@ -589,4 +599,230 @@ qos:
     assert_eq!(document(&json), original, "{json}");
     let pretty = serde_json::to_string_pretty(&original).unwrap();
     assert_eq!(document(&pretty), original);
+}
+
+#[test]
+fn a_role_is_who_the_user_is_wherever_the_guest_says_so() {
+    let rules = ruleset(
+        "policy: p
+roles:
+  admins: { uid: 0 }
+  web-staff:
+    - { vm: \"web*\", gid: [33, 100-199] }
+    - { vm: db1, loginuid: 1000 }
+rules:
+- { name: a, from: { role: admins }, to: any, ports: 1, action: audit }
+- { name: w, from: { role: [admins, web-staff], exe: /usr/bin/curl }, to: any, ports: 2, action: audit }
+",
+    );
+    let (web, db) = (vm("web1"), vm("db1"));
+    let groups = [7, 150];
+    let audited = |at_vm: &VmId, process: Process<'_>, port| {
+        rules
+            .decide(&flow(
+                at(at_vm, "10.0.0.1").with_process(process),
+                world("1.1.1.1"),
+                port,
+            ))
+            .audit
+    };
+    let with = |uid, gid, groups, loginuid| Process {
+        uid,
+        gid,
+        groups,
+        loginuid,
+        ..CURL
+    };
+    assert!(audited(&web, with(0, 0, &[], None), 1) && !audited(&web, with(1, 0, &[], None), 1));
+    assert!(audited(&web, with(1, 33, &[], None), 2));
+    assert!(audited(&web, with(1, 1, &groups, None), 2));
+    assert!(!audited(&db, with(1, 33, &groups, None), 2));
+    assert!(audited(&db, with(0, 1, &[], Some(1000)), 2) && audited(&db, with(5, 1, &[], Some(1000)), 2));
+    assert!(!audited(&db, with(5, 1, &[], Some(1001)), 2));
+    // Not known, it may be anybody.
+    let unknown = flow(at(&web, "10.0.0.1"), world("1.1.1.1"), 1);
+    assert!(!rules.decide(&unknown).audit && rules.decide_for_any_process(&unknown).is_none());
+    assert!(rules.depends_on_process(&web, Side::Source));
+    let told = rules.explain(&flow(
+        at(&web, "10.0.0.1").with_process(with(5, 6, &groups, Some(8))),
+        world("1.1.1.1"),
+        1,
+    ));
+    let told = told.to_string();
+    assert!(
+        told.contains("p/a (audit): from role must be admins, is uid 5, gid 6, groups 7 150, login 8"),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_version_is_its_service_and_what_it_has_besides() {
+    let rules = ruleset(
+        "policy: p
+services:
+  web:
+    exe: /usr/bin/web
+    port: 80
+    versions: { v1: { vm: web1 }, v2: { vm: web2, parent: \"**/runner\" } }
+rules:
+- { name: a, from: any, to: web@v1, action: audit }
+- { name: b, from: web@v2, to: world, action: audit }
+",
+    );
+    let (web1, web2) = (vm("web1"), vm("web2"));
+    let server = Process {
+        exe: Some("/usr/bin/web"),
+        ..CURL
+    };
+    let to = |vm, port| {
+        rules
+            .decide(&flow(
+                world("1.1.1.1"),
+                at(vm, "10.0.0.1").with_process(server),
+                port,
+            ))
+            .audit
+    };
+    assert!(to(&web1, 80) && !to(&web1, 81) && !to(&web2, 80));
+    let parents = ["/usr/bin/sh".into(), "/opt/runner".into()];
+    let from = |parents| {
+        let process = Process { parents, ..server };
+        rules
+            .decide(&flow(
+                at(&web2, "10.0.0.2").with_process(process),
+                world("1.1.1.1"),
+                443,
+            ))
+            .audit
+    };
+    assert!(from(&parents) && !from(&parents[..1]) && !from(&[]));
+    let end = at(&web1, "10.0.0.1").with_process(server);
+    let services = rules.identity(&end, Some((Protocol::TCP, 80))).services;
+    let names: Vec<String> = services.iter().map(ToString::to_string).collect();
+    assert_eq!(names, ["p/web", "p/web@v1"]);
+}
+
+#[test]
+fn what_a_rule_requires_must_hold_too() {
+    let rules = ruleset(
+        "policy: p
+default: { \"*\": deny }
+roles: { staff: { uid: 1000 } }
+rules:
+- { name: net, from: any, to: { vm: db1 }, ports: 1, action: allow, require: { authentication: network } }
+- { name: proc, from: any, to: { vm: db1 }, ports: 2, action: allow, require: { authentication: process } }
+- { name: staff, from: any, to: { vm: db1 }, ports: 3, action: allow, require: { role: staff } }
+",
+    );
+    let (web, db) = (vm("web1"), vm("db1"));
+    let (from, to) = (at(&web, "10.0.0.1"), at(&db, "10.0.0.2"));
+    let passes = |from, to, port| rules.decide(&flow(from, to, port)).verdict == Verdict::Allow;
+    assert!(passes(from.proven(), to.proven(), 1));
+    for (from, to) in [
+        (from, to.proven()),
+        (from.proven(), to),
+        (world("1.1.1.1").proven(), to.proven()),
+    ] {
+        assert!(!passes(from, to, 1));
+    }
+    let (client, server) = (from.proven().with_process(CURL), to.proven().with_process(CURL));
+    assert!(passes(client, server, 2));
+    let hidden = Endpoint {
+        owner: Owner::Unattributed,
+        ..client
+    };
+    for (from, to) in [(from.proven(), server), (client, to.proven()), (hidden, server)] {
+        assert!(!passes(from, to, 2));
+    }
+    // What is not known yet may turn out to be so; what is hidden, or not proven, may not.
+    assert!(
+        rules
+            .decide_for_any_process(&flow(from.proven(), server, 2))
+            .is_none()
+    );
+    assert!(rules.decide_for_any_process(&flow(hidden, server, 2)).is_some());
+    assert!(rules.decide_for_any_process(&flow(from, server, 2)).is_some());
+    assert!(rules.depends_on_process(&db, Side::Destination));
+    assert!(passes(from.with_process(CURL), to, 3));
+    let root = Process { uid: 0, ..CURL };
+    assert!(!passes(from.with_process(root), to, 3));
+
+    let told = rules
+        .explain(&flow(from.with_process(CURL), server, 1))
+        .to_string();
+    assert!(
+        told.contains(
+            "p/net (allow): from authentication must be network, is 10.0.0.1, which no lock holds it to"
+        ),
+        "{told}"
+    );
+}
+
+#[test]
+fn rules_hold_at_their_times_and_at_no_other() {
+    let rules = ruleset(
+        "policy: p
+rules:
+- { name: night, from: any, to: any, action: deny, require: { time: { hours: 22:00-06:00, zone: \"+02:00\" } } }
+- { name: always, from: any, to: any, action: audit }
+",
+    );
+    let asked = flow(world("1.1.1.1"), world("1.1.1.2"), 80);
+    let by = |rules: &Ruleset| rules.decide(&asked).by;
+    // Nobody has said what time it is.
+    assert_eq!(by(&rules), Decider::Rule(RuleId(1)));
+    let hour = 3600;
+    let (noon, night) = (rules.at(12 * hour), rules.at(23 * hour));
+    assert_eq!(by(&noon), Decider::Rule(RuleId(1)));
+    assert_eq!(by(&night), Decider::Rule(RuleId(0)));
+    assert!(noon.is_at(13 * hour) && !noon.is_at(23 * hour));
+    assert!(!noon.same_hours(&night) && noon.same_hours(&rules.at(13 * hour)));
+    assert_eq!(noon.next_change(12 * hour), Some(20 * hour));
+    assert_eq!(by(&rules.at(20 * hour - 1)), Decider::Rule(RuleId(1)));
+    assert_eq!(by(&rules.at(20 * hour)), Decider::Rule(RuleId(0)));
+    let told = noon.explain(&asked).to_string();
+    assert!(
+        told.contains("p/night (deny): time must be 22:00-06:00 +02:00, is another time"),
+        "{told}"
+    );
+    assert_eq!(ruleset("policy: p\n").next_change(0), None);
+}
+
+#[test]
+fn a_dry_run_decides_nothing_and_is_told() {
+    let rules = ruleset(
+        "policy: p
+default: { db1: deny }
+rules:
+- { name: allowed, from: any, to: any, ports: 80, action: allow }
+- { name: closing, from: any, to: any, ports: [80, 81], action: deny, dry_run: true }
+- { name: opening, from: any, to: any, ports: 82, action: allow, dry_run: true }
+- { name: same, from: any, to: any, ports: 83, action: allow, dry_run: true }
+- { name: before, from: any, to: any, ports: 84, action: deny }
+- { name: after, from: any, to: any, ports: 84, action: audit, dry_run: true }
+",
+    );
+    let (web, db) = (vm("web1"), vm("db1"));
+    let decide = |to: &VmId, port| rules.decide(&flow(at(&web, "10.0.0.1"), at(to, "10.0.0.2"), port));
+    let would = |to: &VmId, port| {
+        let would = decide(to, port).dry_run?;
+        Some((rules.rule_name(would.rule).unwrap().to_string(), would.verdict))
+    };
+    assert_eq!(decide(&web, 80).by, Decider::Rule(RuleId(0)));
+    assert_eq!(would(&web, 80), Some(("p/closing".to_owned(), Verdict::Deny)));
+    assert_eq!(decide(&web, 81).by, Decider::Nothing);
+    assert_eq!(would(&web, 81), Some(("p/closing".to_owned(), Verdict::Deny)));
+    assert_eq!(decide(&db, 82).verdict, Verdict::Deny);
+    assert_eq!(would(&db, 82), Some(("p/opening".to_owned(), Verdict::Allow)));
+    assert_eq!(would(&web, 83), None, "it would be the same");
+    assert_eq!(would(&web, 84), None, "another decides before it");
+    let dry: Vec<String> = rules.dry_runs().map(|name| name.to_string()).collect();
+    assert_eq!(dry, ["p/closing", "p/opening", "p/same", "p/after"]);
+    let told = rules
+        .explain(&flow(at(&web, "10.0.0.1"), at(&web, "10.0.0.2"), 80))
+        .to_string();
+    assert!(
+        told.contains("also matches: p/closing (deny, in dry run, from any to any)\nwithout dry run: deny by rule p/closing"),
+        "{told}"
+    );
 }

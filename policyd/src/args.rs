@@ -27,6 +27,9 @@ pub enum Command {
         /// Where the undo records are
         #[arg(long)]
         undo_dir: PathBuf,
+        /// Somebody else starts another daemon in place of one that hangs
+        #[arg(long)]
+        supervised: bool,
         /// Arguments of the daemon, for another in place of one that hangs
         #[arg(last = true)]
         daemon: Vec<OsString>,
@@ -57,6 +60,19 @@ pub struct Options {
     /// On a host without altp2m, as all of AMD's: put breakpoints into the guests' own memory. Guests that trace their kernel could notice.
     #[arg(long)]
     pub breakpoints: bool,
+    /// Have packets between guests of one bridge go by that bridge, instead of straight from vif to vif where it would only forward
+    /// them
+    #[arg(long)]
+    pub no_direct: bool,
+    /// MiB on the disk that the history of flows may have (beside the store); 0 keeps none
+    #[arg(long, value_name = "MIB", default_value_t = 512, value_parser = clap::value_parser!(u64).range(..1 << 30))]
+    pub history_size: u64,
+    /// Days that the history of flows goes back; by the minute it is kept for a day, by the hour for two weeks
+    #[arg(long, value_name = "DAYS", default_value_t = 400, value_parser = clap::value_parser!(u64).range(1..=36_500))]
+    pub history_days: u64,
+    /// Who may use the API, and how.
+    #[command(flatten)]
+    pub api: crate::api::Access,
     /// Take the datapath off every vif and end
     #[arg(long)]
     pub detach: bool,
@@ -66,5 +82,51 @@ fn percent(text: &str) -> Result<f64, String> {
     match text.trim_end_matches('%').parse::<f64>() {
         Ok(percent) if percent > 0.0 && percent <= 100.0 => Ok(percent),
         _ => Err("a number above 0, at most 100".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    /// A manual that leaves out an option is worse than none; so is one that tells of an option that has gone.
+    #[test]
+    fn the_manual_names_every_option_and_no_other() {
+        let manual = include_str!("../man/policyd.8");
+        let mut command = Args::command();
+        command.build();
+        let mut options: Vec<String> = command
+            .get_arguments()
+            .filter_map(|argument| argument.get_long())
+            .map(str::to_owned)
+            .collect();
+        let items = manual.lines().filter_map(|line| line.strip_prefix(".It Fl -"));
+        let mut told: Vec<String> = items
+            .flat_map(|item| item.split(", Fl -"))
+            .filter_map(|item| item.split_whitespace().next())
+            .map(str::to_owned)
+            .collect();
+        options.sort();
+        told.sort();
+        assert_eq!(told, options);
+        let (synopsis, _) = manual.split_once(".Sh DESCRIPTION").expect("a synopsis");
+        for option in options
+            .iter()
+            .filter(|option| !matches!(option.as_str(), "help" | "version"))
+        {
+            assert!(synopsis.contains(&format!("Fl -{option}")), "--{option}");
+        }
+    }
+
+    #[test]
+    fn the_manual_tells_the_defaults() {
+        let manual = include_str!("../man/policyd.8");
+        for argument in Args::command().get_arguments() {
+            for value in argument.get_default_values() {
+                let value = value.to_string_lossy();
+                assert!(manual.contains(&*value), "{}: {value}", argument.get_id());
+            }
+        }
     }
 }

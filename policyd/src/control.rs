@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! What the API asks about policy: changes, which the enforcer makes, and what is read straight from the store.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -13,6 +14,9 @@ use policyd_store::{Scope, Store, StoreError};
 use crate::daemon::DaemonError;
 use crate::enforcer::{Order, Request, Wish};
 use crate::events::now_ns;
+use crate::rollout::{self, Refused};
+use crate::shadow::Asked;
+use policyd_advice::Candidate;
 
 /// How long a caller of the API waits for the enforcer.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -46,12 +50,17 @@ pub fn author(uid: u32) -> Author {
 pub struct Control {
     store: Store,
     orders: Sender<Order>,
+    refused: Arc<Refused>,
 }
 
 impl Control {
-    /// `orders`: to the enforcer.
-    pub fn new(store: Store, orders: Sender<Order>) -> Control {
-        Control { store, orders }
+    /// `orders`: to the enforcer; `refused`: what was refused to whom.
+    pub fn new(store: Store, orders: Sender<Order>, refused: Arc<Refused>) -> Control {
+        Control {
+            store,
+            orders,
+            refused,
+        }
     }
 
     /// How the store is.
@@ -85,6 +94,30 @@ impl Control {
     pub fn change(&self, request: Request) -> Result<api::Applied, DaemonError> {
         let request = Box::new(request);
         self.ask(|reply| Order::Change { request, reply })?
+    }
+
+    /// What is being rolled out, and the generation in force.
+    pub fn rollout(&self) -> Result<(u64, Option<api::Stage>), DaemonError> {
+        self.ask(|reply| Order::Rollout { reply })?
+    }
+
+    /// `GET /v1/rollout`, with the generation in force.
+    pub fn rollout_status(&self) -> Result<(u64, api::Rollout), DaemonError> {
+        let (generation, stage) = self.rollout()?;
+        let status = stage.map(|stage| rollout::status(&self.refused, stage, now_ns()));
+        Ok((generation, status.unwrap_or_default()))
+    }
+
+    /// Compiles sets beside those in force, in place of those of their names; changes nothing.
+    pub fn compile(&self, documents: &[api::SourceText]) -> Result<Candidate, DaemonError> {
+        let documents = documents.to_vec();
+        self.ask(|reply| Order::Compile { documents, reply })?
+    }
+
+    /// Lets sets run beside those in force.
+    pub fn set_shadow(&self, asked: Asked) -> Result<(), DaemonError> {
+        let asked = Box::new(asked);
+        self.ask(|reply| Order::Shadow { asked, reply })
     }
 
     /// `POST /v1/import`.
@@ -149,6 +182,16 @@ impl Control {
             generation,
             sets: sets.into_iter().map(|(name, _, text)| (name, text)).collect(),
         })
+    }
+
+    /// The sets as they are stored.
+    pub fn texts(&self) -> Result<Vec<api::SourceText>, DaemonError> {
+        let (_, sets) = self.store.sets()?;
+        let text = |set: policyd_store::Set| api::SourceText {
+            file: set.record.version.file,
+            text: set.text,
+        };
+        Ok(sets.into_iter().map(|(_, set)| text(set)).collect())
     }
 
     /// `GET /v1/audit`.

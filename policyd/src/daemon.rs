@@ -13,8 +13,9 @@ use crossbeam_channel::{Sender, bounded};
 use netback_filter::{Config as DatapathConfig, Datapath};
 use netback_filter::{DecidedBy, Direction, FlowRecord};
 use policy::{Decider, Decision, Protocol, Refuse, Ruleset, Verdict};
+use policyd_analytics::saturation::Saturation;
 use policyd_api as api;
-use policyd_store::Store;
+use policyd_store::{FlowConfig, FlowStore, Store};
 use tokio::sync::watch;
 use vmi_xen::meter::TrapBudget;
 use vmi_xen::observe::Subject;
@@ -22,10 +23,13 @@ use xen_bindings::Xen;
 use xen_bindings::store::Store as Xenstore;
 use xen_bindings::version::Version;
 
+use crate::api::Access;
 use crate::args::Options;
+use crate::bridges;
 use crate::classes::ClassNumbers;
 use crate::control::Control;
 use crate::domain::Context;
+use crate::dry_runs::DryRuns;
 use crate::enforcer::{Enforcer, Order, Owners, Policies};
 use crate::events::EventLog;
 use crate::gate::{Way, decider, is_instead};
@@ -36,10 +40,16 @@ use crate::holding::{Holding, Limits};
 use crate::integrity;
 use crate::lock::InstanceLock;
 use crate::lookups::{self, Lookups};
+use crate::past::{self, PastFlows};
 use crate::present;
+use crate::recorder::{Notes, Recorder};
 use crate::registry::{DomainEntry, Registry, lock};
+use crate::rollout;
 use crate::routes::Facade;
+use crate::shadow::Shadow;
 use crate::shapes::{self, Shapes};
+use crate::signals::Signals;
+use crate::threats::{self, Answers, Threats};
 use crate::traces::Trace;
 use crate::watcher::Watcher;
 use crate::world::World;
@@ -71,8 +81,16 @@ pub enum DaemonError {
     #[error("{0}")]
     NoSuchGeneration(String),
     /// The policy is not what the caller thought that it is.
-    #[error("{0}")]
-    Stale(String),
+    #[error(
+        "generation {generation} is in force, not {expected}: somebody changed the policy meanwhile; nothing was changed. Look at \
+         `xmesh policy-diff {expected}` and try again with {generation}"
+    )]
+    Stale {
+        /// The generation in force.
+        generation: u64,
+        /// The one that the caller has seen.
+        expected: u64,
+    },
     /// Not now.
     #[error("{0}")]
     Unavailable(String),
@@ -91,14 +109,22 @@ impl From<netback_filter::Error> for DaemonError {
 pub struct Daemon {
     /// The event log.
     pub events: Arc<EventLog>,
+    /// What looks like an attack.
+    pub threats: Arc<Threats>,
+    /// How services fare with one another.
+    pub signals: Arc<Signals>,
+    pub(crate) saturation: Mutex<Saturation>,
     /// Policy: its changes, its history.
     pub control: Arc<Control>,
+    /// Flows of the past.
+    pub past: Arc<PastFlows>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) world: Arc<ArcSwap<World>>,
     owners: Arc<Owners>,
     lookups: Lookups,
     pub(crate) datapath: Arc<Mutex<Datapath>>,
     pub(crate) classes: Arc<Mutex<ClassNumbers>>,
+    pub(crate) dry_runs: Arc<DryRuns>,
     orders: Sender<Order>,
     supervisor: Arc<Supervisor>,
     shape_problems: shapes::Problems,
@@ -161,7 +187,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let (facts, facts_in) = bounded(FACTS);
     let (lookups, questions) = Lookups::new(Holding::open(Limits::default()));
     let shape_problems = shapes::Problems::default();
-    let enforcer = Enforcer::new(
+    let mut enforcer = Enforcer::new(
         policies,
         Arc::clone(&datapath),
         Arc::clone(&world),
@@ -170,7 +196,25 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         lookups.clone(),
         Shapes::new(Arc::clone(&shape_problems)),
     )?;
-    let classes = enforcer.classes();
+    let (classes, dry_runs) = (enforcer.classes(), enforcer.dry_runs());
+    let history = open_history(options);
+    let shadow = Arc::new(history.as_ref().map(Shadow::load).unwrap_or_default());
+    if let Err(why) = &history {
+        log::warn!("{why}");
+    }
+    let signals = Arc::new(Signals::default());
+    let (notes, notes_in) = Notes::new();
+    let lost = notes.lost();
+    enforcer.record(notes, Arc::clone(&shadow));
+    let recorder = Recorder::new(
+        history.as_ref().ok().cloned(),
+        Arc::clone(&signals),
+        Arc::clone(&world),
+        Arc::clone(&owners),
+        Arc::clone(&shadow),
+        monotonic_ns(),
+    );
+    let recorder = spawn("history", move || recorder.run(&notes_in))?;
     let enforcer = spawn("enforcer", move || enforcer.run(&orders_in, &facts_in))?;
     let stop = Arc::new(AtomicBool::new(false));
     let vifs = spawn("vif-events", {
@@ -204,6 +248,13 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         move || watcher.run(&stop)
     })?;
 
+    let bridges = if options.no_direct {
+        bridges::stop_direct(&datapath);
+        None
+    } else {
+        let (datapath, stop) = (Arc::clone(&datapath), Arc::clone(&stop));
+        Some(spawn("bridges", move || bridges::run(&datapath, &stop))?)
+    };
     let health = spawn("health", {
         let (world, orders, stop) = (Arc::clone(&world), orders.clone(), Arc::clone(&stop));
         let flows = lock(&datapath).flow_writer();
@@ -218,15 +269,54 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         .transpose()?;
 
     let (stop_api, stopping) = watch::channel(false);
+    let control = Arc::new(Control::new(store, orders.clone(), Arc::clone(&signals.refused)));
+    let rollout = spawn("rollout", {
+        let watch = rollout::Watch {
+            control: Arc::clone(&control),
+            world: Arc::clone(&world),
+            refused: Arc::clone(&signals.refused),
+        };
+        let stop = Arc::clone(&stop);
+        move || watch.run(&stop)
+    })?;
+    let threats = Arc::new(Threats::default());
+    let threat_rules = spawn("threats", {
+        let (threats, events, registry) = (Arc::clone(&threats), Arc::clone(&events), Arc::clone(&registry));
+        let (orders, history, stop) = (orders.clone(), history.as_ref().ok().cloned(), Arc::clone(&stop));
+        let answers = Answers::new(Arc::clone(&control), Arc::clone(&world));
+        move || {
+            threats::run(
+                &threats,
+                &events,
+                &registry,
+                &orders,
+                history.as_ref(),
+                answers,
+                &stop,
+            )
+        }
+    })?;
+
     let daemon = Arc::new(Daemon {
         events,
-        control: Arc::new(Control::new(store, orders.clone())),
+        threats,
+        signals,
+        saturation: Mutex::default(),
+        past: Arc::new(PastFlows::new(
+            history,
+            shadow,
+            Arc::clone(&control),
+            Arc::clone(&world),
+            lost,
+        )),
+        control,
         registry,
         world,
         owners,
         lookups,
         datapath,
         classes,
+        dry_runs,
         orders: orders.clone(),
         supervisor: Arc::clone(&supervisor),
         shape_problems,
@@ -234,7 +324,11 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         started: Instant::now(),
         xen: format!("{}.{}{}", version.major, version.minor, version.extra),
     });
-    serve(&options.socket, Arc::clone(&daemon), stop_api)?;
+    let classes = spawn("classes", {
+        let (daemon, stop) = (Arc::clone(&daemon), Arc::clone(&stop));
+        move || daemon.watch_classes(&stop)
+    })?;
+    serve(&options.socket, &options.api, Arc::clone(&daemon), stop_api)?;
 
     log::info!("stopping: freeing the guests; the last verdicts stay in force at the vifs");
     stop.store(true, Ordering::SeqCst);
@@ -242,11 +336,16 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let _ = vifs.join();
     let _ = looker.join();
     let _ = health.join();
-    if let Some(checks) = checks {
-        let _ = checks.join();
+    let _ = threat_rules.join();
+    let _ = rollout.join();
+    let _ = classes.join();
+    for thread in [checks, bridges].into_iter().flatten() {
+        let _ = thread.join();
     }
     let _ = orders.send(Order::Stop);
     let _ = enforcer.join();
+    // It ends with the enforcer, once what was counted is written.
+    let _ = recorder.join();
     // Takes the records of guests that were freed, and frees any that a thread of ours could not.
     guardian::free_all(&undo_dir, Duration::from_secs(10));
     supervisor.stop();
@@ -257,6 +356,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
 /// Serves the API until a signal asks the daemon to end.
 fn serve(
     socket: &Path,
+    access: &Access,
     daemon: Arc<Daemon>,
     stop_api: watch::Sender<bool>,
 ) -> Result<(), Box<dyn std::error::Error>> {
@@ -267,9 +367,10 @@ fn serve(
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let listener = server::bind(socket)?;
+        let listener = server::bind(socket, access)?;
         let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
         log::info!("serving {}", socket.display());
+        crate::ready::tell();
         let stop = async move {
             tokio::select! {
                 _ = terminate.recv() => {}
@@ -277,12 +378,26 @@ fn serve(
             }
             stop_api.send_replace(true);
         };
-        server::serve(listener, daemon, stop).await?;
+        server::serve(listener, access, daemon, stop).await?;
         Ok::<(), Box<dyn std::error::Error>>(())
     })?;
     // A reader that does not go away must not hold the guests.
     runtime.shutdown_timeout(Duration::from_secs(2));
     Ok(())
+}
+
+/// The history of flows; without it everything else goes on.
+fn open_history(options: &Options) -> Result<FlowStore, String> {
+    let config = FlowConfig {
+        bytes: options.history_size << 20,
+        days: options.history_days,
+        ..FlowConfig::default()
+    };
+    if config.bytes == 0 {
+        return Err("no history of flows is kept: --history-size is 0".into());
+    }
+    FlowStore::open(&past::beside(&options.store), config)
+        .map_err(|e| format!("no history of flows is kept: {e}"))
 }
 
 fn spawn<T: Send + 'static>(
@@ -321,6 +436,7 @@ impl Daemon {
                 &self.lookups.holding.waits(),
             ),
             store: self.control.store_status(),
+            flow_history: self.past.status(),
         }
     }
 
@@ -460,6 +576,15 @@ impl Daemon {
             .collect())
     }
 
+    /// `GET /v1/threats`. What was found in a domain that is no more is asked for by its name.
+    pub fn threats(&self, query: &api::ThreatQuery) -> Result<api::Threats, DaemonError> {
+        let name = query.domain.as_deref().map(|asked| match self.find(asked) {
+            Ok(domain) => domain.vm.name.clone(),
+            Err(_) => asked.to_owned(),
+        });
+        Ok(self.threats.list(name.as_deref(), query.severity))
+    }
+
     /// `GET /v1/qos`.
     pub fn qos(&self, domain: Option<&str>) -> Result<api::Qos, DaemonError> {
         let scope = domain.map(|d| self.find(d)).transpose()?.map(|d| d.scope());
@@ -561,6 +686,7 @@ impl Daemon {
             by: decider(record.verdict.rule),
             class: None,
             mirror: None,
+            dry_run: None,
             generation: u64::from(record.verdict.generation),
         };
         let ms = |since: u64| {
@@ -626,3 +752,6 @@ pub fn monotonic_ns() -> u64 {
         u64::try_from(t.tv_sec()).unwrap_or(0) * 1_000_000_000 + u64::try_from(t.tv_nsec()).unwrap_or(0)
     })
 }
+
+#[cfg(test)]
+pub mod harness;

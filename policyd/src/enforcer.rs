@@ -10,6 +10,8 @@ mod flows;
 mod health;
 mod orders;
 mod policies;
+mod trial;
+mod trials;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -20,24 +22,30 @@ use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender, select};
 use netback_filter::{Datapath, FlowWriter, Service};
 use policy::{Protocol, VmId};
-use policyd_api::{Applied, PolicyDocument, PolicySummary, What};
+use policyd_api::{Applied, PolicyDocument, PolicySummary, SourceText, Stage, What};
 use vmi_xen::observe::Subject;
 
 pub use flows::Owners;
+#[cfg(test)]
+pub use flows::tests::send_syn;
 pub use policies::{Policies, Request, Wish};
 
 use crate::classes::ClassNumbers;
 use crate::daemon::DaemonError;
+use crate::dry_runs::DryRuns;
 use crate::events::EventLog;
 use crate::gate::{Judged, Told, Way};
 use crate::inventory::Inventory;
 use crate::lookups::{Answer, Lookups, Question};
+use crate::recorder::Notes;
 use crate::registry::lock;
 use crate::revocations::Revocations;
+use crate::shadow::{Asked, Shadow};
 use crate::shapes::{self, Shapes};
 use crate::tables;
 use crate::world::{Listeners, Mac, Vm, World};
 use health::Health;
+use policyd_advice::Candidate;
 
 /// Facts taken in one go before changed listeners reach the World: bounds how long a listener stays unknown under load.
 const BATCH: usize = 256;
@@ -87,6 +95,25 @@ pub enum Order {
         name: String,
         /// Where the answer goes.
         reply: Sender<Result<(u64, PolicyDocument), DaemonError>>,
+    },
+    /// Tell what is being rolled out, and the generation in force.
+    Rollout {
+        /// Where the answer goes.
+        reply: Sender<Result<(u64, Option<Stage>), DaemonError>>,
+    },
+    /// Compile sets beside those in force, and change nothing.
+    Compile {
+        /// The sets.
+        documents: Vec<SourceText>,
+        /// Where the answer goes.
+        reply: Sender<Result<Candidate, DaemonError>>,
+    },
+    /// Let sets run beside those in force.
+    Shadow {
+        /// What is asked for.
+        asked: Box<Asked>,
+        /// Told once they run.
+        reply: Sender<()>,
     },
     /// A guest was created.
     GuestUp {
@@ -197,6 +224,11 @@ pub struct Enforcer {
     services: Option<Vec<Service>>,
     shapes: Shapes,
     revocations: Revocations,
+    /// What rules in dry run would have done. Shared with the API.
+    dry_runs: Arc<DryRuns>,
+    /// For the history of flows.
+    notes: Notes,
+    shadow: Arc<Shadow>,
 }
 
 impl Enforcer {
@@ -241,10 +273,19 @@ impl Enforcer {
             published: None,
             services: None,
             shapes,
+            dry_runs: Arc::default(),
+            notes: Notes::default(),
+            shadow: Arc::default(),
         };
         let rules = enforcer.policies.rules();
         enforcer.enforce(rules)?;
         Ok(enforcer)
+    }
+
+    /// Tells of flows from now on, and lets a policy run beside the one in force.
+    pub fn record(&mut self, notes: Notes, shadow: Arc<Shadow>) {
+        (self.notes, self.shadow) = (notes, shadow);
+        self.run_shadow();
     }
 
     /// What the address classes of the vif tables are, now and later.
@@ -252,11 +293,17 @@ impl Enforcer {
         Arc::clone(&self.classes)
     }
 
+    /// What rules in dry run would have done, now and later.
+    pub fn dry_runs(&self) -> Arc<DryRuns> {
+        Arc::clone(&self.dry_runs)
+    }
+
     /// Serves until [`Order::Stop`].
     pub fn run(mut self, orders: &Receiver<Order>, facts: &Receiver<Told>) {
         let mut next_sweep = Instant::now() + SWEEP;
         loop {
-            let due = [self.conclude(), self.health.due()].into_iter().flatten().min();
+            let due = [self.conclude(), self.health.due(), self.hours()];
+            let due = due.into_iter().flatten().min();
             let wait = due.map_or(SWEEP, |due| due.saturating_duration_since(Instant::now()));
             select! {
                 recv(orders) -> order => match order {
@@ -274,6 +321,7 @@ impl Enforcer {
                 default(wait) => {}
             }
             self.dirty |= self.health.lapse(Instant::now());
+            self.dirty |= self.policies.tick();
             if self.dirty {
                 self.refresh();
             }
@@ -283,6 +331,12 @@ impl Enforcer {
                 next_sweep = Instant::now() + SWEEP;
             }
         }
+    }
+
+    /// When a rule next begins or ceases to hold. Not further ahead than a sweep: dom0's clock may be set meanwhile.
+    fn hours(&self) -> Option<Instant> {
+        let after = self.policies.unchanged_for()?;
+        Some(Instant::now() + after.min(SWEEP))
     }
 
     fn hear(&mut self, facts: &Receiver<Told>) {
@@ -318,7 +372,8 @@ impl Enforcer {
             self.tell_standings(&before, &world);
         }
         // Listeners may decide who a flow's destination is, so flows are looked at again for any change.
-        let policy_changed = before.rules.generation() != world.rules.generation();
+        let policy_changed =
+            before.rules.generation() != world.rules.generation() || !before.rules.same_hours(&world.rules);
         // Where a rule sends what it denies, there may be nobody any more.
         let moved = before.routes.diversions != world.routes.diversions;
         Ok(if policy_changed || moved {

@@ -40,10 +40,9 @@ impl Daemon {
                 (self.place(&world, &request.to)?, port)
             }
         };
-        let mut source = Endpoint {
-            vm: from.vm,
-            owner: Owner::Unknown,
-            address: from.address,
+        let mut source = match from.scope {
+            Some(scope) => world.source(scope, from.address, None),
+            None => Endpoint::world(from.address),
         };
         let mut who: Option<Arc<Subject>> = None;
         if let (Some(exe), Some(_)) = (&request.exe, from.vm) {

@@ -46,14 +46,14 @@ enum Failure {
 }
 
 /// Runs the guardian: blocks until the daemon is gone or stuck, then frees its guests. In place of a stuck one it becomes a daemon with the
-/// arguments `daemon`; otherwise the exit status is 0 if all guests are free.
-pub fn run(undo_dir: &Path, daemon: &[OsString]) -> std::process::ExitCode {
+/// arguments `daemon`, unless there are none because somebody else starts another; otherwise the exit status is 0 if all guests are free.
+pub fn run(undo_dir: &Path, daemon: Option<&[OsString]>) -> std::process::ExitCode {
     let parent = nix::unistd::getppid();
     outlive_the_daemon();
     let stuck = watch(std::io::stdin()) == Failure::Stuck;
     if stuck {
         log::error!(
-            "policyd (pid {parent}) has stopped serving its guests: it is killed, another is started"
+            "policyd (pid {parent}) has stopped serving its guests: it is killed, and another is to start"
         );
         // Its end of the pipe is open, so it lives, and is still our parent: nobody else can have its number.
         if let Err(e) = nix::sys::signal::kill(parent, Signal::SIGKILL) {
@@ -63,7 +63,7 @@ pub fn run(undo_dir: &Path, daemon: &[OsString]) -> std::process::ExitCode {
         while watch(std::io::stdin()) != Failure::Ended {}
     }
     let free = free_all(undo_dir, PATIENCE);
-    if stuck {
+    if let Some(daemon) = daemon.filter(|_| stuck) {
         // It would inherit what is ignored here, and could not be ended until it has handlers of its own.
         daemons_signals(SigHandler::SigDfl);
         let error = Command::new("/proc/self/exe")
@@ -180,6 +180,12 @@ fn daemons_signals(how: SigHandler) {
     }
 }
 
+/// Whether systemd started the process `pid` as a service, by the variable that it sets for it, and would start another. Processes that are
+/// started by such a one inherit the variable, with its id and not their own.
+fn is_supervised(exec_pid: Option<OsString>, pid: u32) -> bool {
+    exec_pid.and_then(|text| text.to_str()?.parse().ok()) == Some(pid)
+}
+
 /// Asks the kernel to kill other processes first when memory is short. Best effort: without it the guardian
 /// still works until it is killed.
 pub fn spare_from_oom() {
@@ -227,6 +233,20 @@ impl Supervisor {
         })
     }
 
+    /// One without a guardian, where no guest has a trap.
+    #[cfg(test)]
+    pub fn none() -> Supervisor {
+        Supervisor {
+            shared: Arc::new(Shared {
+                undo_dir: PathBuf::new(),
+                pid: AtomicU32::new(0),
+                stopping: AtomicBool::new(true),
+                lifeline: Mutex::new(None),
+            }),
+            thread: Mutex::new(None),
+        }
+    }
+
     /// The guardian's process id, 0 while there is none.
     pub fn pid(&self) -> u32 {
         self.shared.pid.load(Ordering::Relaxed)
@@ -253,6 +273,10 @@ impl Shared {
             .arg("guardian")
             .arg("--undo-dir")
             .arg(&self.undo_dir)
+            .args(
+                is_supervised(std::env::var_os("SYSTEMD_EXEC_PID"), std::process::id())
+                    .then_some("--supervised"),
+            )
             .arg("--")
             .args(std::env::args_os().skip(1))
             .stdin(Stdio::piped())
@@ -306,6 +330,14 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_process_that_systemd_started_is_supervised() {
+        let of = |text: &str| is_supervised(Some(text.into()), 41);
+        assert!(of("41"));
+        assert!(!of("40") && !of("") && !of("x"));
+        assert!(!is_supervised(None, 41));
+    }
 
     #[test]
     fn a_daemon_that_beats_lives_and_one_that_ends_has_ended() {

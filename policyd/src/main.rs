@@ -6,11 +6,14 @@
 
 mod api;
 mod args;
+mod bridges;
 mod classes;
 mod control;
 mod cover;
 mod daemon;
+mod differences;
 mod domain;
+mod dry_runs;
 mod enforcer;
 mod events;
 mod explain;
@@ -24,13 +27,21 @@ mod inventory;
 mod links;
 mod lock;
 mod lookups;
+mod metrics;
+mod past;
 mod present;
+mod ready;
+mod recorder;
 mod registry;
 mod revocations;
+mod rollout;
 mod routes;
+mod shadow;
 mod shapes;
+mod signals;
 mod stats;
 mod tables;
+mod threats;
 mod traces;
 mod vif_events;
 mod watcher;
@@ -52,7 +63,11 @@ fn main() -> ExitCode {
         log::debug!("its name stays as it is: {e}");
     }
     match args.command {
-        Some(args::Command::Guardian { undo_dir, daemon }) => guardian::run(&undo_dir, &daemon),
+        Some(args::Command::Guardian {
+            undo_dir,
+            supervised,
+            daemon,
+        }) => guardian::run(&undo_dir, (!supervised).then_some(daemon.as_slice())),
         None => match daemon::run(&args.options) {
             Ok(()) => ExitCode::SUCCESS,
             Err(e) => {

@@ -19,7 +19,7 @@ use crate::routes::{Facade, Failure, Member, Standing};
 use crate::world::World;
 
 /// `loginuid` of a process nobody logged in for (linux/audit.h: AUDIT_UID_UNSET).
-const NO_LOGIN: u32 = u32::MAX;
+pub const NO_LOGIN: u32 = u32::MAX;
 
 /// A process.
 pub fn process(subject: &Subject) -> api::Process {
@@ -125,6 +125,7 @@ pub fn timing(record: &FlowRecord) -> api::Timing {
     let [shut_out, shut_in] = record.zero_windows;
     api::Timing {
         setup_us: micros(record.setup),
+        first_byte_us: micros(record.first_byte),
         rtt_out_us: micros(rtt_out),
         rtt_in_us: micros(rtt_in),
         retransmissions_out: out,

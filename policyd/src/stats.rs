@@ -29,6 +29,7 @@ impl Daemon {
         Ok(api::Stats {
             domains: domains(&world, &counted),
             connections: connections(&world, &lock(&self.classes), &measured),
+            dry_runs: self.dry_runs.all(&world.rules),
         })
     }
 
@@ -83,6 +84,7 @@ fn packets(counters: &Counters) -> api::PacketCounts {
         held: counters.held,
         released: counters.released,
         unheld: counters.unheld,
+        direct: counters.direct,
     }
 }
 
@@ -153,6 +155,7 @@ fn rule(world: &World, histograms: &ConnectionHistograms) -> String {
                 by,
                 class: None,
                 mirror: None,
+                dry_run: None,
                 generation,
             };
             present::decision(world, histograms.scope, &decision).rule
@@ -276,6 +279,7 @@ mod tests {
             held: 15,
             released: 16,
             unheld: 17,
+            direct: 18,
         };
         let stats = |scope, direction, counters| ScopeStats {
             scope,
@@ -294,7 +298,7 @@ mod tests {
         assert_eq!(names, ["web1", "9"]);
         assert_eq!(
             found[0].out.named().map(|(_, count)| count)[..],
-            (1..=17).collect::<Vec<u64>>()[..]
+            (1..=18).collect::<Vec<u64>>()[..]
         );
         assert_eq!(found[0].into, api::PacketCounts::default());
         assert_eq!(found[1].into, found[0].out);

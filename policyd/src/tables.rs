@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use netback_filter::{
-    Action, Datapath, Direction, Lock, Peer, PeerMatch, Refuse, Rule, RuleSet, ScopeConfig, Tagged,
+    Action, Datapath, Direction, Peer, PeerMatch, Refuse, Rule, RuleSet, ScopeConfig, Tagged,
 };
 use policy::{Block, Endpoint, Flow, PortRange, Protocol, Side, Verdict};
 
@@ -19,7 +19,7 @@ use crate::daemon::DaemonError;
 use crate::gate::{action, rule_number};
 use crate::routes::{Facade, Member};
 use crate::shapes;
-use crate::world::{Ruling, Vm, World};
+use crate::world::{Ruling, Vm, World, lock};
 
 /// Rules the vif tables may hold in one generation. A range of ports that some rule treats apart costs one for each port.
 const MAX_RULES: usize = 100_000;
@@ -135,7 +135,7 @@ fn scope(world: &World, vm: &Vm) -> ScopeConfig {
         _ => ScopeConfig::open(),
     };
     ScopeConfig {
-        lock: lock(world, vm),
+        lock: lock(&world.rules, vm),
         tagged: match world.rules.tagged_of(&vm.id).map(|said| said.value) {
             None | Some(policy::Tagged::Judge) => Tagged::Judge,
             Some(policy::Tagged::Allow) => Tagged::Allow,
@@ -146,15 +146,6 @@ fn scope(world: &World, vm: &Vm) -> ScopeConfig {
             Some(said) => said == policy::Other::Allow,
         },
         ..config
-    }
-}
-
-/// A guest that dom0 gave no address is held to its MAC: it could send nothing else.
-fn lock(world: &World, vm: &Vm) -> Lock {
-    match world.rules.lock_of(&vm.id).map(|said| said.value) {
-        None | Some(policy::Lock::Off) => Lock::Off,
-        Some(policy::Lock::Address) if !vm.configured.is_empty() => Lock::Address,
-        Some(policy::Lock::Mac | policy::Lock::Address) => Lock::Mac,
     }
 }
 
@@ -235,7 +226,7 @@ fn rules_of(
     out: &mut Vec<Rule>,
 ) -> Result<(), DaemonError> {
     let ask = |protocol: Protocol, port: u16| {
-        let own = Endpoint::guest(&vm.id, own_address(vm, class.example));
+        let own = vm.end(own_address(vm, class.example));
         let facade = world.routes.at(protocol, SocketAddr::new(class.example, port));
         if let (Some(facade), Direction::FromGuest) = (facade, direction) {
             return through(world, vm, facade, own);
@@ -250,7 +241,7 @@ fn rules_of(
             Direction::ToGuest => Flow {
                 protocol,
                 source: match world.vm_at(class.example) {
-                    Some(peer) => Endpoint::guest(&peer.id, class.example),
+                    Some(peer) => peer.end(class.example),
                     None => Endpoint::world(class.example),
                 },
                 destination: vm.destination(protocol, own.address, port),

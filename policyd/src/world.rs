@@ -8,9 +8,11 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use netback_filter::Lock;
 use policy::{Decider, Decision, Endpoint, Flow, Owner, Protocol, Refuse, Ruleset, Side, Verdict, VmId};
 use vmi_xen::observe::Subject;
 
+use crate::present::NO_LOGIN;
 use crate::routes::{Condition, Routes};
 
 /// One state of policy and guests.
@@ -42,6 +44,8 @@ pub struct Vm {
     pub listeners: Arc<Listeners>,
     /// Traps tell of its connections before their first packet.
     pub trapped: bool,
+    /// Its lock holds it to the addresses that dom0 gave it. [`World::new`] sees to it.
+    pub locked: bool,
     /// Its processes cannot be read: nothing will ever tell who sends.
     pub opaque: bool,
     /// MAC addresses of its vifs, each with the addresses that dom0 gave that vif.
@@ -133,6 +137,15 @@ impl Listeners {
     }
 }
 
+/// A guest that dom0 gave no address is held to its MAC: it could send nothing else.
+pub fn lock(rules: &Ruleset, vm: &Vm) -> Lock {
+    match rules.lock_of(&vm.id).map(|said| said.value) {
+        None | Some(policy::Lock::Off) => Lock::Off,
+        Some(policy::Lock::Address) if !vm.configured.is_empty() => Lock::Address,
+        Some(policy::Lock::Mac | policy::Lock::Address) => Lock::Mac,
+    }
+}
+
 /// What becomes of a flow at a vif.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ruling {
@@ -158,14 +171,21 @@ pub fn policy_process(subject: &Subject) -> policy::Process<'_> {
         exe: p.exe.as_deref(),
         args: &p.args,
         uid: p.euid,
+        gid: p.credentials.gid.effective,
+        groups: &p.credentials.groups,
+        loginuid: (p.loginuid != NO_LOGIN).then_some(p.loginuid),
         container: p.container.as_deref(),
+        parents: &subject.parents,
     }
 }
 
 impl World {
     /// Builds a World. An address that dom0 gave to a guest is that guest's, whatever another guest's memory says; of two
     /// guests that only claim one, the one that comes first has it.
-    pub fn new(rules: Arc<Ruleset>, vms: Vec<Vm>) -> World {
+    pub fn new(rules: Arc<Ruleset>, mut vms: Vec<Vm>) -> World {
+        for vm in &mut vms {
+            vm.locked = lock(&rules, vm) == Lock::Address;
+        }
         let by_uuid = vms.iter().enumerate().map(|(i, vm)| (vm.id.uuid, i)).collect();
         let by_scope = vms.iter().enumerate().map(|(i, vm)| (vm.scope, i)).collect();
         let mut by_address = HashMap::new();
@@ -230,6 +250,7 @@ impl World {
                 by: Decider::Nothing,
                 class: None,
                 mirror: None,
+                dry_run: None,
                 verdict: Verdict::Deny,
                 audit: false,
                 ..decision
@@ -254,6 +275,7 @@ impl World {
             by: Decider::Unserved,
             class: None,
             mirror: None,
+            dry_run: None,
             generation: self.rules.generation(),
         }
     }
@@ -298,10 +320,13 @@ impl World {
 
     /// The source end in guest `scope`: with its process when a trap or the inventory showed it.
     pub fn source<'a>(&'a self, scope: u32, address: IpAddr, subject: Option<&'a Subject>) -> Endpoint<'a> {
-        Endpoint {
-            vm: self.vm(scope).map(|vm| &vm.id),
-            owner: subject.map_or(Owner::Unknown, |s| Owner::Process(policy_process(s))),
-            address,
+        let end = match self.vm(scope) {
+            Some(vm) => vm.end(address),
+            None => Endpoint::world(address),
+        };
+        match subject {
+            Some(subject) => end.with_process(policy_process(subject)),
+            None => end,
         }
     }
 
@@ -324,6 +349,7 @@ impl Vm {
             configured: Vec::new(),
             listeners: Arc::default(),
             trapped: false,
+            locked: false,
             opaque: false,
             macs: Vec::new(),
             counted: false,
@@ -342,9 +368,18 @@ impl Vm {
         self.trapped && self.counted
     }
 
+    /// This guest at an address, without the process.
+    pub fn end(&self, address: IpAddr) -> Endpoint<'_> {
+        let end = Endpoint::guest(&self.id, address);
+        match self.locked && self.configured.contains(&address.to_canonical()) {
+            true => end.proven(),
+            false => end,
+        }
+    }
+
     /// This guest as a destination.
     pub fn destination(&self, protocol: Protocol, address: IpAddr, port: u16) -> Endpoint<'_> {
-        let end = Endpoint::guest(&self.id, address);
+        let end = self.end(address);
         match self.listeners.owner_of(protocol, address, port) {
             Some(subject) => end.with_process(policy_process(subject)),
             None => end,
@@ -355,6 +390,36 @@ impl Vm {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_is_proven_where_a_lock_holds_the_guest_to_what_dom0_gave_it() {
+        let given: IpAddr = "10.0.0.12".parse().expect("an address");
+        let proven = |policy: &str, configured: Vec<IpAddr>, at: &str| {
+            let document = policy::Document::parse("p.yaml", policy).expect("a document");
+            let rules = Ruleset::compile(&[document], 1).expect("rules");
+            let id = VmId {
+                name: "web1".into(),
+                uuid: [0; 16],
+            };
+            let vm = Vm {
+                configured,
+                ..Vm::new(id, 1)
+            };
+            let world = World::new(Arc::new(rules), vec![vm]);
+            world.source(1, at.parse().expect("an address"), None).proven
+        };
+        let locked = "policy: p\nlock: { web1: address }\n";
+        assert!(proven(locked, vec![given], "10.0.0.12"));
+        assert!(proven(locked, vec![given], "::ffff:10.0.0.12"));
+        assert!(!proven(locked, vec![given], "10.0.0.13"));
+        assert!(!proven(locked, vec![], "10.0.0.12"));
+        assert!(!proven(
+            "policy: p\nlock: { web1: mac }\n",
+            vec![given],
+            "10.0.0.12"
+        ));
+        assert!(!proven("policy: p\n", vec![given], "10.0.0.12"));
+    }
 
     #[test]
     fn a_guest_cannot_claim_what_dom0_gave_to_another() {

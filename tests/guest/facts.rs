@@ -47,6 +47,17 @@ fn accept(count: u16) {
     }
 }
 
+/// Listens on one port over IPv6, and connects to it, over TCP and UDP.
+fn six(port: u16) {
+    let at = SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, port));
+    let listener = TcpListener::bind(at).expect("a listener");
+    let client = TcpStream::connect(at).expect("a connection");
+    let (server, _) = listener.accept().expect("the same");
+    drop((client, server, listener));
+    let socket = UdpSocket::bind("[::]:0").expect("a UDP socket");
+    socket.connect(at).expect("connected");
+}
+
 /// The first thread ends long before the process does.
 fn orphan(port: u16, peer: [u8; 4]) {
     std::thread::spawn(move || {
@@ -69,6 +80,7 @@ fn main() {
         ["work", name, count, port] => work(name, number(count), number(port), [10, 0, 0, 12]),
         ["accept", count] => accept(number(count)),
         ["orphan", port] => orphan(number(port), [10, 0, 0, 12]),
+        ["six", port] => six(number(port)),
         ["bind", port] => drop(UdpSocket::bind(("0.0.0.0", number(port))).expect("a port")),
         ["setuid", id] => {
             let id = u32::from(number(id));

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-3.0-only
-//! Building on dom0's Debian release where the host runs another: a root with that release's compiler
+//! Building on a Debian release that need not be the host's: a root with that release's compiler
 //! and Xen libraries, this host's Rust, and the checkout at the very path it has here.
 
 use crate::cache;
 use crate::command::{command, run};
 use crate::error::{At, Result};
-use crate::image::SUITE;
 use crate::progress::Progress;
 use crate::setup::{self, Mirrors};
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -26,9 +26,123 @@ done
 exec chroot "$root" "$@"
 "#;
 
-/// Whether this host runs dom0's Debian release.
-pub(crate) fn is_host_release() -> bool {
-    fs::read_to_string("/etc/os-release").is_ok_and(|text| release_is(&text, SUITE))
+/// A Debian release that programs are run on: this host where it runs that release, else a root made for it.
+pub struct Release {
+    root: Option<PathBuf>,
+}
+
+impl Release {
+    /// The release `suite` (`bookworm`, `trixie`) with `packages` installed. Making a root takes minutes; it is kept in the cache.
+    ///
+    /// # Errors
+    /// If packages are missing here and may not be installed, or the mirror cannot be reached.
+    pub fn open(suite: &str, packages: &[&str], progress: &Progress) -> Result<Release> {
+        let root = if is_host_release(suite) {
+            setup::ensure(packages, progress)?;
+            None
+        } else {
+            setup::ensure(&["mmdebstrap"], progress)?;
+            Some(build_root(suite, packages, progress)?)
+        };
+        Ok(Release { root })
+    }
+
+    /// The host, whatever it runs.
+    pub fn host() -> Release {
+        Release { root: None }
+    }
+
+    /// As [`Self::open`], in a root of its own even where the host runs that release: with nothing but `packages` and what is essential.
+    ///
+    /// # Errors
+    /// If the mirror cannot be reached, or this is not run as root.
+    pub fn bare(suite: &str, packages: &[&str], progress: &Progress) -> Result<Release> {
+        setup::ensure(&["mmdebstrap"], progress)?;
+        Ok(Release {
+            root: Some(build_root(suite, packages, progress)?),
+        })
+    }
+
+    /// Its root folder; of the host `/`.
+    pub fn root(&self) -> &Path {
+        self.root.as_deref().unwrap_or(Path::new("/"))
+    }
+
+    /// Whether that is the host itself.
+    pub fn is_host(&self) -> bool {
+        self.root.is_none()
+    }
+
+    /// Runs cargo in the checkout; what it builds goes to `target`.
+    ///
+    /// # Errors
+    /// If it cannot be started, or fails; the error has the end of its output.
+    pub fn cargo(&self, arguments: &[&str], workspace: &Path, target: &Path) -> Result<()> {
+        fs::create_dir_all(target).at(target)?;
+        if self.is_host() {
+            run(Command::new("cargo")
+                .args(arguments)
+                .current_dir(workspace)
+                .env("CARGO_TARGET_DIR", target))?;
+            return Ok(());
+        }
+        // A toolchain of rustup runs on any release; it is found through rustc, wherever it lies.
+        let sysroot =
+            PathBuf::from(run(command("rustc", ["--print", "sysroot"]).current_dir(workspace))?.trim());
+        let cargo_home = cargo_home();
+        let shown = [workspace, target, &sysroot, &cargo_home];
+        let path = format!("PATH={}/bin:/usr/sbin:/usr/bin:/sbin:/bin", sysroot.display());
+        run(self
+            .entered(&shown, workspace)
+            .args([&path, "cargo"])
+            .args(arguments)
+            .env("CARGO_HOME", &cargo_home)
+            .env("CARGO_TARGET_DIR", target)
+            .env_remove("RUSTUP_TOOLCHAIN"))?;
+        Ok(())
+    }
+
+    /// Runs a program of that release in `folder`, and gives its standard output.
+    ///
+    /// # Errors
+    /// As [`Self::cargo`].
+    pub fn run(
+        &self,
+        program: &str,
+        arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
+        folder: &Path,
+    ) -> Result<String> {
+        if self.is_host() {
+            return run(Command::new(program).args(arguments).current_dir(folder));
+        }
+        run(self
+            .entered(&[folder], folder)
+            .args(["PATH=/usr/sbin:/usr/bin:/sbin:/bin", program])
+            .args(arguments))
+    }
+
+    /// A command that enters the root; to follow are settings of the environment, the program and its arguments.
+    fn entered(&self, shown: &[&Path], folder: &Path) -> Command {
+        let shown: Vec<&Path> = shown
+            .iter()
+            .copied()
+            .chain(["/proc", "/dev"].map(Path::new))
+            .collect();
+        let mut command = Command::new("unshare");
+        command
+            .args(["--mount", "sh", "-c", ENTER, "sh"])
+            .arg(self.root())
+            .arg(shown.len().to_string())
+            .args(shown)
+            .args(["env", "-C"])
+            .arg(folder);
+        command
+    }
+}
+
+/// Whether this host runs that Debian release.
+pub(crate) fn is_host_release(suite: &str) -> bool {
+    fs::read_to_string("/etc/os-release").is_ok_and(|text| release_is(&text, suite))
 }
 
 fn release_is(os_release: &str, suite: &str) -> bool {
@@ -36,52 +150,17 @@ fn release_is(os_release: &str, suite: &str) -> bool {
     os_release.lines().any(|line| line.replace('"', "") == wanted)
 }
 
-/// Runs cargo on dom0's release.
-pub(crate) fn cargo(arguments: &[&str], workspace: &Path, target: &Path, progress: &Progress) -> Result<()> {
-    setup::ensure(&["mmdebstrap"], progress)?;
-    let root = build_root(progress)?;
-    fs::create_dir_all(target).at(target)?;
-    // A toolchain of rustup runs on any release; it is found through rustc, wherever it lies.
-    let sysroot = PathBuf::from(run(command("rustc", ["--print", "sysroot"]).current_dir(workspace))?.trim());
-    let cargo_home = cargo_home();
-    let shown = [
-        workspace,
-        target,
-        &sysroot,
-        &cargo_home,
-        Path::new("/proc"),
-        Path::new("/dev"),
-    ];
-
-    progress.say(format!("building policyd and xmesh on Debian {SUITE}"));
-    let path = format!("{}/bin:/usr/sbin:/usr/bin:/sbin:/bin", sysroot.display());
-    run(Command::new("unshare")
-        .args(["--mount", "sh", "-c", ENTER, "sh"])
-        .arg(&root)
-        .arg(shown.len().to_string())
-        .args(shown)
-        .args(["env", "-C"])
-        .arg(workspace)
-        .arg(format!("PATH={path}"))
-        .arg("cargo")
-        .args(arguments)
-        .env("CARGO_HOME", &cargo_home)
-        .env("CARGO_TARGET_DIR", target)
-        .env_remove("RUSTUP_TOOLCHAIN"))?;
-    Ok(())
-}
-
-fn build_root(progress: &Progress) -> Result<PathBuf> {
-    let include = format!("--include=ca-certificates,{}", setup::PROGRAMS.join(","));
-    let folder = cache::entry("root-build", &[SUITE.as_bytes(), include.as_bytes()], |place| {
-        progress.say(format!("making a Debian {SUITE} to build on (once)"));
+fn build_root(suite: &str, packages: &[&str], progress: &Progress) -> Result<PathBuf> {
+    let include = format!("--include=ca-certificates,{}", packages.join(","));
+    let folder = cache::entry("root-build", &[suite.as_bytes(), include.as_bytes()], |place| {
+        progress.say(format!("making a Debian {suite} to build on (once)"));
         let mirrors = Mirrors::of_this_machine()?;
         run(Command::new("mmdebstrap")
             .args(["--mode=root", "--variant=minbase", "--format=directory", &include])
             .arg("--aptopt=Apt::Install-Recommends \"false\"")
-            .arg(SUITE)
+            .arg(suite)
             .arg(place.join("root"))
-            .args(mirrors.sources(SUITE)))?;
+            .args(mirrors.sources(suite)))?;
         Ok(())
     })?;
     Ok(folder.join("root"))

@@ -23,9 +23,24 @@ const SUITES: [&str; 7] = [
     "sid",
 ];
 
+/// Names the address of a mirror of Ubuntu's, for kernels older than any that Debian's mirrors still have.
+const UBUNTU: &str = "XMESH_UBUNTU";
+const UBUNTU_SUITES: [&str; 2] = ["bionic-updates", "focal"];
+
 /// An apt of our own: same mirror, other suites, own state.
 pub struct Apt {
     dir: PathBuf,
+    distribution: Distribution,
+}
+
+#[derive(Debug, Clone)]
+enum Distribution {
+    Debian,
+    /// Its keyring comes as a package of Debian's.
+    Ubuntu {
+        mirror: String,
+        keyring: PathBuf,
+    },
 }
 
 /// What is booted of a kernel package.
@@ -43,9 +58,28 @@ impl Apt {
     /// # Errors
     /// If the cache cannot be written or the mirror not be reached.
     pub fn open() -> Result<Self> {
-        let dir = cache::folder().join("apt");
+        Self::open_in("apt", Distribution::Debian)
+    }
+
+    /// The same for old kernels of Ubuntu's; none unless the environment's `XMESH_UBUNTU` names a mirror.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_ubuntu() -> Result<Option<Self>> {
+        let Ok(mirror) = std::env::var(UBUNTU) else {
+            return Ok(None);
+        };
+        let package = "ubuntu-keyring";
+        let root = Self::open()?.unpacked(package)?;
+        let keyring = find_file(&root, &|name| name == "ubuntu-archive-keyring.gpg")
+            .ok_or_else(|| RigError::NoPackage(format!("{package}: holds no keyring")))?;
+        Self::open_in("apt-ubuntu", Distribution::Ubuntu { mirror, keyring }).map(Some)
+    }
+
+    fn open_in(name: &str, distribution: Distribution) -> Result<Self> {
+        let dir = cache::folder().join(name);
         fs::create_dir_all(&dir).at(&dir)?;
-        let apt = Self { dir };
+        let apt = Self { dir, distribution };
         let lock = apt.lock()?;
         if !apt.dir.join("updated").exists() {
             apt.fetch_indexes()?;
@@ -77,12 +111,19 @@ impl Apt {
             let folder = self.dir.join(folder);
             fs::create_dir_all(&folder).at(&folder)?;
         }
-        let mirror = Mirrors::of_this_machine()?.archive;
+        let (mirror, keyring, suites) = match &self.distribution {
+            Distribution::Debian => (
+                Mirrors::of_this_machine()?.archive,
+                Path::new("/usr/share/keyrings/debian-archive-keyring.gpg"),
+                SUITES.as_slice(),
+            ),
+            Distribution::Ubuntu { mirror, keyring } => {
+                (mirror.clone(), keyring.as_path(), UBUNTU_SUITES.as_slice())
+            }
+        };
         let mut list = String::new();
-        for suite in SUITES {
-            list += &format!(
-                "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {mirror} {suite} main\n"
-            );
+        for suite in suites {
+            list += &format!("deb [signed-by={}] {mirror} {suite} main\n", keyring.display());
         }
         let sources = self.dir.join("sources.list");
         fs::write(&sources, list).at(&sources)?;
@@ -104,6 +145,7 @@ impl Apt {
             "Dir::Cache::srcpkgcache=srcpkgcache.bin".to_owned(),
             "Acquire::Languages=none".to_owned(),
             "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false".to_owned(),
+            "Acquire::IndexTargets::deb::CNF::DefaultEnabled=false".to_owned(),
             "APT::Sandbox::User=root".to_owned(),
         ] {
             command.args(["-o", &option]);
@@ -132,7 +174,11 @@ impl Apt {
         versions.sort();
         let newest = versions.last().map(|(_, name)| (*name).to_owned());
         newest.ok_or_else(|| {
-            RigError::NoPackage(format!("{prefix}*{suffix}, in none of {}", SUITES.join(", ")))
+            let suites = match self.distribution {
+                Distribution::Debian => SUITES.join(", "),
+                Distribution::Ubuntu { .. } => UBUNTU_SUITES.join(", "),
+            };
+            RigError::NoPackage(format!("{prefix}*{suffix}, in none of {suites}"))
         })
     }
 
@@ -167,26 +213,34 @@ impl Apt {
         Ok(root)
     }
 
-    /// Debian's newest cloud kernel of a series such as `6.1.`: the name of its package.
+    /// The newest kernel of a series such as `6.1.`, of Debian's those for clouds: the name of its package.
     ///
     /// # Errors
     /// If the suites have none.
     pub fn kernel_package(&self, series: &str) -> Result<String> {
-        self.newest(&format!("linux-image-{series}"), "-cloud-amd64")
+        match self.distribution {
+            Distribution::Debian => self.newest(&format!("linux-image-{series}"), "-cloud-amd64"),
+            Distribution::Ubuntu { .. } => self.newest(&format!("linux-image-unsigned-{series}"), "-generic"),
+        }
     }
 
-    /// Unpacks a kernel. From 6.19 on Debian splits it and its modules out of the image package.
+    /// Unpacks a kernel. From 6.19 on Debian splits it and its modules out of the image package; Ubuntu always had its modules
+    /// apart.
     ///
     /// # Errors
     /// As [`Self::unpacked`], and if the packages hold no kernel or no modules.
     pub fn kernel(&self, package: &str) -> Result<KernelFiles> {
         let mut vmlinuz = None;
         let mut modules = None;
-        for prefix in ["linux-image-", "linux-binary-", "linux-modules-"] {
+        let (image, others) = match self.distribution {
+            Distribution::Debian => ("linux-image-", ["linux-binary-", "linux-modules-"].as_slice()),
+            Distribution::Ubuntu { .. } => ("linux-image-unsigned-", ["linux-modules-"].as_slice()),
+        };
+        for prefix in std::iter::once(&image).chain(others) {
             if vmlinuz.is_some() && modules.is_some() {
                 break;
             }
-            let root = self.unpacked(&package.replacen("linux-image-", prefix, 1))?;
+            let root = self.unpacked(&package.replacen(image, prefix, 1))?;
             for dir in [root.clone(), root.join("usr")] {
                 let boot = || find_file(&dir.join("boot"), &|name| name.starts_with("vmlinuz"));
                 let beside = || find_file(&dir.join("lib/modules"), &|name| name == "vmlinuz");

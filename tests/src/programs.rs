@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! Builds what runs inside the rig.
 
-use crate::chroot;
+use crate::chroot::Release;
 use crate::command::run;
 use crate::error::{At, Result};
+use crate::image::SUITE;
 use crate::progress::Progress;
 use crate::setup;
 use std::fs;
@@ -32,35 +33,43 @@ pub fn build(progress: &Progress) -> Result<Vec<PathBuf>> {
         &["--package", "policyd", "--package", "xmesh"],
         progress,
     )?;
-    Ok(["policyd", "xmesh"]
+    ["policyd", "xmesh"]
         .iter()
-        .map(|name| folder.join(name))
-        .collect())
+        .map(|name| lean(&folder.join(name)))
+        .collect()
 }
 
 /// Builds an example of a package for dom0, as [`build`] does; gives its path.
 pub fn example(package: &str, name: &str, progress: &Progress) -> Result<PathBuf> {
     let folder = for_dom0(name, &["--package", package, "--example", name], progress)?;
-    Ok(folder.join("examples").join(name))
+    lean(&folder.join("examples").join(name))
+}
+
+/// A copy of a program without what only debuggers read: four fifths of it, and the way into a rig is slow.
+fn lean(program: &Path) -> Result<PathBuf> {
+    let folder = target_folder().join("rig-lean");
+    fs::create_dir_all(&folder).at(&folder)?;
+    let lean = folder.join(program.file_name().unwrap_or_default());
+    // Tests of another rig may be reading it.
+    let new = lean.with_extension(std::process::id().to_string());
+    run(Command::new("strip")
+        .args(["--strip-debug", "-o"])
+        .arg(&new)
+        .arg(program))?;
+    fs::rename(&new, &lean).at(&lean)?;
+    Ok(lean)
 }
 
 /// Builds what cargo's arguments select; gives the folder it is in.
 fn for_dom0(what: &str, selection: &[&str], progress: &Progress) -> Result<PathBuf> {
     let arguments = [&["build", "--quiet", "--release"], selection].concat();
-    let target = if chroot::is_host_release() {
-        setup::ensure(setup::PROGRAMS, progress)?;
-        progress.say(format!("building {what}"));
-        let target = target_folder();
-        run(Command::new("cargo")
-            .args(&arguments)
-            .current_dir(workspace())
-            .env("CARGO_TARGET_DIR", &target))?;
-        target
-    } else {
-        let target = target_folder().join("rig-dom0");
-        chroot::cargo(&arguments, workspace(), &target, progress)?;
-        target
+    let release = Release::open(SUITE, setup::PROGRAMS, progress)?;
+    progress.say(format!("building {what}"));
+    let target = match release.is_host() {
+        true => target_folder(),
+        false => target_folder().join("rig-dom0"),
     };
+    release.cargo(&arguments, workspace(), &target)?;
     Ok(target.join("release"))
 }
 

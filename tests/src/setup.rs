@@ -45,9 +45,18 @@ pub const PROGRAMS: &[&str] = &[
     "linux-libc-dev",
 ];
 
+/// To make packages of programs, beside [`PROGRAMS`].
+pub const PACKAGES: &[&str] = &["dpkg-dev"];
+
 /// What the tests need beside [`PROGRAMS`]: network namespaces, an emulator that makes dumps of real kernels, and
 /// strace as the measure of traces.
 pub const TESTS: &[&str] = &["ethtool", "iproute2", "qemu-system-x86", "strace", "xz-utils"];
+
+/// To fetch what the web page has from npm.
+pub const NPM: &[&str] = &["nodejs", "npm"];
+
+/// What the web page is tried in, and the letters that its pictures have.
+pub const BROWSER: &[&str] = &["chromium", "fontconfig", "fonts-dejavu-core"];
 
 /// What the datapath is measured against, on this host.
 pub const NETBACK: &[&str] = &["clang", "ethtool", "iproute2", "linux-libc-dev", "nftables"];

@@ -4,18 +4,25 @@
 //! Names, paths and arguments come out of guests' memory, so whatever is shown of them is stripped of
 //! control characters first: a guest must not be able to write to an administrator's terminal.
 
+pub mod advice;
 pub mod check;
+pub mod doctor;
 pub mod domain;
 pub mod event;
 pub mod flow;
 pub mod graph;
 pub mod guest;
+pub mod past;
 pub mod policy;
 pub mod policy_history;
 pub mod qos;
+pub mod rollout;
 pub mod route;
+pub mod signal;
 pub mod stats;
+pub mod style;
 pub mod table;
+pub mod threat;
 pub mod time;
 pub mod trace;
 

@@ -12,7 +12,7 @@ use daemon::{Daemon, command, json, xmesh};
 use policyd_api::{
     Applied, BackendState, Capabilities, ConnectionStats, Decision, Distribution, Domain, DomainStats,
     ErrorBody, Event, Explained, Flow, Mode, PacketCounts, Party, PolicyDocument, PolicySummary, Probe,
-    Process, Qos, Route, RouteBackend, Routed, ShapedClass, ShapedVif, Stats, Verdict, Vif, What,
+    Process, Qos, Route, RouteBackend, Routed, ShapedClass, ShapedVif, Stats, Status, Verdict, Vif, What,
 };
 
 fn out(output: &Output) -> String {
@@ -191,6 +191,11 @@ fn stats_are_two_tables_of_eighty_columns() {
                 zero_windows_in: none,
             },
         ],
+        dry_runs: vec![policyd_api::DryRunStats {
+            rule: "shop/no-telnet".into(),
+            allow: 0,
+            deny: 12,
+        }],
     };
     let daemon = Daemon::start(move |_| json(&stats));
     let output = daemon.run(&["stats", "web1"]);
@@ -209,7 +214,10 @@ fn stats_are_two_tables_of_eighty_columns() {
          web1    →    db1   shop/cache   rtt-out     4000   ≤63µs  ≤127µs    ≤2s      -\n\
          web1    →    db1   shop/cache   retr-out     118       0       0     ≤7     12\n\
          web1    →    db1   shop/cache   zwin-in      118       0       0     ≤1      1\n\
-         web1    ←    -     rule 3 of 6  setup          1   ≤63µs   ≤63µs  ≤63µs      -\n"
+         web1    ←    -     rule 3 of 6  setup          1   ≤63µs   ≤63µs  ≤63µs      -\n\
+         \n\
+         Dry run         Would allow  Would deny\n\
+         shop/no-telnet            0          12\n"
     );
     assert!(out(&output).lines().all(|line| line.chars().count() <= 80));
     assert_eq!(daemon.asked(), ["GET /v1/stats?domain=web1"]);
@@ -563,6 +571,35 @@ fn policy_check_needs_no_daemon() {
     assert!(err(&output).contains("xmesh: cannot read /nonexistent.yaml: "));
     assert!(out(&output).contains("valid"));
 
+    let odd = daemon.folder.path().join("odd.yaml");
+    let text = "policy: odd\nrules:\n- { name: all, from: any, to: { vm: db1 }, action: deny }\n\
+                - { name: some, from: { vm: web1 }, to: { vm: db1 }, ports: 80, action: allow }\n";
+    std::fs::write(&odd, text).unwrap();
+    let odd = odd.display().to_string();
+    let output = xmesh(none, &["policy-check", &good, &odd]);
+    assert_eq!(output.status.code(), Some(4), "{}", err(&output));
+    assert_eq!(
+        out(&output),
+        format!(
+            "{good}: policy shop, 1 services, 0 rules, 0 routes, valid\n\
+             {odd}: policy odd, 0 services, 2 rules, 0 routes, valid\n\
+             {odd}:4:11: shadowed: odd/all decides every flow that this rule matches; narrow one of them, or remove this one\n"
+        )
+    );
+    let output = xmesh(none, &["--json", "policy-check", "--vm", "db1", &odd]);
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let kinds: Vec<&str> = told[0]["findings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|finding| finding["kind"].as_str().unwrap())
+        .collect();
+    assert_eq!(kinds, ["shadowed", "unknown-vm"]);
+
+    let schema = xmesh(none, &["policy-schema"]);
+    let schema: serde_json::Value = serde_json::from_slice(&schema.stdout).unwrap();
+    assert_eq!(schema["required"], serde_json::json!(["policy"]));
+
     let binary = daemon.folder.path().join("binary.yaml");
     std::fs::write(&binary, b"policy: shop\n# \xff\n").unwrap();
     let output = xmesh(none, &["policy-check", binary.to_str().unwrap()]);
@@ -571,6 +608,111 @@ fn policy_check_needs_no_daemon() {
         "{}",
         err(&output)
     );
+}
+
+/// What it says of this very host differs from one to the next; what it says of policyd does not.
+#[test]
+fn the_doctor_asks_the_daemon_too() {
+    let status = Status {
+        version: env!("CARGO_PKG_VERSION").into(),
+        pid: 4,
+        guardian: None,
+        uptime: 5,
+        generation: 3,
+        xen: "4.17.5".into(),
+        events_lost: 0,
+        datapath_events_lost: 0,
+        lookups: Default::default(),
+        flow_history: Default::default(),
+        store: Default::default(),
+    };
+    let mut seen = domain("web1", 3, Mode::Altp2m);
+    let mut dim = domain("db1", 4, Mode::Vm);
+    dim.problems = vec!["its kernel has no BTF; boot one with CONFIG_DEBUG_INFO_BTF".into()];
+    dim.vifs[0].covered = false;
+    seen.vifs.clear();
+    let daemon = Daemon::start(move |target| match target {
+        "GET /v1/status" => json(&status),
+        _ => json(&vec![seen.clone(), dim.clone()]),
+    });
+    let output = daemon.run(&["--json", "doctor"]);
+    assert_eq!(output.status.code(), Some(1), "an interface is not covered");
+    assert!(err(&output).contains("this host lacks"), "{}", err(&output));
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let of = |check: &str| -> Vec<(String, String)> {
+        let all = told.as_array().unwrap().iter();
+        all.filter(|f| f["check"] == check)
+            .map(|f| {
+                (
+                    f["level"].as_str().unwrap().into(),
+                    f["found"].as_str().unwrap().into(),
+                )
+            })
+            .collect()
+    };
+    assert_eq!(of("policyd")[0].0, "ok");
+    assert_eq!(of("guardian")[0].0, "warn");
+    assert_eq!(
+        of("vifs"),
+        [(
+            "fail".into(),
+            "vif4.0 of db1 is not covered: its traffic is not decided".into()
+        )]
+    );
+    assert_eq!(
+        of("sight"),
+        [
+            (
+                "warn".into(),
+                "db1 (mode vm): its kernel has no BTF; boot one with CONFIG_DEBUG_INFO_BTF".into()
+            ),
+            ("ok".into(), "1 of 2 domains are seen in full".into())
+        ]
+    );
+
+    let away = xmesh(Path::new("/nonexistent/api.sock"), &["doctor"]);
+    assert_eq!(away.status.code(), Some(1), "{}", err(&away));
+    let text = out(&away);
+    let at = text
+        .find("policyd does not answer at /nonexistent/api.sock")
+        .unwrap();
+    assert!(text[at..].lines().nth(1).unwrap().contains("policyd"), "{text}");
+}
+
+#[test]
+fn templates_are_what_policy_check_accepts() {
+    let none = Path::new("/nonexistent/socket");
+    let folder = tempfile::tempdir().unwrap();
+    let listed: serde_json::Value =
+        serde_json::from_slice(&xmesh(none, &["--json", "policy-template"]).stdout).unwrap();
+    let names: Vec<&str> = listed
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|t| t["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(names.len(), 7);
+    for name in names {
+        let printed = xmesh(none, &["policy-template", name]);
+        assert_eq!(printed.status.code(), Some(0), "{name}");
+        assert!(!out(&printed).contains("SPDX"), "{name}");
+        let file = folder.path().join(name);
+        std::fs::write(&file, &printed.stdout).unwrap();
+        let checked = xmesh(none, &["policy-check", file.to_str().unwrap()]);
+        assert_eq!(checked.status.code(), Some(0), "{name}: {}", err(&checked));
+    }
+    let table = out(&xmesh(none, &["policy-template"]));
+    assert!(
+        table
+            .lines()
+            .nth(1)
+            .unwrap()
+            .starts_with("audit-only       A start"),
+        "{table}"
+    );
+    let wrong = xmesh(none, &["policy-template", "defalt-deny"]);
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(err(&wrong).contains("default-deny"), "{}", err(&wrong));
 }
 
 #[test]

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod daemon;
+#[path = "control/edit.rs"]
+mod edit;
 
 use std::fs;
 use std::path::Path;
@@ -52,6 +54,7 @@ fn generations() -> Vec<Generation> {
         to,
         message: message.map(str::to_owned),
         edits,
+        stage: None,
     };
     vec![
         generation(
@@ -415,6 +418,7 @@ fn info_tells_the_head_of_the_audit_log_and_what_is_wrong_with_the_store() {
             events_lost: 0,
             datapath_events_lost: 21,
             lookups: Default::default(),
+            flow_history: Default::default(),
             store: StoreStatus {
                 audit_entries: 2,
                 audit_head: chain().head.hash,

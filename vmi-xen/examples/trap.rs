@@ -2,7 +2,7 @@
 //! Puts probes on kernel functions of a running guest and prints what fires.
 //!
 //! ```text
-//! trap watch DOMID FUNCTION[=HEX]... [--seconds N] [--quiet] [--step] [--slow-step] [--visible] [--audit] [--read]
+//! trap watch DOMID FUNCTION[=HEX]... [--seconds N] [--quiet] [--step] [--slow-step] [--visible] [--audit] [--read] [--spin]
 //! trap undo                      free all guests whose watcher died
 //! trap counters                  what the rig's emulator has counted so far
 //! ```
@@ -10,7 +10,8 @@
 //! A function without an address is looked up in the guest's own symbol table.
 //! `--panic N` makes the handler panic at the N-th trap, for testing. `--step` has every probe single-stepped, `--slow-step`
 //! with an event for the step too, as xen-access does it. `--read` reads process and socket at each trap as policyd does,
-//! and tells at the end what that cost where the emulator counts.
+//! and tells at the end what that cost where the emulator counts. `--spin` asks for events without ever waiting, and tells
+//! what taking and answering one costs besides.
 
 use std::{
     path::Path,
@@ -50,6 +51,7 @@ struct Options {
     quiet: bool,
     audit: bool,
     read: bool,
+    spin: bool,
     panic_at: u64,
     config: Config,
 }
@@ -76,6 +78,7 @@ fn options(mut args: impl Iterator<Item = String>) -> anyhow::Result<Options> {
         quiet: false,
         audit: false,
         read: false,
+        spin: false,
         panic_at: 0,
         config: Config {
             spin: Duration::ZERO,
@@ -89,6 +92,7 @@ fn options(mut args: impl Iterator<Item = String>) -> anyhow::Result<Options> {
             "--quiet" => options.quiet = true,
             "--audit" => options.audit = true,
             "--read" => options.read = true,
+            "--spin" => options.spin = true,
             "--step" => options.config.one_exit = false,
             "--slow-step" => (options.config.one_exit, options.config.fast_step) = (false, false),
             "--visible" => options.config.hide_from_reads = false,
@@ -146,7 +150,16 @@ fn watch(options: &Options) -> anyhow::Result<()> {
 
     let end = Instant::now() + Duration::from_secs(options.seconds);
     let mut traps = 0_u64;
+    let mut ring = options.spin.then(RingCost::find).transpose()?;
     while !STOP.load(Ordering::Relaxed) && Instant::now() < end {
+        if let Some(ring) = &mut ring {
+            let begin = ring.now();
+            let served = engine.poll(Duration::ZERO, &mut |_, _| {})?;
+            ring.polled(begin, served);
+            // The guest may have no other processor.
+            std::thread::yield_now();
+            continue;
+        }
         engine.poll(Duration::from_millis(500), &mut |probe, trap| {
             traps += 1;
             assert_ne!(traps, options.panic_at, "asked for by --panic");
@@ -170,7 +183,61 @@ fn watch(options: &Options) -> anyhow::Result<()> {
     if let Some(reading) = reading {
         reading.print();
     }
+    if let Some(ring) = ring {
+        ring.print();
+    }
     Ok(())
+}
+
+/// What it costs to take an event off the ring, find its probe and answer it: a poll that served one, less one that found
+/// nothing.
+struct RingCost {
+    counters: Counters,
+    /// Instructions of polls that served one event.
+    served: Vec<u64>,
+    /// Instructions of polls that found none.
+    idle: Vec<u64>,
+}
+
+impl RingCost {
+    /// More of either say nothing more.
+    const ENOUGH: usize = 10_000;
+
+    fn find() -> anyhow::Result<Self> {
+        Ok(Self {
+            counters: Counters::find().context("no emulator of the rig counts here")?,
+            served: Vec::new(),
+            idle: Vec::new(),
+        })
+    }
+
+    /// Instructions of dom0 and Xen: answering sets a vCPU free, which may run before the answer returns.
+    fn now(&self) -> u64 {
+        self.counters.host_instructions()
+    }
+
+    fn polled(&mut self, begin: u64, served: usize) {
+        let cost = self.now() - begin;
+        let costs = match served {
+            0 => &mut self.idle,
+            1 => &mut self.served,
+            _ => return,
+        };
+        if costs.len() < Self::ENOUGH {
+            costs.push(cost);
+        }
+    }
+
+    fn print(mut self) {
+        self.served.sort_unstable();
+        self.idle.sort_unstable();
+        let middle = |costs: &[u64]| costs.get(costs.len() / 2).copied();
+        if let (Some(served), Some(idle)) = (middle(&self.served), middle(&self.idle)) {
+            println!("{} events by themselves", self.served.len());
+            let ring = served.saturating_sub(idle);
+            println!("bench: {ring} instructions ring: take the event, find the probe, answer");
+        }
+    }
 }
 
 /// What policyd reads at a trap, and its cost.

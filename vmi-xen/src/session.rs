@@ -172,6 +172,9 @@ fn reader(xen: &Xen, domid: DomId) -> Result<Linux<LiveMemory>, SessionError> {
     Ok(Linux::new(memory, kernel))
 }
 
+/// Standard input, output and error.
+const STANDARD_DESCRIPTORS: u32 = 3;
+
 /// Reads a guest on demand.
 pub struct Inspector {
     linux: Linux<LiveMemory>,
@@ -283,6 +286,33 @@ impl Inspector {
         };
         let subject = self.owners.borrow_mut().subject(&self.linux, found.task)?;
         Ok(Some((found.socket, subject)))
+    }
+
+    /// The sockets that are a process's standard input, output and error, by descriptor. None where there is no such process: it
+    /// is known by its number and its start, nanoseconds after the guest's boot.
+    ///
+    /// # Errors
+    /// As [`Inspector::processes`], and if its table of descriptors cannot be read.
+    pub fn standard_sockets(
+        &self,
+        pid: u32,
+        start_time_ns: u64,
+    ) -> Result<Option<Vec<(u32, Socket)>>, LinuxError> {
+        self.fresh();
+        let found = self.linux.within(Budget::SWEEP, || {
+            let leaders = self.linux.leaders()?;
+            let Some(task) = leaders
+                .into_iter()
+                .find(|task| self.linux.pid(*task).is_ok_and(|number| number == pid))
+            else {
+                return Ok(None);
+            };
+            if self.linux.process(task)?.start_time_ns != start_time_ns {
+                return Ok(None);
+            }
+            Ok(Some(self.linux.first_sockets_of(task, STANDARD_DESCRIPTORS)?))
+        });
+        found.0
     }
 
     /// Addresses of the guest's interfaces, in all its network namespaces.

@@ -7,6 +7,7 @@ mod bringup;
 mod child;
 mod counters;
 mod datapath;
+mod history;
 mod lookup;
 mod machine;
 mod netback;
@@ -52,6 +53,8 @@ enum Name {
     Policy,
     /// Rates, guarantees and latency of a shaped vif, with this host's kernel
     Qos,
+    /// A week of a busy host in the history of flows
+    History,
 }
 
 /// Measures one thing, prints it, and leaves it in `target/bench/NAME.json`.
@@ -68,6 +71,7 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
         Name::Netback => netback::measure()?,
         Name::Policy => policy::measure(options.runs)?,
         Name::Qos => qos::measure()?,
+        Name::History => history::measure()?,
     };
     let name = options
         .name

@@ -8,9 +8,10 @@ mod steps;
 use std::process::ExitCode;
 
 use clap::Args;
-use xmesh_rig::{Cpu, Rig, RigConfig};
+use xmesh_rig::{Cpu, Progress, Rig, RigConfig};
 
 use crate::test::Count;
+use crate::web;
 use checks::Checks;
 
 /// What to show.
@@ -35,6 +36,7 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
         ..RigConfig::default()
     };
     let running = Rig::attach(&options.name).is_ok();
+    web::try_fetch(&Progress::new(false));
     let rig = Rig::up(&config)?;
     let count = in_rig(&rig);
     if options.keep || running {

@@ -3,8 +3,10 @@
 
 mod bench;
 mod demo;
+mod dist;
 mod rig;
 mod test;
+mod web;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -28,6 +30,10 @@ enum Command {
     Demo(demo::Options),
     /// Measure what a part costs: a table, and JSON in target/bench
     Bench(bench::Options),
+    /// Fetch the library that draws the map on the web page, from npm
+    Web,
+    /// Make Debian packages, and install and purge them in roots of their releases
+    Dist(dist::Options),
 }
 
 fn main() -> ExitCode {
@@ -36,6 +42,8 @@ fn main() -> ExitCode {
         Command::Test(options) => test::run(&options),
         Command::Demo(options) => demo::run(&options),
         Command::Bench(options) => bench::run(&options),
+        Command::Web => web::run(),
+        Command::Dist(options) => dist::run(&options),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

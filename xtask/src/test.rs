@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! `cargo xtask test`: everything, counted honestly.
 
+mod contract;
 mod count;
+mod page;
 
-use crate::demo;
+use crate::{demo, web};
 use clap::Args;
 pub use count::Count;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::thread;
+use std::time::Instant;
 use xmesh_rig::{Cpu, Progress, Rig, RigConfig, RigError, programs, setup};
 
 /// Which tests.
@@ -27,32 +30,43 @@ pub struct Options {
 const OWN_RIGS: [(&str, Cpu); 2] = [("test", Cpu::Intel), ("test-amd", Cpu::Amd)];
 /// The module of the tests that need an AMD processor.
 const ON_AMD: &str = "amd::";
-/// What is run there: what differs without altp2m, and of the rest what stands on traps (facts, traces, what a death leaves,
-/// what is seen beside traps). All others are alike; to run one there too, name a rig of that kind.
-const WITHOUT_ALTP2M: [&str; 7] = [
-    ON_AMD,
+/// What is run there besides: what stands on traps (facts, traces, what a death leaves, what is seen beside traps). All others are
+/// alike; to run one there too, name a rig of that kind.
+const ON_AMD_TOO: [&str; 7] = [
     "patched_by_",
     "a_guests_own_breakpoint",
     "every_",
+    "whenever_its_watcher",
     "daemon_and_guardian",
     "datagrams_of_sockets",
     "who_hides",
 ];
 
+/// Where rigs of both kinds are up, these are left to the one without altp2m: they are alike there, and both are done sooner.
+const SHARED_OUT: [&str; 2] = ["rig::", "routes::"];
+
 /// Runs them. The last line is `N passed, N failed`; the exit status is 0 only if none failed.
 pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let mut count = Count::default();
     setup::ensure(&[setup::PROGRAMS, setup::TESTS].concat(), &Progress::new(false))?;
+    web::try_fetch(&Progress::new(false));
     count.add(&cargo_test(&["--workspace"], None, Echo::Live)?);
+    count.add(&contract::run());
+    count.add(&page::run()?);
     if !options.quick {
         match &options.rig {
             Some(name) => {
                 let cpu = Rig::attach(name).map_or(Cpu::default(), |rig| rig.cpu());
-                count.add(&in_rig(name, cpu, true, Echo::Live)?);
+                count.add(&in_rig(name, cpu, true, Echo::Live, &[])?);
             }
             None => {
-                for each in in_own_rigs() {
-                    count.add(&each?);
+                let counts = in_own_rigs().unwrap_or_else(|error| vec![Err(error)]);
+                for each in counts {
+                    // What could not be tried has not passed.
+                    count.add(&each.unwrap_or_else(|error| {
+                        eprintln!("error: {error:#}");
+                        Count { passed: 0, failed: 1 }
+                    }));
                 }
             }
         }
@@ -75,10 +89,16 @@ enum Echo {
 }
 
 /// Runs in all of [`OWN_RIGS`] at once, the first of them shown live.
-fn in_own_rigs() -> Vec<anyhow::Result<Count>> {
+fn in_own_rigs() -> anyhow::Result<Vec<anyhow::Result<Count>>> {
+    // What goes into them is built first: beside two emulated machines a compiler takes several times as long.
+    let progress = Progress::new(false);
+    programs::build(&progress)?;
+    for example in ["kill9", "tamper"] {
+        programs::example("vmi-xen", example, &progress)?;
+    }
     let run = |(index, (name, cpu)): (usize, (&'static str, Cpu))| {
         let echo = if index == 0 { Echo::Live } else { Echo::AtTheEnd };
-        thread::spawn(move || in_rig(name, cpu, false, echo))
+        thread::spawn(move || in_rig(name, cpu, false, echo, &SHARED_OUT))
     };
     let threads: Vec<_> = OWN_RIGS.into_iter().enumerate().map(run).collect();
     let outcome = |thread: thread::JoinHandle<_>| {
@@ -86,11 +106,12 @@ fn in_own_rigs() -> Vec<anyhow::Result<Count>> {
             .join()
             .unwrap_or_else(|_| Err(anyhow::anyhow!("a run in a rig ended by a panic; see above")))
     };
-    threads.into_iter().map(outcome).collect()
+    Ok(threads.into_iter().map(outcome).collect())
 }
 
-/// The tests that need a rig: marked `#[ignore]`, so that a plain `cargo test` says that it left them out.
-fn in_rig(name: &str, cpu: Cpu, keep: bool, echo: Echo) -> anyhow::Result<Count> {
+/// The tests that need a rig: marked `#[ignore]`, so that a plain `cargo test` says that it left them out. `shared_out`: what a rig
+/// without altp2m has for itself.
+fn in_rig(name: &str, cpu: Cpu, keep: bool, echo: Echo, shared_out: &[&str]) -> anyhow::Result<Count> {
     let config = RigConfig {
         name: name.to_owned(),
         cpu,
@@ -118,9 +139,11 @@ fn in_rig(name: &str, cpu: Cpu, keep: bool, echo: Echo) -> anyhow::Result<Count>
     match cpu {
         Cpu::Intel => {
             count.add(&demo::in_rig(&rig));
-            arguments.extend(["--skip", ON_AMD]);
+            for others in [&[ON_AMD], shared_out].concat() {
+                arguments.extend(["--skip", others]);
+            }
         }
-        Cpu::Amd => arguments.extend(WITHOUT_ALTP2M),
+        Cpu::Amd => arguments.extend([&[ON_AMD], &ON_AMD_TOO[..], shared_out].concat()),
     }
     let tests = cargo_test(&arguments, Some(&rig), echo);
     if !keep {
@@ -140,8 +163,25 @@ fn cargo_test(arguments: &[&str], rig: Option<&Rig>, echo: Echo) -> anyhow::Resu
     if let Some(rig) = rig {
         command.env("XMESH_RIG_NAME", rig.name());
     }
+    let ran = copied(&mut command, echo)?;
+    Ok(Count::of(&ran.output, &ran.errors, ran.status.success()))
+}
+
+/// What a script gives where what it needs cannot be installed.
+const NOT_HERE: i32 = 77;
+
+/// What a run has said.
+struct Ran {
+    output: String,
+    errors: String,
+    status: ExitStatus,
+}
+
+/// Runs a command to its end, and shows what it says.
+fn copied(command: &mut Command, echo: Echo) -> anyhow::Result<Ran> {
+    let program = command.get_program().to_string_lossy().into_owned();
     let start = |source| RigError::Start {
-        program: "cargo".to_owned(),
+        program: program.clone(),
         source,
     };
     let mut child = command
@@ -151,32 +191,46 @@ fn cargo_test(arguments: &[&str], rig: Option<&Rig>, echo: Echo) -> anyhow::Resu
         .spawn()
         .map_err(start)?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    let live = echo == Echo::Live;
-    let errors = thread::spawn(move || pass_on(stderr, live.then(std::io::stderr)));
-    let output = pass_on(stdout, live.then(std::io::stdout));
+    let begin = Instant::now();
+    let errors = thread::spawn(move || Copied::all(stderr, begin, echo, std::io::stderr()));
+    let output = Copied::all(stdout, begin, echo, std::io::stdout());
     // A thread that panicked has told nothing: what it was to tell counts as not seen.
     let errors = errors.join().unwrap_or_default();
     let status = child.wait().map_err(start)?;
-    if !live {
-        // A reader of ours that is gone does not make tests fail.
-        let _ = std::io::stderr().write_all(errors.as_bytes());
-        let _ = std::io::stdout().write_all(output.as_bytes());
-    }
-    Ok(Count::of(&output, &errors, status.success()))
+    // A reader of ours that is gone does not make tests fail.
+    let _ = std::io::stderr().write_all(errors.held.as_bytes());
+    let _ = std::io::stdout().write_all(output.held.as_bytes());
+    Ok(Ran {
+        output: output.text,
+        errors: errors.text,
+        status,
+    })
 }
 
-/// Gives a stream whole, and copies it line by line meanwhile.
-fn pass_on(from: Option<impl Read>, mut to: Option<impl Write>) -> String {
-    let mut text = String::new();
-    let Some(from) = from else { return text };
-    for line in BufReader::new(from).split(b'\n').map_while(Result::ok) {
-        let line = String::from_utf8_lossy(&line);
-        if let Some(to) = &mut to {
-            // A reader of ours that is gone does not make tests fail.
-            let _ = writeln!(to, "{line}");
+/// A stream of a run, read to its end.
+#[derive(Default)]
+struct Copied {
+    /// As it was.
+    text: String,
+    /// What is still to be shown: each line with the seconds since the run began, so that what takes long is seen.
+    held: String,
+}
+
+impl Copied {
+    fn all(from: Option<impl Read>, begin: Instant, echo: Echo, mut to: impl Write) -> Copied {
+        let mut copied = Copied::default();
+        let Some(from) = from else { return copied };
+        for line in BufReader::new(from).split(b'\n').map_while(Result::ok) {
+            let line = String::from_utf8_lossy(&line);
+            let shown = format!("[{:5} s] {line}\n", begin.elapsed().as_secs());
+            match echo {
+                // A reader of ours that is gone does not make tests fail.
+                Echo::Live => drop(to.write_all(shown.as_bytes())),
+                Echo::AtTheEnd => copied.held.push_str(&shown),
+            }
+            copied.text.push_str(&line);
+            copied.text.push('\n');
         }
-        text.push_str(&line);
-        text.push('\n');
+        copied
     }
-    text
 }

@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use netback_filter::{
-    Action, Attach, Backend, Config, Datapath, Direction, Peer, PeerMatch, Protocol, Rule, RuleSet, VifConfig,
+    Action, Attach, Backend, Config, Datapath, Direction, Peer, PeerMatch, Protocol, Rule, RuleSet,
+    ScopeConfig, VifConfig,
 };
 
 use super::support::site::{VIP4, backend, backend_address, end, service};
@@ -30,19 +31,25 @@ pub struct Contender {
     /// Where the peer listens.
     pub serves: SocketAddr,
     /// Keeps what is in force.
-    _datapath: Option<Datapath>,
+    datapath: Option<Datapath>,
+    is_direct: bool,
 }
 
 impl Contender {
     fn new(name: impl Into<String>, path: Path) -> Self {
         let world = World::new(path);
+        if path != Path::Routed {
+            // A bare bridge is one without hooks, whatever the kernel's default is.
+            world.set_br_netfilter(false);
+        }
         let end = (PEER4, PORT).into();
         Self {
             name: name.into(),
             world,
             to: end,
             serves: end,
-            _datapath: None,
+            datapath: None,
+            is_direct: false,
         }
     }
 
@@ -74,8 +81,29 @@ impl Contender {
             datapath.attach(VIF, vif).unwrap();
             datapath
         });
-        self._datapath = Some(datapath);
+        self.datapath = Some(datapath);
         self
+    }
+
+    /// The peer is a guest as well, under as many rules.
+    fn both(mut self, direct: bool) -> Self {
+        let datapath = self.datapath.as_mut().unwrap();
+        self.world.inside("dom0", || {
+            self.world.open_direct(datapath, ScopeConfig::open());
+            if !direct {
+                datapath.stop_direct().unwrap();
+            }
+        });
+        self.is_direct = direct;
+        self
+    }
+
+    /// Before each round.
+    pub fn begin(&mut self) {
+        let (world, datapath) = (&self.world, self.datapath.as_mut());
+        if let Some(datapath) = datapath.filter(|_| self.is_direct) {
+            world.inside("dom0", || datapath.renew_direct().unwrap());
+        }
     }
 
     /// The guest goes to a service, the peer has its backend's address.
@@ -198,6 +226,17 @@ pub fn bridged() -> Vec<Contender> {
     } else {
         list.push(bridge("clsact, 100000 rules").datapath(Attach::Clsact, 100_000, &[]));
     }
+    // Guests of one host: both vifs judge.
+    list.push(
+        bridge("both vifs, by the bridge")
+            .datapath(Attach::Auto, 1000, &[])
+            .both(false),
+    );
+    list.push(
+        bridge("both vifs, directly")
+            .datapath(Attach::Auto, 1000, &[])
+            .both(true),
+    );
     list.push(bridge("nft, verdict map of 1000").nft(&nft_maps(1000)));
     list.push(bridge("nft, verdict map of 100000").nft(&nft_maps(100_000)));
     // One of the two ways each line is about, so 500 pairs are 1000 rules.

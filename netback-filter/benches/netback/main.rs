@@ -25,10 +25,15 @@ const ROUNDS: usize = 15;
 const ROUND_TRIPS: usize = 4000;
 
 fn main() {
-    for (group, contenders) in [
-        ("bridge", contenders::bridged()),
-        ("routed", contenders::routed()),
-    ] {
+    // One group alone, and of it what has a word in its name: `cargo bench -p netback-filter --bench netback -- bridge TCX`.
+    let mut args = std::env::args().skip(1).filter(|arg| !arg.starts_with("--"));
+    let (only, word) = (args.next(), args.next().unwrap_or_default());
+    type Group = (&'static str, fn() -> Vec<Contender>);
+    let groups: [Group; 2] = [("bridge", contenders::bridged), ("routed", contenders::routed)];
+    let is_wanted = |name: &str| only.as_ref().is_none_or(|only| only == name);
+    for (group, contenders) in groups.into_iter().filter(|(name, _)| is_wanted(name)) {
+        let mut contenders = contenders();
+        contenders.retain(|one| one.name.contains(&word));
         let mut running: Vec<Running> = contenders.into_iter().map(Running::new).collect();
         for round in 0..=ROUNDS {
             // Nobody always comes behind the same one.
@@ -48,7 +53,9 @@ fn main() {
             }
         }
     }
-    scale::measure();
+    if is_wanted("scale") {
+        scale::measure();
+    }
 }
 
 /// One contender and its figures so far, one a round.
@@ -80,6 +87,7 @@ impl Running {
 
     /// `warm`: only to have everything in its caches.
     fn measure(&mut self, warm: bool) {
+        self.contender.begin();
         let gigabits = self.conversation.stream();
         let trips = self.conversation.round_trips(ROUND_TRIPS);
         if !warm {

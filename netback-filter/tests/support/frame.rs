@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use super::{GUEST_MAC, PEER_MAC};
 
+pub const FIN: u8 = 0x01;
 pub const SYN: u8 = 0x02;
 pub const RST: u8 = 0x04;
 pub const ACK: u8 = 0x10;

@@ -50,6 +50,9 @@ pub const PEER6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 2))
 pub const FAMILIES: [(IpAddr, IpAddr); 2] = [(GUEST4, PEER4), (GUEST6, PEER6)];
 pub const VIF: &str = "vif1.0";
 pub const SCOPE: u32 = 7;
+/// Where the peer is a guest, too.
+pub const PEER_VIF: &str = "vif2.0";
+pub const PEER_SCOPE: u32 = 8;
 pub const RESET: Action = Action::Deny(Refuse::Reset);
 pub const DROP: Action = Action::Deny(Refuse::Drop);
 
@@ -76,6 +79,8 @@ pub struct World {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Path {
     Bridge,
+    /// The same, of which frames may go past the bridge: see [`World::open_direct`].
+    Direct,
     /// No bridge: dom0 routes between the vifs, and is the next hop of both ends.
     Routed,
 }
@@ -105,7 +110,7 @@ impl World {
             run(&["ip", "netns", "add", &world.ns(part)]);
         }
         match path {
-            Path::Bridge => {
+            Path::Bridge | Path::Direct => {
                 world.ip("dom0", "link add br0 type bridge mcast_snooping 0");
                 world.ip("dom0", "link set br0 up");
             }
@@ -124,7 +129,9 @@ impl World {
                 &format!("link add vif{number}.0 type veth peer name eth0 address {mac} netns {ns}"),
             );
             match path {
-                Path::Bridge => world.ip("dom0", &format!("link set vif{number}.0 master br0 up")),
+                Path::Bridge | Path::Direct => {
+                    world.ip("dom0", &format!("link set vif{number}.0 master br0 up"))
+                }
                 Path::Routed => world.ip(
                     "dom0",
                     &format!("link set vif{number}.0 address {} up", text(VIF_MAC)),
@@ -140,10 +147,13 @@ impl World {
                 }
             }
         }
+        if path == Path::Direct {
+            world.set_br_netfilter(false);
+        }
         // The first packets of a test are its own: neighbours are known.
         for (from, number) in [("guest", 2), ("peer", 1)] {
             let mac = text(match path {
-                Path::Bridge => mac_of(number),
+                Path::Bridge | Path::Direct => mac_of(number),
                 Path::Routed => VIF_MAC,
             });
             for address in [format!("10.77.0.{number}"), format!("fd77::{number}")] {
@@ -154,6 +164,56 @@ impl World {
             }
         }
         world
+    }
+
+    /// Whether bridged packets go through iptables, where the kernel can do that: it may be its default.
+    pub fn set_br_netfilter(&self, on: bool) {
+        // These files, too, are those of the namespace of who opens them.
+        self.inside("dom0", || {
+            for family in ["iptables", "ip6tables"] {
+                let knob = format!("/proc/sys/net/bridge/bridge-nf-call-{family}");
+                if std::path::Path::new(&knob).exists() {
+                    std::fs::write(knob, if on { "1" } else { "0" }).unwrap();
+                }
+            }
+        });
+    }
+
+    /// Puts the peer's vif under the datapath as well, shows the bridge who is where, and has frames go past it.
+    pub fn open_direct(&self, datapath: &mut Datapath, scope: ScopeConfig) {
+        datapath.set_scope(PEER_SCOPE, scope).unwrap();
+        let vif = VifConfig {
+            scope: PEER_SCOPE,
+            mac: Some(PEER_MAC),
+        };
+        datapath.attach(PEER_VIF, vif).unwrap();
+        self.meet();
+        datapath.renew_direct().unwrap();
+    }
+
+    /// Both ends show themselves to the bridge.
+    pub fn meet(&self) {
+        for (part, mac) in [("guest", GUEST_MAC), ("peer", PEER_MAC)] {
+            // Whom it asks for is nobody's concern.
+            let arp = [&[0, 1, 8, 0, 6, 4, 0, 1][..], &mac, &[0; 14]].concat();
+            wire::Wire::open(self, part).send(&frame::ethernet(mac, [0xff; 6], 0x0806, &arp));
+        }
+        let known = || {
+            let all = self.exec("dom0", "bridge fdb show br br0");
+            let is_learned = |mac| {
+                all.lines()
+                    .any(|l| l.starts_with(&text(mac)) && !l.contains("permanent"))
+            };
+            is_learned(GUEST_MAC) && is_learned(PEER_MAC)
+        };
+        let begun = std::time::Instant::now();
+        while !known() {
+            assert!(
+                begun.elapsed() < Duration::from_secs(2),
+                "the bridge does not learn"
+            );
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// What dom0 has to know of an address behind a vif when it routes.
@@ -236,6 +296,24 @@ impl World {
             // What is there on every kernel; who tests the others says so.
             attach: Attach::Clsact,
             ..Config::default()
+        }
+    }
+
+    /// The programs that are pinned, by the names of their pins.
+    pub fn pinned_programs(&self) -> Vec<String> {
+        let names = std::fs::read_dir(self.pin_dir()).unwrap();
+        let mut programs: Vec<String> = names
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name.starts_with("program-"))
+            .collect();
+        programs.sort();
+        programs
+    }
+
+    /// The next to open the datapath loads programs of its own, as one of another build would.
+    pub fn unpin_programs(&self) {
+        for name in self.pinned_programs() {
+            std::fs::remove_file(self.pin_dir().join(name)).unwrap();
         }
     }
 
@@ -388,11 +466,15 @@ pub fn verdict(action: Action, rule: u32) -> Verdict {
 
 /// The scope's counters in one direction.
 pub fn counters(datapath: &Datapath, direction: Direction) -> Counters {
+    counters_of(datapath, SCOPE, direction)
+}
+
+pub fn counters_of(datapath: &Datapath, scope: u32, direction: Direction) -> Counters {
     datapath
         .stats()
         .unwrap()
         .into_iter()
-        .find(|s| s.direction == direction)
+        .find(|s| (s.scope, s.direction) == (scope, direction))
         .unwrap()
         .counters
 }

@@ -35,6 +35,8 @@ pub(super) struct Entry {
     pub to: Vec<Peer>,
     pub ports: Vec<PortRange>,
     pub protocol: Option<Protocol>,
+    /// Where its name stands.
+    pub place: Place,
 }
 
 /// Reads the list; `rest` makes of an entry and its other fields what it is.
@@ -122,6 +124,7 @@ fn entry<'n>(
         to,
         ports: ports(reader, fields.get("ports"), "`ports`"),
         protocol,
+        place: name_node?.place,
     };
     Some((fields, entry, name_node?.place))
 }

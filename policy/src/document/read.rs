@@ -1,57 +1,67 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! From nodes to a document.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use super::entries::{Kind, entries};
 use super::fields::Reader;
 use super::node::{self, Node, Value};
 use super::read_routes::routes;
+use super::require::require;
+use super::roles::{self, role};
+pub(super) use super::services::Services;
+use super::services::services;
 use super::targets::instead;
-use super::values::{name, one_of, parsed, patterns, plain_name, ports, protocol, shorten, uid, values};
+use super::values::{boolean, ids, name, one_of, parsed, patterns, ports, protocol, shorten, values};
 use super::{
     Action, ContainerPattern, Document, Lock, MAX_RULES, MAX_TEXT, Origin, Peer, Refuse, Rule, Selector,
     VmPattern,
 };
 use crate::pattern::Pattern;
 use crate::port::Protocol;
-use crate::problem::{Problem, Problems, nearest};
+use crate::problem::{Place, Problem, Problems, nearest};
 
-const DOCUMENT: [&str; 9] = [
+pub(super) const DOCUMENT: [&str; 11] = [
     "policy",
     "description",
     "default",
     "lock",
     "frames",
+    "roles",
     "services",
     "routes",
     "rules",
     "qos",
+    "answers",
 ];
-const SELECTOR: [&str; 8] = [
+pub(super) const SELECTOR: [&str; 10] = [
     "vm",
     "address",
     "exe",
     "arg",
     "uid",
+    "role",
     "container",
+    "parent",
     "port",
     "protocol",
 ];
-const RULE: [&str; 10] = [
+pub(super) const RULE: [&str; 12] = [
     "name",
     "description",
     "from",
     "to",
     "ports",
     "protocol",
+    "require",
     "action",
     "refuse",
+    "dry_run",
     "instead",
     "mirror",
 ];
 /// Words that name a peer in `from` and `to`, and so cannot name a service.
-const PEERS: [&str; 3] = ["any", "world", "unattributed"];
+pub(super) const PEERS: [&str; 3] = ["any", "world", "unattributed"];
 
 pub(super) fn document(file: &str, text: &str) -> Result<Document, Problems> {
     let whole = |what: String, remedy: &str| {
@@ -112,24 +122,22 @@ fn read(reader: &Reader<'_>, root: &Node, file: &str) -> Option<Document> {
         .get("frames")
         .map(|n| super::frames::frames(reader, n))
         .unwrap_or_default();
-    let services = fields
-        .get("services")
-        .filter(|n| !matches!(n.value, Value::Null))
-        .map(|n| services(reader, n))
-        .unwrap_or_default();
-    let rules = fields
-        .get("rules")
-        .filter(|n| !matches!(n.value, Value::Null))
+    let said = |field: &str| fields.get(field).filter(|n| !matches!(n.value, Value::Null));
+    let roles = said("roles").map(|n| roles::roles(reader, n)).unwrap_or_default();
+    let written_roles = roles::written(&roles);
+    let (services, written) = services(reader, said("services"), roles);
+    let (rules, rule_places) = said("rules")
         .map(|n| rules(reader, n, &services))
         .unwrap_or_default();
-    let (routes, route_places) = fields
-        .get("routes")
-        .filter(|n| !matches!(n.value, Value::Null))
+    let (routes, route_places) = said("routes")
         .map(|n| routes(reader, n, &services))
         .unwrap_or_default();
     let qos = fields
         .get("qos")
         .map(|n| super::qos::read::qos(reader, n, &services))
+        .unwrap_or_default();
+    let answers = said("answers")
+        .map(|n| super::answers::answers(reader, n))
         .unwrap_or_default();
     Some(Document {
         name: name?,
@@ -137,17 +145,17 @@ fn read(reader: &Reader<'_>, root: &Node, file: &str) -> Option<Document> {
         defaults,
         locks,
         frames,
-        services: services
-            .into_iter()
-            .filter_map(|(name, selector)| Some((name, selector?)))
-            .collect(),
+        roles: written_roles,
+        services: written,
         routes,
         rules,
         qos,
+        answers,
         origin: Origin {
             file: file.to_owned(),
             name: name_node?.place,
             routes: route_places,
+            rules: rule_places,
         },
     })
 }
@@ -249,34 +257,18 @@ pub(super) fn refusal(reader: &Reader<'_>, node: &Node) -> Option<Refuse> {
     }
 }
 
-/// Services by name; `None` where the name stands but its selector is wrong, so that rules that use it are
-/// not told that it is unknown.
-pub(super) type Services = HashMap<String, Option<Selector>>;
-
-fn services(reader: &Reader<'_>, node: &Node) -> Services {
-    let mut services = Services::new();
-    for (key, value) in reader.entries(node, "`services`") {
-        let selector = selector(reader, value, "a service");
-        if PEERS.contains(&key.text.as_str()) {
-            reader.problem(
-                key.place,
-                format_args!(
-                    "`{}` has a meaning of its own and cannot name a service",
-                    key.text
-                ),
-                format_args!("name it otherwise, such as `my-{}`", key.text),
-            );
-            continue;
-        }
-        match plain_name(reader, key.place, &key.text, "the name of a service") {
-            Some(name) => services.insert(name, selector),
-            None => services.insert(key.text.clone(), None),
-        };
-    }
-    services
+pub(super) fn selector(reader: &Reader<'_>, node: &Node, of: &str, services: &Services) -> Option<Selector> {
+    selector_but(reader, node, of, services, &[])
 }
 
-pub(super) fn selector(reader: &Reader<'_>, node: &Node, of: &str) -> Option<Selector> {
+/// A selector in a mapping that may have other fields, too.
+pub(super) fn selector_but(
+    reader: &Reader<'_>,
+    node: &Node,
+    of: &str,
+    services: &Services,
+    others: &[&str],
+) -> Option<Selector> {
     if !matches!(node.value, Value::Map(_)) {
         reader.problem(
             node.place,
@@ -285,7 +277,7 @@ pub(super) fn selector(reader: &Reader<'_>, node: &Node, of: &str) -> Option<Sel
         );
         return None;
     }
-    let fields = reader.fields(node, of, &SELECTOR);
+    let fields = reader.fields(node, of, &[&SELECTOR, others].concat());
     let selector = Selector {
         vm: patterns(reader, fields.get("vm"), "`vm`", VmPattern::from),
         address: values(reader, fields.get("address"), "`address`"),
@@ -293,7 +285,11 @@ pub(super) fn selector(reader: &Reader<'_>, node: &Node, of: &str) -> Option<Sel
         arg: patterns(reader, fields.get("arg"), "`arg`", |p| p),
         uid: fields
             .get("uid")
-            .map(|n| reader.list(n, "`uid`", |one| uid(reader, one)))
+            .map(|n| ids(reader, n, "uid"))
+            .unwrap_or_default(),
+        role: fields
+            .get("role")
+            .map(|n| reader.list(n, "`role`", |one| role(reader, one, &services.roles)))
             .unwrap_or_default(),
         container: patterns(reader, fields.get("container"), "`container`", |p| {
             match p.as_str() {
@@ -301,11 +297,16 @@ pub(super) fn selector(reader: &Reader<'_>, node: &Node, of: &str) -> Option<Sel
                 _ => ContainerPattern::Id(p),
             }
         }),
+        parent: patterns(reader, fields.get("parent"), "`parent`", |p| p),
         port: ports(reader, fields.get("port"), "`port`"),
         protocol: fields.get("protocol").and_then(|n| protocol(reader, n)),
     };
-    if let Some(exe) = fields.get("exe") {
-        for path in &selector.exe {
+    for (node, paths) in [
+        (fields.get("exe"), &selector.exe),
+        (fields.get("parent"), &selector.parent),
+    ] {
+        let Some(exe) = node else { continue };
+        for path in paths {
             if !path.as_str().starts_with(['/', '*', '?']) {
                 reader.problem(
                     exe.place,
@@ -340,7 +341,8 @@ pub(super) fn ports_fit(reader: &Reader<'_>, ports: Option<&Node>, protocol: Opt
     }
 }
 
-fn rules(reader: &Reader<'_>, node: &Node, services: &Services) -> Vec<Rule> {
+/// The rules, and where their names stand.
+fn rules(reader: &Reader<'_>, node: &Node, services: &Services) -> (Vec<Rule>, Vec<Place>) {
     const KIND: Kind = Kind {
         one: "a rule",
         bare: "rule",
@@ -350,9 +352,18 @@ fn rules(reader: &Reader<'_>, node: &Node, services: &Services) -> Vec<Rule> {
         shape: "write `name`, `from`, `to` and `action`",
         example: "client-may-cache",
     };
-    entries(reader, node, &KIND, services, |fields, entry| {
+    let read = entries(reader, node, &KIND, services, |fields, entry| {
         let action = action(reader, fields, "a rule")?;
-        Some(Rule {
+        let required = fields.get("require");
+        let dry_run = fields.get("dry_run");
+        let place = entry.place;
+        let rule = Rule {
+            require: required
+                .and_then(|n| require(reader, n, action, &services.roles))
+                .unwrap_or_default(),
+            dry_run: dry_run
+                .and_then(|n| boolean(reader, n, "`dry_run`"))
+                .unwrap_or_default(),
             instead: instead(reader, fields, action, entry.protocol, services),
             mirror: super::mirror::mirror(reader, fields, action, services),
             name: entry.name,
@@ -362,8 +373,10 @@ fn rules(reader: &Reader<'_>, node: &Node, services: &Services) -> Vec<Rule> {
             ports: entry.ports,
             protocol: entry.protocol,
             action,
-        })
-    })
+        };
+        Some((rule, place))
+    });
+    read.into_iter().unzip()
 }
 
 /// A peer of `from`: it must say who it is, as ports are the destination's.
@@ -395,7 +408,7 @@ pub(super) fn source(reader: &Reader<'_>, node: &Node, services: &Services) -> O
 
 pub(super) fn peer(reader: &Reader<'_>, node: &Node, services: &Services) -> Option<Peer> {
     if let Value::Map(_) = node.value {
-        return selector(reader, node, "a selector").map(|s| Peer::Inline(Box::new(s)));
+        return selector(reader, node, "a selector", services).map(|s| Peer::Inline(Box::new(s)));
     }
     match reader.text(node, "a peer")? {
         "any" => Some(Peer::Any),

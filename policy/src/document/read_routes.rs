@@ -15,11 +15,11 @@ use super::values::{boolean, name, plain_name, protocol, shorten, time, whole};
 use crate::port::Protocol;
 use crate::problem::{Place, nearest};
 
-const ROUTE: [&str; 10] = [
+pub(super) const ROUTE: [&str; 10] = [
     "address", "port", "protocol", "affinity", "refuse", "backends", "canary", "failover", "denied", "health",
 ];
-const BACKEND: [&str; 5] = ["to", "port", "version", "weight", "drain"];
-const HEALTH: [&str; 7] = [
+pub(super) const BACKEND: [&str; 5] = ["to", "port", "version", "weight", "drain"];
+pub(super) const HEALTH: [&str; 7] = [
     "check", "interval", "timeout", "rise", "fall", "passive", "listener",
 ];
 

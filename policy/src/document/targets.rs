@@ -15,7 +15,7 @@ use crate::problem::{Place, nearest};
 /// A service, a selector in place, or an address. `of`: the field.
 pub(super) fn target(reader: &Reader<'_>, node: &Node, of: &str, services: &Services) -> Option<Target> {
     if let Value::Map(_) = node.value {
-        let selector = selector(reader, node, "a selector")?;
+        let selector = selector(reader, node, "a selector", services)?;
         return stands_somewhere(reader, node.place, &selector, "the selector")
             .then(|| Target::Inline(Box::new(selector)));
     }

@@ -95,8 +95,12 @@ pub(super) fn ports(reader: &Reader<'_>, node: Option<&Node>, of: &str) -> Vec<P
     .unwrap_or_default()
 }
 
-pub(super) fn uid(reader: &Reader<'_>, node: &Node) -> Option<UidRange> {
-    range(reader, node, "a user id", "1000 or 1000-1999", 0, u32::MAX)
+/// Ids of users or groups, by the name of the field.
+pub(super) fn ids(reader: &Reader<'_>, node: &Node, field: &str) -> Vec<UidRange> {
+    let of = if field == "gid" { "a group id" } else { "a user id" };
+    reader.list(node, &format!("`{field}`"), |one| {
+        range(reader, one, of, "1000 or 1000-1999", 0, u32::MAX)
+    })
 }
 
 /// A number, or two with a dash between them.

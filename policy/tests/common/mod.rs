@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! Random policies and flows over a world small enough that they meet.
+#![allow(dead_code, reason = "not every test that shares this uses all of it")]
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use policy::{Document, Endpoint, Flow, Owner, Process, Protocol, VmId};
 use proptest::prelude::*;
@@ -30,6 +32,8 @@ const BLOCKS: [&str; 9] = [
 ];
 const EXES: [&str; 5] = ["/usr/bin/curl", "/usr/bin/wget", "/usr/bin/*", "/opt/**", "**"];
 const ARGS: [&str; 3] = ["-v", "*.py", "x?"];
+const PARENTS: [&str; 4] = ["/sbin/init", "/usr/sbin/*", "/usr/sbin/cron", "**/sshd"];
+const ROLES: [&str; 3] = ["admins", "web-users", "logged-in"];
 const CONTAINERS: [&str; 3] = ["none", "3f*", "*"];
 const ADDRESSES: [&str; 7] = [
     "10.0.0.1",
@@ -62,7 +66,7 @@ fn protocol() -> impl Strategy<Value = &'static str> {
 }
 
 /// A selector with at least one condition; `listens`: it may ask ports.
-fn selector(listens: bool) -> impl Strategy<Value = Value> {
+fn selector(listens: bool) -> BoxedStrategy<Value> {
     let maybe = |p: f64| proptest::option::weighted(p, Just(()));
     let who = (
         proptest::option::weighted(0.5, some(&VMS)),
@@ -71,50 +75,58 @@ fn selector(listens: bool) -> impl Strategy<Value = Value> {
         proptest::option::weighted(0.1, some(&ARGS)),
         proptest::option::weighted(0.2, select(vec![json!(0), json!("0-999"), json!([33, 1000])])),
         proptest::option::weighted(0.2, some(&CONTAINERS)),
+        proptest::option::weighted(0.15, some(&ROLES)),
+        proptest::option::weighted(0.1, some(&PARENTS)),
     );
     let what = (
         proptest::option::weighted(0.4, ports()),
         proptest::option::weighted(0.3, protocol()),
         maybe(0.5),
     );
-    (who, what).prop_map(
-        move |((vm, address, exe, arg, uid, container), (port, protocol, _))| {
-            let mut map = serde_json::Map::new();
-            let mut put = |name: &str, value: Option<Value>| {
-                if let Some(value) = value {
-                    map.insert(name.to_owned(), value);
+    (who, what)
+        .prop_map(
+            move |((vm, address, exe, arg, uid, container, role, parent), (port, protocol, _))| {
+                let mut map = serde_json::Map::new();
+                let mut put = |name: &str, value: Option<Value>| {
+                    if let Some(value) = value {
+                        map.insert(name.to_owned(), value);
+                    }
+                };
+                put("vm", vm.map(|v| json!(v)));
+                put("address", address.map(|v| json!(v)));
+                put("exe", exe.map(|v| json!(v)));
+                put("arg", arg.map(|v| json!(v)));
+                put("uid", uid);
+                put("container", container.map(|v| json!(v)));
+                put("role", role.map(|v| json!(v)));
+                put("parent", parent.map(|v| json!(v)));
+                if listens {
+                    put("port", port);
+                    put("protocol", protocol.map(|v| json!(v)));
                 }
-            };
-            put("vm", vm.map(|v| json!(v)));
-            put("address", address.map(|v| json!(v)));
-            put("exe", exe.map(|v| json!(v)));
-            put("arg", arg.map(|v| json!(v)));
-            put("uid", uid);
-            put("container", container.map(|v| json!(v)));
-            if listens {
-                put("port", port);
-                put("protocol", protocol.map(|v| json!(v)));
-            }
-            if map.is_empty() {
-                map.insert("vm".to_owned(), json!("web1"));
-            }
-            Value::Object(map)
-        },
-    )
+                if map.is_empty() {
+                    map.insert("vm".to_owned(), json!("web1"));
+                }
+                Value::Object(map)
+            },
+        )
+        .boxed()
 }
 
-fn peers(listens: bool) -> impl Strategy<Value = Value> {
+fn peers(listens: bool) -> BoxedStrategy<Value> {
     let one = prop_oneof![
         2 => select(vec![json!("any"), json!("world"), json!("unattributed")]),
         // `server` asks ports, so only a destination may be it.
         2 => select(if listens {
-            vec![json!("client"), json!("server")]
+            vec![json!("client"), json!("server"), json!("versioned"), json!("versioned@v2")]
         } else {
-            vec![json!("client")]
+            vec![json!("client"), json!("versioned"), json!("versioned@v1")]
         }),
         4 => selector(listens),
     ];
-    proptest::collection::vec(one, 1..=3).prop_map(Value::Array)
+    proptest::collection::vec(one, 1..=3)
+        .prop_map(Value::Array)
+        .boxed()
 }
 
 fn action() -> impl Strategy<Value = (&'static str, Option<&'static str>)> {
@@ -129,7 +141,62 @@ fn action() -> impl Strategy<Value = (&'static str, Option<&'static str>)> {
     ])
 }
 
-fn rule() -> impl Strategy<Value = Value> {
+/// Windows of a week in which some flows are and some are not.
+fn times() -> impl Strategy<Value = Value> {
+    let one = select(vec![
+        json!({ "days": "mon-fri", "hours": "08:00-18:00" }),
+        json!({ "days": ["sat", "sun"], "zone": "+05:30" }),
+        json!({ "hours": "22:00-06:00", "zone": "-03:00" }),
+        json!({ "days": "thu", "hours": "12:00-12:01" }),
+    ]);
+    proptest::collection::vec(one, 1..=2).prop_map(Value::Array)
+}
+
+/// What a rule requires; `passes`: it denies nothing.
+fn require(passes: bool) -> impl Strategy<Value = Option<Value>> {
+    let level = select(vec!["network", "process"]);
+    (
+        proptest::option::weighted(0.3, level),
+        proptest::option::weighted(0.3, some(&ROLES)),
+        proptest::option::weighted(0.4, times()),
+    )
+        .prop_map(move |(level, role, time)| {
+            let mut map = serde_json::Map::new();
+            if let Some(level) = level.filter(|_| passes) {
+                map.insert("authentication".to_owned(), json!(level));
+            }
+            if let Some(role) = role.filter(|_| passes) {
+                map.insert("role".to_owned(), json!(role));
+            }
+            if let Some(time) = time {
+                map.insert("time".to_owned(), time);
+            }
+            (!map.is_empty()).then_some(Value::Object(map))
+        })
+}
+
+fn rule() -> BoxedStrategy<Value> {
+    let besides = (
+        proptest::option::weighted(0.4, require(true)),
+        proptest::option::weighted(0.2, require(false)),
+        proptest::bool::weighted(0.15),
+    );
+    (rule_of_old(), besides)
+        .prop_map(|(mut rule, (passes, denies, dry_run))| {
+            let required = if rule["action"] == "deny" { denies } else { passes };
+            if let Some(required) = required.flatten() {
+                rule["require"] = required;
+            }
+            if dry_run {
+                rule["dry_run"] = json!(true);
+            }
+            rule
+        })
+        .boxed()
+}
+
+/// A rule that requires nothing.
+fn rule_of_old() -> BoxedStrategy<Value> {
     (
         peers(false),
         peers(true),
@@ -164,10 +231,11 @@ fn rule() -> impl Strategy<Value = Value> {
             }
             rule
         })
+        .boxed()
 }
 
 /// A class, without its name.
-fn class() -> impl Strategy<Value = Value> {
+fn class() -> BoxedStrategy<Value> {
     let rates = select(vec![
         json!({ "guarantee": "10mbit" }),
         json!({ "guarantee": "1500kbit", "ceiling": "1gbit" }),
@@ -194,9 +262,10 @@ fn class() -> impl Strategy<Value = Value> {
             }
             class
         })
+        .boxed()
 }
 
-fn document(name: &'static str) -> impl Strategy<Value = Document> {
+fn document(name: &'static str) -> BoxedStrategy<Document> {
     (
         proptest::collection::btree_map(select(&VMS[..6]), action(), 0..3),
         selector(false),
@@ -220,9 +289,19 @@ fn document(name: &'static str) -> impl Strategy<Value = Document> {
                         (vm.to_owned(), value)
                     })
                     .collect();
+                let versioned = json!({
+                    "address": "10.0.0.0/8",
+                    "versions": { "v1": { "vm": "web1" }, "v2": { "vm": "web*", "uid": "0-999" } },
+                });
+                let roles = json!({
+                    "admins": { "uid": 0 },
+                    "web-users": [{ "vm": "web*", "gid": [33, "100-200"] }, { "vm": "web1", "uid": 1000 }],
+                    "logged-in": { "loginuid": "1000-1999", "gid": 7 },
+                });
+                let services = json!({ "client": client, "server": server, "versioned": versioned });
                 let text = json!({
-                    "policy": name, "default": defaults,
-                    "services": { "client": client, "server": server }, "rules": rules,
+                    "policy": name, "default": defaults, "roles": roles,
+                    "services": services, "rules": rules,
                     "routes": { "r": route(name, canary) },
                     "qos": { "classes": classes, "vms": { "web*": { "to_guest": "1gbit" } } },
                 })
@@ -230,6 +309,7 @@ fn document(name: &'static str) -> impl Strategy<Value = Document> {
                 Document::parse("random", &text).unwrap_or_else(|p| panic!("{text}\n{p}"))
             },
         )
+        .boxed()
 }
 
 /// A route of its own for each set; nobody opens a flow to it from outside.
@@ -261,6 +341,11 @@ fn route(set: &str, canary: Vec<(Value, &str)>) -> Value {
 }
 
 /// One to three sets.
+/// Of one of a few names.
+pub fn document_of_any() -> impl Strategy<Value = Document> {
+    select(vec!["a", "b", "c", "d"]).prop_flat_map(document)
+}
+
 pub fn documents() -> impl Strategy<Value = Vec<Document>> {
     (
         document("b"),
@@ -276,13 +361,27 @@ pub struct End {
     vm: Option<VmId>,
     owner: OwnedOwner,
     address: IpAddr,
+    proven: bool,
 }
 
 #[derive(Debug, Clone)]
 enum OwnedOwner {
-    Process(Option<&'static str>, Vec<String>, u32, Option<&'static str>),
+    Process(Box<OwnedProcess>),
     Unknown,
     Unattributed,
+}
+
+/// A process, owned.
+#[derive(Debug, Clone)]
+struct OwnedProcess {
+    exe: Option<&'static str>,
+    args: Vec<String>,
+    uid: u32,
+    gid: u32,
+    groups: Vec<u32>,
+    loginuid: Option<u32>,
+    container: Option<&'static str>,
+    parents: Vec<Arc<str>>,
 }
 
 fn owner() -> impl Strategy<Value = OwnedOwner> {
@@ -297,15 +396,32 @@ fn owner() -> impl Strategy<Value = OwnedOwner> {
         subsequence(vec!["-v".to_owned(), "app.py".to_owned(), "xy".to_owned()], 0..=2),
         select(vec![0, 33, 999, 1000, 70_000]),
         select(vec![None, Some("3f1c"), Some("none")]),
+        select(vec![0, 7, 33, 1000]),
+        subsequence(vec![7, 33, 150], 0..=2),
+        select(vec![None, Some(0), Some(1000)]),
+        subsequence(vec!["/usr/sbin/cron", "/usr/sbin/sshd", "/sbin/init"], 0..=2),
     );
+    let process =
+        process.prop_map(
+            |(exe, args, uid, container, gid, groups, loginuid, parents)| OwnedProcess {
+                exe,
+                args,
+                uid,
+                gid,
+                groups,
+                loginuid,
+                container,
+                parents: parents.into_iter().map(Arc::from).collect(),
+            },
+        );
     prop_oneof![
-        4 => process.prop_map(|(exe, args, uid, container)| OwnedOwner::Process(exe, args, uid, container)),
+        4 => process.prop_map(|process| OwnedOwner::Process(Box::new(process))),
         1 => Just(OwnedOwner::Unknown),
         1 => Just(OwnedOwner::Unattributed),
     ]
 }
 
-fn end() -> impl Strategy<Value = End> {
+fn end() -> BoxedStrategy<End> {
     let vm = select(vec![
         None,
         Some(("web1", 1)),
@@ -314,14 +430,18 @@ fn end() -> impl Strategy<Value = End> {
         Some(("dx1", 1)),
         Some(("other", 4)),
     ]);
-    (vm, owner(), select(ADDRESSES.to_vec())).prop_map(|(vm, owner, address)| End {
-        vm: vm.map(|(name, byte)| VmId {
-            name: name.to_owned(),
-            uuid: [byte; 16],
-        }),
-        owner,
-        address: address.parse().unwrap(),
-    })
+    let address = select(ADDRESSES.to_vec());
+    (vm, owner(), address, any::<bool>())
+        .prop_map(|(vm, owner, address, proven)| End {
+            vm: vm.map(|(name, byte)| VmId {
+                name: name.to_owned(),
+                uuid: [byte; 16],
+            }),
+            owner,
+            address: address.parse().unwrap(),
+            proven,
+        })
+        .boxed()
 }
 
 impl End {
@@ -329,16 +449,21 @@ impl End {
         Endpoint {
             vm: self.vm.as_ref(),
             owner: match &self.owner {
-                OwnedOwner::Process(exe, args, uid, container) => Owner::Process(Process {
-                    exe: *exe,
-                    args,
-                    uid: *uid,
-                    container: *container,
+                OwnedOwner::Process(process) => Owner::Process(Process {
+                    exe: process.exe,
+                    args: &process.args,
+                    uid: process.uid,
+                    gid: process.gid,
+                    groups: &process.groups,
+                    loginuid: process.loginuid,
+                    container: process.container,
+                    parents: &process.parents,
                 }),
                 OwnedOwner::Unknown => Owner::Unknown,
                 OwnedOwner::Unattributed => Owner::Unattributed,
             },
             address: self.address,
+            proven: self.proven,
         }
     }
 }
@@ -363,17 +488,43 @@ impl OwnedFlow {
     }
 }
 
+/// A time of one week, in seconds since 1970.
+pub fn time() -> impl Strategy<Value = i64> {
+    prop_oneof![3 => 0..604_800i64, 1 => select(vec![0, 43_200, 43_259, 43_260, 28_800, 28_799])]
+}
+
+/// A protocol, and a port where it has some.
+fn service() -> impl Strategy<Value = (Protocol, u16)> {
+    let protocol = select(vec![Protocol::TCP, Protocol::TCP, Protocol::UDP, Protocol::ICMP]);
+    let port = select(vec![80, 81, 443, 22, 450, 6379, 9]);
+    (protocol, port).prop_map(|(protocol, port)| (protocol, if protocol.has_ports() { port } else { 0 }))
+}
+
 pub fn flow() -> impl Strategy<Value = OwnedFlow> {
-    (
-        select(vec![Protocol::TCP, Protocol::TCP, Protocol::UDP, Protocol::ICMP]),
-        end(),
-        end(),
-        select(vec![80, 81, 443, 22, 450, 6379, 9]),
-    )
-        .prop_map(|(protocol, source, destination, port)| OwnedFlow {
-            port: if protocol.has_ports() { port } else { 0 },
-            protocol,
-            source,
-            destination,
-        })
+    (service(), end(), end()).prop_map(|((protocol, port), source, destination)| OwnedFlow {
+        protocol,
+        source,
+        destination,
+        port,
+    })
+}
+
+/// Some ends, with all flows between any two of them for some services: that costs less than as many flows made one by one.
+pub fn flows() -> impl Strategy<Value = Vec<OwnedFlow>> {
+    let ends = proptest::collection::vec(end(), 8..=20);
+    let services = proptest::collection::vec(service(), 2..=4);
+    (ends, services).prop_map(|(ends, services)| {
+        let mut flows = Vec::with_capacity(ends.len() * ends.len() * services.len());
+        for source in &ends {
+            for destination in &ends {
+                flows.extend(services.iter().map(|(protocol, port)| OwnedFlow {
+                    protocol: *protocol,
+                    source: source.clone(),
+                    destination: destination.clone(),
+                    port: *port,
+                }));
+            }
+        }
+        flows
+    })
 }

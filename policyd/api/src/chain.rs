@@ -2,6 +2,7 @@
 //! The audit log's hash chain: each entry holds the hash of the one before, so that none can be changed, taken out or
 //! put in without breaking all that follow.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -11,7 +12,7 @@ use crate::control::{Action, Author, Edit};
 pub const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 /// A place in the chain.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Anchor {
     /// Number of the entry; 0 is before the first.
     pub seq: u64,
@@ -29,7 +30,7 @@ impl Default for Anchor {
 }
 
 /// What became of what was asked.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "outcome", rename_all = "lowercase")]
 pub enum Outcome {
     /// It was made durable, as this generation.
@@ -52,7 +53,7 @@ pub enum Outcome {
 }
 
 /// Something that was asked and what became of it; an entry of the log without its place there.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Attempt {
     /// When, nanoseconds since 1970.
     pub time_ns: u64,
@@ -74,7 +75,7 @@ pub struct Attempt {
 }
 
 /// An entry of the audit log.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AuditEntry {
     /// Its number; rises by one.
     pub seq: u64,
@@ -88,7 +89,7 @@ pub struct AuditEntry {
 }
 
 /// Part of the log: its entries from one place to another.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Chain {
     /// The entry before the first.
     pub base: Anchor,

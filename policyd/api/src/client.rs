@@ -1,19 +1,25 @@
 // SPDX-License-Identifier: GPL-3.0-only
-//! A blocking client for a command-line tool: one request at a time over the unix socket.
+//! A blocking client for a command-line tool: one request at a time, over the unix socket or by TLS.
 
+mod connection;
 mod control;
+mod past;
 
 use std::path::{Path, PathBuf};
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
+use hyper::header::HeaderValue;
+use hyper::http::request::Builder;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
+
+pub use connection::Identity;
+use connection::Place;
 
 use crate::*;
 
@@ -34,6 +40,32 @@ pub enum ClientError {
         /// Why.
         source: std::io::Error,
     },
+    /// Nobody answers there, or one of both is not believed to be who it says.
+    #[error(
+        "cannot reach policyd at {url}: {why}; is it started with --listen, its certificate of an authority in --ca, and yours of one in its --client-ca?"
+    )]
+    Remote {
+        /// Where it should be.
+        url: String,
+        /// Why.
+        why: String,
+    },
+    /// A URL that policyd cannot have.
+    #[error("`{url}` is not where policyd can be: {why}; write https://HOST:PORT")]
+    Url {
+        /// The URL.
+        url: String,
+        /// Why.
+        why: String,
+    },
+    /// A file has not what the client needs to prove who it is, or to believe who the daemon is.
+    #[error("{}: {why}; it is to have certificates or, for --key, a private key without a passphrase, in PEM form", path.display())]
+    Identity {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
     /// The daemon refused; its own words.
     #[error("{message}")]
     Refused {
@@ -49,7 +81,7 @@ pub enum ClientError {
 
 /// A connection-per-request client of policyd.
 pub struct Client {
-    path: PathBuf,
+    place: Place,
     runtime: Runtime,
 }
 
@@ -59,15 +91,29 @@ impl Client {
     /// # Errors
     /// [`ClientError::Unreachable`] when no runtime can be made (out of file descriptors).
     pub fn new(path: impl AsRef<Path>) -> Result<Client, ClientError> {
-        let path = path.as_ref().to_path_buf();
+        Client::at(Place::Socket(path.as_ref().to_path_buf()))
+    }
+
+    /// The same for a daemon elsewhere, by TLS. `url`: `https://HOST[:PORT]`.
+    ///
+    /// # Errors
+    /// A URL that is none, files that cannot be used, and what [`Client::new`] gives.
+    pub fn remote(url: &str, identity: &Identity) -> Result<Client, ClientError> {
+        Client::at(Place::host(url, identity)?)
+    }
+
+    fn at(place: Place) -> Result<Client, ClientError> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
-            .map_err(|source| ClientError::Unreachable {
-                path: path.clone(),
-                source,
+            .map_err(|source| match &place {
+                Place::Socket(path) => ClientError::Unreachable {
+                    path: path.clone(),
+                    source,
+                },
+                Place::Host(_) => place.broken(source),
             })?;
-        Ok(Client { path, runtime })
+        Ok(Client { place, runtime })
     }
 
     /// The daemon's own state.
@@ -129,6 +175,28 @@ impl Client {
         }
     }
 
+    /// How services fare with one another.
+    pub fn signals(&self, query: &SignalsQuery) -> Result<Signals, ClientError> {
+        let window = query.window.map(|seconds| format!("window={seconds}"));
+        let from = query.from.as_deref().map(|name| format!("from={}", escape(name)));
+        let to = query.to.as_deref().map(|name| format!("to={}", escape(name)));
+        let query: Vec<String> = [window, from, to].into_iter().flatten().collect();
+        self.get(&format!("/v1/signals?{}", query.join("&")))
+    }
+
+    /// What looks like an attack.
+    pub fn threats(&self, query: &ThreatQuery) -> Result<Threats, ClientError> {
+        let domain = query.domain.as_deref().map(|d| format!("domain={}", escape(d)));
+        let severity = query.severity.map(|s| format!("severity={}", s.as_str()));
+        let query: Vec<String> = [domain, severity].into_iter().flatten().collect();
+        self.get(&format!("/v1/threats?{}", query.join("&")))
+    }
+
+    /// By which rules threats are found.
+    pub fn threat_rules(&self) -> Result<Vec<ThreatRule>, ClientError> {
+        self.get("/v1/threats/rules")
+    }
+
     /// Events, those kept by the daemon first; with `follow`, then those that come.
     pub fn events(&self, filter: &EventFilter) -> Result<Stream<'_, Event>, ClientError> {
         let mut query = vec![format!("follow={}", filter.follow)];
@@ -183,6 +251,18 @@ impl Client {
         self.get(&format!("/v1/policies/{}", escape(name)))
     }
 
+    /// The same, and the generation in force then, for a change that stands on it.
+    pub fn policy_seen(&self, name: &str) -> Result<(Option<u64>, PolicyDocument), ClientError> {
+        let path = format!("/v1/policies/{}", escape(name));
+        self.runtime.block_on(async {
+            let response = self.send(Method::GET, &path, None, None).await?;
+            let tag = response.headers().get("etag").and_then(|tag| tag.to_str().ok());
+            let generation = tag.and_then(|tag| tag.trim_matches('"').parse().ok());
+            let body = response.into_body().collect().await.map_err(protocol)?.to_bytes();
+            Ok((generation, serde_json::from_slice(&body).map_err(protocol)?))
+        })
+    }
+
     /// Asks what would happen to a flow and why.
     pub fn explain(&self, request: &ExplainRequest) -> Result<Explained, ClientError> {
         self.call(Method::POST, "/v1/explain", Some(json(request)?), None)
@@ -217,6 +297,24 @@ impl Client {
         })
     }
 
+    /// Asks for somebody else, on the runtime of the caller, and gives the answer as it comes, whatever its status. `target`: path and
+    /// query. `known`: for the header `If-None-Match`.
+    ///
+    /// # Errors
+    /// What keeps the daemon from answering at all.
+    pub async fn forward(
+        &self,
+        method: Method,
+        target: &str,
+        known: Option<HeaderValue>,
+    ) -> Result<Response<Incoming>, ClientError> {
+        let mut request = Request::builder().method(method).uri(target);
+        if let Some(known) = known {
+            request = request.header("if-none-match", known);
+        }
+        self.exchange(request, Bytes::new()).await
+    }
+
     /// `if_generation`: for the header `If-Match`.
     async fn send(
         &self,
@@ -225,12 +323,25 @@ impl Client {
         body: Option<Bytes>,
         if_generation: Option<u64>,
     ) -> Result<Response<Incoming>, ClientError> {
-        let stream = UnixStream::connect(&self.path)
-            .await
-            .map_err(|source| ClientError::Unreachable {
-                path: self.path.clone(),
-                source,
-            })?;
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("content-type", "application/json");
+        if let Some(generation) = if_generation {
+            request = request.header("if-match", format!("\"{generation}\""));
+        }
+        let response = self.exchange(request, body.unwrap_or_default()).await?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let bytes = response.into_body().collect().await.map_err(protocol)?.to_bytes();
+        Err(refusal(status, &bytes))
+    }
+
+    /// One request on a connection of its own.
+    async fn exchange(&self, request: Builder, body: Bytes) -> Result<Response<Incoming>, ClientError> {
+        let stream = self.place.connect().await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(protocol)?;
@@ -238,24 +349,9 @@ impl Client {
         tokio::spawn(async move {
             let _ = connection.await;
         });
-        let mut request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("host", "policyd")
-            .header("content-type", "application/json");
-        if let Some(generation) = if_generation {
-            request = request.header("if-match", format!("\"{generation}\""));
-        }
-        let request = request
-            .body(Full::new(body.unwrap_or_default()))
-            .map_err(protocol)?;
-        let response = sender.send_request(request).await.map_err(protocol)?;
-        let status = response.status();
-        if status.is_success() {
-            return Ok(response);
-        }
-        let bytes = response.into_body().collect().await.map_err(protocol)?.to_bytes();
-        Err(refusal(status, &bytes))
+        let request = request.header("host", "policyd").body(Full::new(body));
+        let response = sender.send_request(request.map_err(protocol)?).await;
+        response.map_err(|e| self.place.broken(e))
     }
 }
 
@@ -327,7 +423,7 @@ fn refusal(status: StatusCode, body: &[u8]) -> ClientError {
 }
 
 /// Percent-encodes what may not stand in a path or query as it is.
-pub(crate) fn escape(text: &str) -> String {
+pub fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for b in text.bytes() {
         if b.is_ascii_alphanumeric() || b"-_.~,".contains(&b) {

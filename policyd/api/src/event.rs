@@ -3,13 +3,15 @@
 
 use std::net::SocketAddr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::flow::{BackendState, Decision, Party, Routed};
 use crate::guest::{Finding, Mode, Process};
+use crate::threat::Threat;
 
 /// Users, groups and capabilities of a process, numbered as in the guest's initial user namespace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Credentials {
     /// Real user id.
     pub uid: u32,
@@ -26,7 +28,7 @@ pub struct Credentials {
 }
 
 /// How a flow and its owner were seen.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Seen {
     /// By a trap, before its first packet.
@@ -37,7 +39,7 @@ pub enum Seen {
 }
 
 /// Something that happened.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Event {
     /// Rises by one with each event; a gap means that a slow reader lost some.
     pub seq: u64,
@@ -53,7 +55,7 @@ pub struct Event {
 }
 
 /// The kinds of event.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum What {
     /// A process was forked.
@@ -169,6 +171,23 @@ pub enum What {
         /// The verdict.
         decision: Decision,
     },
+    /// A rule in dry run would have decided a flow otherwise than it was.
+    DryRun {
+        /// `tcp`, `udp`, …
+        protocol: String,
+        /// The guest's side.
+        local: SocketAddr,
+        /// The other side.
+        remote: SocketAddr,
+        /// The guest opened it; else it was opened to the guest.
+        outgoing: bool,
+        /// Who in the guest.
+        who: Box<Party>,
+        /// What it would have been, and by which rule.
+        would: Decision,
+        /// So many flows the rule would have decided so by now.
+        count: u64,
+    },
     /// A backend of a route stands otherwise than before.
     Backend {
         /// `SET/ROUTE`.
@@ -221,6 +240,11 @@ pub enum What {
         /// What was found.
         finding: Finding,
     },
+    /// Something looks like an attack.
+    Threat {
+        /// What was found.
+        threat: Box<Threat>,
+    },
     /// Events were lost on the way.
     Lost {
         /// How many.
@@ -232,7 +256,7 @@ pub enum What {
 
 impl What {
     /// Every word that names a kind.
-    pub const KINDS: [&str; 19] = [
+    pub const KINDS: [&str; 21] = [
         "fork",
         "exec",
         "exit",
@@ -244,6 +268,7 @@ impl What {
         "connect",
         "unowned",
         "refused",
+        "dryrun",
         "backend",
         "sight",
         "domain",
@@ -251,6 +276,7 @@ impl What {
         "store",
         "hidden",
         "integrity",
+        "threat",
         "lost",
     ];
 
@@ -268,6 +294,7 @@ impl What {
             What::Connect { .. } => "connect",
             What::Unowned { .. } => "unowned",
             What::Refused { .. } => "refused",
+            What::DryRun { .. } => "dryrun",
             What::Backend { .. } => "backend",
             What::Sight { .. } => "sight",
             What::Domain { .. } => "domain",
@@ -275,13 +302,15 @@ impl What {
             What::Store { .. } => "store",
             What::Hidden { .. } => "hidden",
             What::Integrity { .. } => "integrity",
+            What::Threat { .. } => "threat",
             What::Lost { .. } => "lost",
         }
     }
 }
 
 /// Which events a reader wants.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct EventFilter {
     /// Domain name or id.
     #[serde(default, skip_serializing_if = "Option::is_none")]

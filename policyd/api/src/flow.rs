@@ -3,10 +3,11 @@
 
 use std::net::SocketAddr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Pass or not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// The packet passes.
@@ -15,8 +16,18 @@ pub enum Verdict {
     Deny,
 }
 
+impl Verdict {
+    /// The lower-case word used in text and JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Verdict::Allow => "allow",
+            Verdict::Deny => "deny",
+        }
+    }
+}
+
 /// A verdict and why.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Decision {
     /// Pass or not.
     pub verdict: Verdict,
@@ -27,7 +38,7 @@ pub struct Decision {
 }
 
 /// One end of a flow as an identity.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Party {
     /// Name of the domain; none for a peer outside.
     pub domain: Option<String>,
@@ -44,7 +55,7 @@ pub struct Party {
 }
 
 /// The backend that a flow to a route goes to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Routed {
     /// `SET/ROUTE`; none where the route is no more, or the flow has been sent elsewhere by itself.
     pub route: Option<String>,
@@ -58,7 +69,7 @@ pub struct Routed {
 }
 
 /// How a backend of a route stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum BackendState {
     /// It takes flows.
@@ -84,7 +95,7 @@ impl BackendState {
 }
 
 /// One address of a route, and who serves it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Route {
     /// `SET/ROUTE`.
     pub name: String,
@@ -99,7 +110,7 @@ pub struct Route {
 }
 
 /// One backend of a route.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RouteBackend {
     /// Its address and port.
     pub address: SocketAddr,
@@ -122,7 +133,7 @@ pub struct RouteBackend {
 }
 
 /// One flow at a vif.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Flow {
     /// Domain whose vif this is.
     pub domain: String,
@@ -161,10 +172,13 @@ pub struct Flow {
 }
 
 /// How a TCP connection fares, as its packets passed the vif.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Timing {
     /// Microseconds from SYN to SYN-ACK.
     pub setup_us: Option<u64>,
+    /// Microseconds from the first data of who opened it to the first of the other; from the SYN, where the other speaks first.
+    #[serde(default)]
+    pub first_byte_us: Option<u64>,
     /// Smoothed microseconds from data of the guest to its ACK: the way to the peer and back.
     pub rtt_out_us: Option<u64>,
     /// The same for data to the guest: the way into the guest and back.
@@ -180,7 +194,7 @@ pub struct Timing {
 }
 
 /// What lookups of flows' owners have cost and given since the daemon started.
-#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Lookups {
     /// Lookups made.
     pub made: u64,

@@ -3,10 +3,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How much of a domain the daemon sees. Ordered: a later degree sees more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// Nothing is enforced on this domain: it has no vif, or it is dom0.
@@ -35,7 +36,7 @@ impl Mode {
 }
 
 /// One domain on this host.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Domain {
     /// Domain id.
     pub id: u16,
@@ -70,7 +71,7 @@ pub struct Domain {
 }
 
 /// A virtual interface of a domain, as dom0 sees it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Vif {
     /// Interface name in dom0, as `vif3.0`.
     pub name: String,
@@ -81,7 +82,7 @@ pub struct Vif {
 }
 
 /// One probe armed in a guest.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Probe {
     /// The kernel function probed; `(traces)` for all probes of traces as one.
     pub function: String,
@@ -111,18 +112,23 @@ pub struct Probe {
 
 /// Sets of capabilities of a process, in its user namespace: a bit each, numbered as in linux/capability.h. In JSON 16 hexadecimal
 /// digits, as in /proc/PID/status.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[allow(missing_docs, reason = "as named in capabilities(7)")]
 pub struct Capabilities {
     #[serde(with = "digits")]
+    #[schemars(with = "String")]
     pub inheritable: u64,
     #[serde(with = "digits")]
+    #[schemars(with = "String")]
     pub permitted: u64,
     #[serde(with = "digits")]
+    #[schemars(with = "String")]
     pub effective: u64,
     #[serde(with = "digits")]
+    #[schemars(with = "String")]
     pub bounding: u64,
     #[serde(with = "digits")]
+    #[schemars(with = "String")]
     pub ambient: u64,
 }
 
@@ -142,7 +148,7 @@ mod digits {
 }
 
 /// A process in a guest, or what is left of one that has ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Process {
     /// Process id (thread group) in the guest's initial pid namespace.
     pub pid: u32,
@@ -187,7 +193,7 @@ pub struct Process {
 }
 
 /// A TCP or UDP socket of a guest and who owns it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Connection {
     /// `tcp` or `udp`.
     pub protocol: String,
@@ -208,7 +214,7 @@ pub struct Connection {
 }
 
 /// How bad a finding is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// Honest tools do this too, as tracing does.
@@ -231,7 +237,7 @@ impl Severity {
 }
 
 /// Something in a guest that an untouched kernel does not show.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Finding {
     /// How bad it is.
     pub severity: Severity,
@@ -254,7 +260,7 @@ pub struct Finding {
 }
 
 /// What a check of one domain's kernel found, and how far it went.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Check {
     /// Name of the domain.
     pub domain: String,
@@ -294,7 +300,7 @@ impl Check {
 }
 
 /// A process, a domain whose process is not known, or an address outside.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct GraphNode {
     /// `DOMAIN/PID`, `DOMAIN` or the address; names the node in edges.
     pub id: String,
@@ -311,7 +317,7 @@ pub struct GraphNode {
 }
 
 /// A way for data from one node to another.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct GraphEdge {
     /// Who writes a pipe; who opened a connection.
     pub from: String,
@@ -330,7 +336,7 @@ pub struct GraphEdge {
 }
 
 /// Data flow of one domain at one moment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Graph {
     /// Name of the domain.
     pub domain: String,

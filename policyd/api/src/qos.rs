@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! Shaping of vifs, as the API tells it.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What shapes here, and what it did.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Qos {
     /// The qdiscs that were chosen, and what better ones the kernel lacks.
     pub shaper: String,
@@ -13,7 +14,7 @@ pub struct Qos {
 }
 
 /// A vif.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct ShapedVif {
     /// Name of the domain.
     pub domain: String,
@@ -26,7 +27,7 @@ pub struct ShapedVif {
 }
 
 /// A class at a vif, in one direction.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct ShapedClass {
     /// `out`: from the guest; `in`: to it.
     pub direction: String,

@@ -1,19 +1,34 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! What the datapath counts and measures.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Counters and measurements of the datapath, of one domain or all.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Stats {
     /// By domain.
     pub domains: Vec<DomainStats>,
     /// By domain, other end and rule.
     pub connections: Vec<ConnectionStats>,
+    /// Every rule in dry run, whichever the domain.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dry_runs: Vec<DryRunStats>,
+}
+
+/// Flows that a rule in dry run would have decided otherwise, since it is in dry run or the daemon runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DryRunStats {
+    /// `SET/RULE`.
+    pub rule: String,
+    /// Those that it would have let pass.
+    pub allow: u64,
+    /// Those that it would have denied.
+    pub deny: u64,
 }
 
 /// The packets at the vifs of one domain.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DomainStats {
     /// The domain.
     pub domain: String,
@@ -26,7 +41,7 @@ pub struct DomainStats {
 
 /// Packets in one direction since the domain was first seen. Each is in exactly one of `passed`, `denied` and `held` (a RST
 /// made at the vif is in none); the other counts say why, or what was not counted.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct PacketCounts {
     /// Let through; with segmentation offload a packet has up to 64 KB.
@@ -63,11 +78,13 @@ pub struct PacketCounts {
     pub released: u64,
     /// Of the denied, those that were to be held, and could not be.
     pub unheld: u64,
+    /// Of the passed, those that went straight to another guest's interface, past the bridge.
+    pub direct: u64,
 }
 
 impl PacketCounts {
     /// Every count with its name, in order.
-    pub fn named(&self) -> [(&'static str, u64); 17] {
+    pub fn named(&self) -> [(&'static str, u64); 18] {
         [
             ("passed", self.passed),
             ("passed_bytes", self.passed_bytes),
@@ -86,12 +103,13 @@ impl PacketCounts {
             ("held", self.held),
             ("released", self.released),
             ("unheld", self.unheld),
+            ("direct", self.direct),
         ]
     }
 }
 
 /// How TCP connections of one domain fared that one rule decided, to or from one peer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ConnectionStats {
     /// The domain at whose vif this was measured.
     pub domain: String,
@@ -119,7 +137,7 @@ pub struct ConnectionStats {
 
 /// How values are distributed. They are counted in intervals of powers of two, so a percentile is the end of the interval that
 /// it lies in: at most so much, and more than half of it. 2147483647 stands for all above, too.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Distribution {
     /// How many values there are.
     pub values: u64,

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! System calls, as they are traced.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Which system calls of a domain are to be traced, and for how long.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct TraceFilter {
     /// Names of calls, and `%process`, `%network`, `%file` for many at once; comma-separated.
     pub syscall: String,
@@ -26,7 +28,7 @@ pub struct TraceFilter {
 }
 
 /// One item of a trace.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum TraceItem {
     /// The probes are armed: what happens from now on is told.
@@ -67,7 +69,7 @@ pub enum TraceItem {
 }
 
 /// A system call, as strace would tell it, and who made it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TracedCall {
     /// When it was made, nanoseconds since 1970.
     pub time_ns: u64,

@@ -3,10 +3,12 @@
 
 use crate::control::StoreStatus;
 use crate::flow::{Decision, Lookups, Party};
+use crate::flow_history::FlowHistoryStatus;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The daemon itself.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
     /// Version of policyd.
     pub version: String,
@@ -31,10 +33,13 @@ pub struct Status {
     /// The store of policies.
     #[serde(default)]
     pub store: StoreStatus,
+    /// The history of flows.
+    #[serde(default)]
+    pub flow_history: FlowHistoryStatus,
 }
 
 /// A policy set in the store.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct PolicySummary {
     /// Name of the set.
     pub name: String,
@@ -51,15 +56,15 @@ pub struct PolicySummary {
     pub generation: u64,
     /// When, nanoseconds since 1970.
     pub applied_ns: u64,
-    /// The user id in dom0 who applied it.
+    /// The user id in dom0 who applied it, as in [`crate::Author`].
     pub by_uid: u32,
-    /// That user's name at the time.
+    /// That user's name at the time, as there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by_name: Option<String>,
 }
 
 /// A policy set with its text.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct PolicyDocument {
     /// What the list shows.
     #[serde(flatten)]
@@ -69,7 +74,8 @@ pub struct PolicyDocument {
 }
 
 /// A question: what would happen to this flow?
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ExplainRequest {
     /// Source domain by name or id; or an address outside.
     pub from: String,
@@ -94,7 +100,7 @@ pub(crate) fn tcp() -> String {
 }
 
 /// The answer to [`ExplainRequest`].
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Explained {
     /// The verdict.
     pub decision: Decision,
@@ -107,7 +113,7 @@ pub struct Explained {
 }
 
 /// What the API answers when it refuses.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct ErrorBody {
     /// What is wrong and what to do, one problem a line.
     pub error: String,

@@ -2,30 +2,68 @@
 //! The event stream: newline-delimited JSON, from the ring at the reader's pace.
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use bytes::{BufMut, Bytes, BytesMut};
 use http_body_util::channel::{Channel, Sender};
 use policyd_api::{Event, EventFilter, What};
+use schemars::JsonSchema;
+use serde_json::json;
 use tokio::sync::watch;
 
+use super::describe::{About, Gives, Schemas, response};
 use super::handlers::Refusal;
+use super::inputs::Asked;
 use crate::daemon::{Daemon, DaemonError};
 use crate::events::{EventLog, now_ns};
 
 /// Chunks on their way to one reader; past that the reader's loop waits, and the ring goes on without it.
 const CHUNKS: usize = 4;
 
+/// An answer that is a line of JSON for each `T`.
+pub struct Lines<T>(Body, PhantomData<T>);
+
+impl<T> Lines<T> {
+    /// `body`: whole lines.
+    pub fn new(body: Channel<Bytes, Infallible>) -> Lines<T> {
+        Lines(Body::new(body), PhantomData)
+    }
+}
+
+impl<T> IntoResponse for Lines<T> {
+    fn into_response(self) -> Response {
+        ([(CONTENT_TYPE, "application/x-ndjson")], self.0).into_response()
+    }
+}
+
+impl<T: JsonSchema> Gives for Result<Lines<T>, Refusal> {
+    fn describe(about: &mut About, schemas: &mut Schemas) {
+        // Which schema each line has, OpenAPI has no word for before 3.2: it is the one that it has there.
+        let mut answer = response(
+            "A line of JSON each; empty lines only say that the stream lives.",
+            "application/x-ndjson",
+            &json!({ "type": "string" }),
+        );
+        answer["content"]["application/x-ndjson"]["x-itemSchema"] = schemas.answer::<T>();
+        about.answer = Some(answer);
+        about
+            .refusals
+            .insert(422, "What is asked makes no sense; the text says why.");
+    }
+}
+
 /// `GET /v1/events`.
 pub async fn events(
     State(daemon): State<Arc<Daemon>>,
-    Query(filter): Query<EventFilter>,
-) -> Result<Response, Refusal> {
-    let (sender, body) = Channel::<Bytes, std::convert::Infallible>::new(CHUNKS);
+    Asked(filter): Asked<EventFilter>,
+) -> Result<Lines<Event>, Refusal> {
+    let (sender, body) = Channel::<Bytes, Infallible>::new(CHUNKS);
     let selection = Selection::new(&daemon, &filter)?;
     let log = Arc::clone(&daemon.events);
     let stop = daemon.stopping();
@@ -37,7 +75,7 @@ pub async fn events(
         filter.follow,
         sender,
     ));
-    Ok(([(CONTENT_TYPE, "application/x-ndjson")], Body::new(body)).into_response())
+    Ok(Lines::new(body))
 }
 
 /// Sends what the ring has, then waits for more; ends with the reader, or with the daemon.

@@ -5,10 +5,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
-use axum::extract::{Path, Query, State};
-use axum::http::header::CONTENT_TYPE;
-use axum::response::{IntoResponse, Response};
+use axum::extract::State;
 use bytes::{BufMut, Bytes, BytesMut};
 use http_body_util::channel::{Channel, Sender};
 use policyd_api::{TraceFilter, TraceItem};
@@ -16,6 +13,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::handlers::Refusal;
+use super::inputs::{Asked, Segment};
+use super::stream::Lines;
 use crate::daemon::{Daemon, DaemonError};
 use crate::traces::Trace;
 
@@ -31,9 +30,9 @@ const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 /// `GET /v1/domains/{domain}/trace`. Answers when the probes are armed.
 pub async fn trace(
     State(daemon): State<Arc<Daemon>>,
-    Path(domain): Path<String>,
-    Query(filter): Query<TraceFilter>,
-) -> Result<Response, Refusal> {
+    Segment(domain): Segment<String>,
+    Asked(filter): Asked<TraceFilter>,
+) -> Result<Lines<TraceItem>, Refusal> {
     let mut trace = daemon.trace(&domain, &filter)?;
     let first = match tokio::time::timeout(PATIENCE, trace.next()).await {
         Ok(Some(TraceItem::End { why })) => {
@@ -48,7 +47,7 @@ pub async fn trace(
     };
     let (sender, body) = Channel::<Bytes, Infallible>::new(CHUNKS);
     tokio::spawn(feed(trace, first, filter, daemon.stopping(), sender));
-    Ok(([(CONTENT_TYPE, "application/x-ndjson")], Body::new(body)).into_response())
+    Ok(Lines::new(body))
 }
 
 /// Sends what the trace tells until it, its reader, its time or the daemon is at an end.

@@ -54,6 +54,8 @@ impl Enforcer {
             Ok(flows_changed) => {
                 let (names, change) = (prepared.names(), prepared.summary());
                 self.policies.adopt(prepared);
+                self.dry_runs.keep(&rules);
+                self.run_shadow();
                 let generation = rules.generation();
                 self.log.publish(None, What::Policy { generation, change });
                 Ok(Applied {

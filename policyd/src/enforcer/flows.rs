@@ -16,6 +16,7 @@ use crate::daemon::monotonic_ns;
 use crate::gate::{Stage, Way, Write, decider, is_instead, judge, write_verdict};
 use crate::lookups::{Answer, Question};
 use crate::present;
+use crate::recorder::Note;
 use crate::registry::lock;
 use crate::tables::table_action;
 use crate::world::World;
@@ -152,7 +153,7 @@ impl Enforcer {
                 Flow {
                     protocol: way.protocol,
                     source: match world.vm_at(remote) {
-                        Some(peer) => Endpoint::guest(&peer.id, remote),
+                        Some(peer) => peer.end(remote),
                         None => Endpoint::world(remote),
                     },
                     destination: vm.destination(way.protocol, way.local.ip(), way.local.port()),
@@ -168,6 +169,7 @@ impl Enforcer {
         let way = Way::from(&event.flow.key);
         if event.kind == EventKind::End {
             self.connection_over(&event);
+            self.notes.tell(Note::Ended(Box::new(event.flow)));
             self.owners.remove(&way, event.flow.backend);
             return;
         }
@@ -373,6 +375,10 @@ impl Enforcer {
     }
 
     fn refused(&self, event: &Event, who: Option<&Arc<Subject>>) {
+        self.notes.tell(Note::Refused {
+            event: Box::new(*event),
+            who: who.cloned(),
+        });
         let key = &event.flow.key;
         let world = self.world.load();
         let end = world.source(key.scope, key.local.ip(), who.map(|who| &**who));
@@ -383,6 +389,7 @@ impl Enforcer {
             by: decider(event.flow.verdict.rule),
             class: None,
             mirror: None,
+            dry_run: None,
             generation: u64::from(event.flow.verdict.generation),
         };
         self.say(
@@ -412,6 +419,10 @@ impl Enforcer {
                 },
             },
         );
+        // What a guest opens is tried where its process is told.
+        if event.flow.verdict.origin == Direction::ToGuest {
+            self.try_arrival(&world, &Way::from(key), who);
+        }
     }
 
     /// Lets go of owners whose flow the datapath no longer has.
@@ -439,6 +450,7 @@ impl Enforcer {
             ways.retain(|way| live.contains(way));
             !ways.is_empty()
         });
+        self.notes.tell(Note::Live(records));
     }
 }
 
@@ -464,4 +476,4 @@ fn opener(world: &World, way: &Way) -> Way {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

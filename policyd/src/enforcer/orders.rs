@@ -14,6 +14,7 @@ use super::{Enforcer, Order, Shown};
 use crate::gate::{Fact, Stage, Told, Way, Write, judge, protocol, write_verdict};
 use crate::inventory::Inventory;
 use crate::present;
+use crate::recorder::Note;
 use crate::registry::lock;
 use crate::world::{Listener, Listeners, Mac, Vm};
 
@@ -32,6 +33,17 @@ impl Enforcer {
                         .show(&name)
                         .map(|set| (self.policies.generation(), set)),
                 );
+            }
+            Order::Rollout { reply } => {
+                let rollout = self.policies.rollout();
+                let _ = reply.send(rollout.map(|stage| (self.policies.generation(), stage)));
+            }
+            Order::Compile { documents, reply } => {
+                let _ = reply.send(self.policies.try_out(&documents));
+            }
+            Order::Shadow { asked, reply } => {
+                self.set_shadow(*asked);
+                let _ = reply.send(());
             }
             Order::GuestUp { scope, vm, ready } => {
                 self.guest_up(scope, vm);
@@ -180,6 +192,14 @@ impl Enforcer {
             }
         }
         let (protocol, remote) = (way.protocol, beyond.remote);
+        if self.notes.wanted() && !way.is_inside() {
+            self.notes.tell(Note::Opened {
+                way: *way,
+                who: Arc::clone(who),
+                judged,
+                fresh: matches!(shown, Shown::Trap(_)),
+            });
+        }
         if let Some(peer) = world.vm_at(remote.ip())
             && peer.scope != way.scope
             && !peer.trapped
@@ -214,6 +234,8 @@ impl Enforcer {
                 },
             },
         );
+        let source = world.source(way.scope, way.local.ip(), Some(who));
+        self.tried(&world, way, &decision, (true, &source, Some(who)));
     }
 
     /// A guest's process takes a flow. `client`: who opened it, where that is not to be found by its owner.
@@ -246,6 +268,7 @@ impl Enforcer {
                 seen,
             },
         );
+        self.try_arrival(&world, way, Some(who));
     }
 
     pub(super) fn serves(&mut self, scope: u32, who: &Arc<Subject>, socket: &Socket) {

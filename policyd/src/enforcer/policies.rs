@@ -3,20 +3,27 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+use policy::pattern::Pattern;
 use policy::{Document, Ruleset};
 use policyd_api::chain::{Attempt, Outcome};
 use policyd_api::export::Export;
-use policyd_api::{Action, Author, PolicyDocument, PolicySummary, SourceText};
-use policyd_store::{Change, Recovery, Set, Store, Undo};
+use policyd_api::{Action, Author, PolicyDocument, PolicySummary, SourceText, Stage, StageOptions};
+use policyd_store::{Change, Recovery, Set, StagedChange, Store, Undo};
 
 use crate::daemon::DaemonError;
 use crate::events::now_ns;
+use policyd_advice::Candidate;
 
 /// Longest message of a change, in bytes.
 const MAX_MESSAGE: usize = 1000;
 /// Most documents in one change.
 const MAX_DOCUMENTS: usize = 1000;
+/// Most patterns of VMs that a change is rolled out to first.
+const MAX_STAGED: usize = 1000;
+/// Longest roll-out, in seconds: a week.
+const MAX_ROLLOUT: u64 = 7 * 24 * 3600;
 
 /// What is asked for.
 #[derive(Debug)]
@@ -29,6 +36,12 @@ pub enum Wish {
     Rollback(u64),
     /// Make all sets those of this export.
     Import(Box<Export>),
+    /// Put these sets in force for some VMs first.
+    Stage(Vec<SourceText>, StageOptions),
+    /// Let what holds for some VMs hold for all.
+    Promote,
+    /// Take back what holds for some VMs.
+    Abandon,
 }
 
 /// A change of policy that is asked for.
@@ -54,16 +67,18 @@ impl Request {
             Wish::Delete(_) => Action::Delete,
             Wish::Rollback(_) => Action::Rollback,
             Wish::Import(_) => Action::Import,
+            Wish::Stage(..) => Action::Stage,
+            Wish::Promote => Action::Promote,
+            Wish::Abandon => Action::Abandon,
         }
     }
 
     /// What it is about, before it is known to be valid.
     fn what(&self) -> String {
         match &self.wish {
-            Wish::Apply(documents) => {
-                let files: Vec<&str> = documents.iter().map(|d| d.file.as_str()).take(20).collect();
-                files.join(" ")
-            }
+            Wish::Apply(documents) => files(documents),
+            Wish::Stage(documents, options) => format!("{} for {}", files(documents), options.vms.join(" ")),
+            Wish::Promote | Wish::Abandon => "what is rolled out".into(),
             Wish::Delete(name) => name.clone(),
             Wish::Rollback(to) => format!("to generation {to}"),
             Wish::Import(export) => format!("an export of generation {}", export.generation),
@@ -84,6 +99,11 @@ impl Request {
     }
 }
 
+fn files(documents: &[SourceText]) -> String {
+    let files: Vec<&str> = documents.iter().map(|d| d.file.as_str()).take(20).collect();
+    files.join(" ")
+}
+
 /// As much of a text as an entry of the audit log may have.
 pub fn clipped(text: &str) -> String {
     match text.char_indices().nth(MAX_MESSAGE) {
@@ -93,30 +113,48 @@ pub fn clipped(text: &str) -> String {
 }
 
 /// A set as stored and, if this version understands it, as parsed.
-type Held = (Set, Option<Document>);
+type Held = (Set, Option<Arc<Document>>);
 
 /// A set that is to be put in force; none: it is to go.
-type Edit = Option<(SourceText, Document)>;
+type Edit = Option<(SourceText, Arc<Document>)>;
+
+/// A change that holds for some VMs.
+#[derive(Debug, Clone)]
+struct Staged {
+    vms: Vec<String>,
+    since_ns: u64,
+    until_ns: Option<u64>,
+    edits: BTreeMap<String, Edit>,
+}
 
 /// The sets, as stored and as compiled.
 pub struct Policies {
     store: Store,
+    /// What holds for all, but where `staged` says otherwise.
     sets: BTreeMap<String, Held>,
+    staged: Option<Staged>,
     rules: Arc<Ruleset>,
     recovery: Option<Recovery>,
+    /// Nanoseconds since 1970.
+    clock: fn() -> u64,
 }
 
 /// A change that was validated and compiled as a whole, and not made yet.
 pub struct Prepared {
     change: Change,
-    documents: BTreeMap<String, Document>,
+    documents: BTreeMap<String, Arc<Document>>,
+    staged: Option<Staged>,
     rules: Arc<Ruleset>,
 }
 
 impl Prepared {
     /// Names of the sets that change.
     pub fn names(&self) -> Vec<String> {
-        self.change.edits.iter().map(|(name, _)| name.clone()).collect()
+        let edits = match (&self.change.stage, self.change.action) {
+            (Some(stage), Action::Stage) => &stage.edits,
+            _ => &self.change.edits,
+        };
+        edits.iter().map(|(name, _)| name.clone()).collect()
     }
 
     /// The change in a few words, as `apply shop`.
@@ -139,17 +177,35 @@ impl Policies {
         for (name, set) in stored {
             let document = Document::parse(&set.record.version.file, &set.text)
                 .inspect_err(|e| problems.push(format!("policy {name} is not in force: {e}")))
-                .ok();
+                .ok()
+                .map(Arc::new);
             sets.insert(name, (set, document));
         }
-        let documents: Vec<Document> = sets.values().filter_map(|(_, d)| d.clone()).collect();
-        let rules = compile(&documents, generation)?;
+        let documents: BTreeMap<String, Arc<Document>> = sets
+            .iter()
+            .filter_map(|(name, (_, d)): (&String, &Held)| Some((name.clone(), d.clone()?)))
+            .collect();
+        // Without it the policy as it was holds for all: it is what is in the store.
+        let staged = Staged::load(&store)
+            .inspect_err(|e| problems.push(format!("what is rolled out holds nowhere: {e}")))
+            .unwrap_or_default();
+        let nothing = Ruleset::empty(0);
+        let now = seconds(now_ns());
+        let (rules, staged) = match compile(&nothing, &documents, staged.as_ref(), generation, now) {
+            Err(e) if staged.is_some() => {
+                problems.push(format!("what is rolled out holds nowhere: {e}"));
+                (compile(&nothing, &documents, None, generation, now)?, None)
+            }
+            rules => (rules?, staged),
+        };
         let recovery = store.recovery()?;
         let policies = Policies {
             store,
             sets,
+            staged,
             rules,
             recovery,
+            clock: now_ns,
         };
         Ok((policies, problems))
     }
@@ -157,6 +213,33 @@ impl Policies {
     /// The compiled policy in force.
     pub fn rules(&self) -> Arc<Ruleset> {
         Arc::clone(&self.rules)
+    }
+
+    /// Brings the rules to what holds now, where some hold at times only. Returns whether that is another thing than before.
+    pub fn tick(&mut self) -> bool {
+        let now = self.now();
+        let differs = !self.rules.is_at(now);
+        if differs {
+            self.rules = Arc::new(self.rules.at(now));
+        }
+        differs
+    }
+
+    /// How long no rule begins or ceases to hold; `None` where none ever does.
+    pub fn unchanged_for(&self) -> Option<Duration> {
+        let next = self.rules.next_change(self.now())?;
+        let next_ns = u64::try_from(next).unwrap_or(0).saturating_mul(1_000_000_000);
+        Some(Duration::from_nanos(next_ns.saturating_sub((self.clock)())))
+    }
+
+    fn now(&self) -> i64 {
+        seconds((self.clock)())
+    }
+
+    /// The same with another clock.
+    #[cfg(test)]
+    pub fn with_clock(self, clock: fn() -> u64) -> Policies {
+        Policies { clock, ..self }
     }
 
     /// The generation in force.
@@ -183,7 +266,7 @@ impl Policies {
     pub fn list(&self) -> Vec<PolicySummary> {
         self.sets
             .values()
-            .filter_map(|(set, document)| Some(summary(set, document.as_ref()?)))
+            .filter_map(|(set, document)| Some(summary(set, document.as_deref()?)))
             .collect()
     }
 
@@ -203,20 +286,23 @@ impl Policies {
         self.may_change(request)?;
         let mut continues = None;
         let mut generation = self.generation() + 1;
+        let mut staged = self.staged.clone();
         let edits = match &request.wish {
-            Wish::Apply(documents) => parse_all(documents)?,
+            Wish::Apply(documents) => self.aside(parse_all(documents)?)?,
             Wish::Delete(name) => {
                 if !self.sets.contains_key(name) {
                     return Err(DaemonError::NoSuchPolicy(name.clone()));
                 }
-                BTreeMap::from([(name.clone(), None)])
+                self.aside(BTreeMap::from([(name.clone(), None)]))?
             }
             Wish::Rollback(to) => {
+                staged = None;
                 let sets = self.store.sets_at(*to)?;
                 let texts = sets.into_iter().map(|(_, file, text)| SourceText { file, text });
                 self.all_become(&texts.collect::<Vec<_>>(), &format!("generation {to}"))?
             }
             Wish::Import(export) => {
+                staged = None;
                 let texts = texts(export)?;
                 let edits = self.all_become(&texts, "the export")?;
                 if self.generation() == 0 && self.sets.is_empty() {
@@ -226,28 +312,30 @@ impl Policies {
                 }
                 edits
             }
+            Wish::Stage(documents, options) => {
+                staged = Some(self.stage(documents, options)?);
+                BTreeMap::new()
+            }
+            Wish::Promote => staged.take().ok_or_else(nothing_staged)?.edits,
+            Wish::Abandon => {
+                staged.take().ok_or_else(nothing_staged)?;
+                BTreeMap::new()
+            }
         };
-        let mut documents: BTreeMap<String, Document> = self
-            .sets
-            .iter()
-            .filter_map(|(name, (_, document))| Some((name.clone(), document.clone()?)))
-            .collect();
-        for (name, edit) in &edits {
-            match edit {
-                Some((_, document)) => documents.insert(name.clone(), document.clone()),
-                None => documents.remove(name),
-            };
-        }
-        let all: Vec<Document> = documents.values().cloned().collect();
-        let rules = compile(&all, generation)?;
-        let names: Vec<&str> = edits.keys().map(String::as_str).collect();
-        let what = match request.wish {
-            Wish::Apply(_) | Wish::Delete(_) => clipped(&names.join(" ")),
+        let documents = with(self.documents(), &edits);
+        let rules = compile(&self.rules, &documents, staged.as_ref(), generation, self.now())?;
+        let names = |edits: &BTreeMap<String, Edit>| {
+            let names: Vec<&str> = edits.keys().map(String::as_str).collect();
+            names.join(" ")
+        };
+        let what = match (&request.wish, &staged, &self.staged) {
+            (Wish::Apply(_) | Wish::Delete(_) | Wish::Promote, ..) => clipped(&names(&edits)),
+            (Wish::Stage(..), Some(now), _) => {
+                clipped(&format!("{} for {}", names(&now.edits), now.vms.join(" ")))
+            }
+            (Wish::Abandon, _, Some(was)) => clipped(&names(&was.edits)),
             _ => request.what(),
         };
-        let edits = edits
-            .into_iter()
-            .map(|(name, edit)| (name, edit.map(|(source, _)| (source.file, source.text))));
         let change = Change {
             generation,
             time_ns: now_ns(),
@@ -262,15 +350,89 @@ impl Policies {
             what,
             edits: match continues {
                 Some(_) => Vec::new(),
-                None => edits.collect(),
+                None => sources(edits),
             },
+            stage: staged.as_ref().map(|staged| StagedChange {
+                vms: staged.vms.clone(),
+                since_ns: staged.since_ns,
+                until_ns: staged.until_ns,
+                edits: sources(staged.edits.clone()),
+            }),
             continues,
         };
         Ok(Prepared {
             change,
             documents,
+            staged,
             rules,
         })
+    }
+
+    /// Compiles sets beside those in force, in place of those of their names; changes nothing.
+    pub fn try_out(&self, documents: &[SourceText]) -> Result<Candidate, DaemonError> {
+        let documents = with(self.documents(), &parse_all(documents)?);
+        let rules = compile(&self.rules, &documents, None, self.generation() + 1, self.now())?;
+        Ok(Candidate::new(
+            rules,
+            documents.values().map(|document| &**document),
+        ))
+    }
+
+    fn documents(&self) -> BTreeMap<String, Arc<Document>> {
+        let parsed = |(name, (_, document)): (&String, &Held)| Some((name.clone(), document.clone()?));
+        self.sets.iter().filter_map(parsed).collect()
+    }
+
+    /// What is to hold for some VMs first.
+    fn stage(&self, documents: &[SourceText], options: &StageOptions) -> Result<Staged, DaemonError> {
+        if let Some(staged) = &self.staged {
+            return Err(DaemonError::Invalid(format!(
+                "{} is being rolled out: one at a time; `xmesh policy-promote` or `xmesh policy-abandon` ends that",
+                staged.names()
+            )));
+        }
+        if options.vms.is_empty() || options.vms.len() > MAX_STAGED {
+            return Err(DaemonError::Invalid(format!(
+                "a change is rolled out to 1 to {MAX_STAGED} VMs or patterns of VMs first, not {}",
+                options.vms.len()
+            )));
+        }
+        let seconds = options.seconds.map(|seconds| match seconds {
+            1..=MAX_ROLLOUT => Ok(seconds),
+            _ => Err(DaemonError::Invalid(format!(
+                "a roll-out takes 1 to {MAX_ROLLOUT} seconds, not {seconds}"
+            ))),
+        });
+        let since_ns = (self.clock)();
+        Ok(Staged {
+            vms: options.vms.clone(),
+            since_ns,
+            until_ns: seconds
+                .transpose()?
+                .map(|s| since_ns.saturating_add(s * 1_000_000_000)),
+            edits: parse_all(documents)?,
+        })
+    }
+
+    /// These edits, if nothing is being rolled out of the sets that they change.
+    fn aside(&self, edits: BTreeMap<String, Edit>) -> Result<BTreeMap<String, Edit>, DaemonError> {
+        let staged = self.staged.as_ref();
+        match edits
+            .keys()
+            .find(|name| staged.is_some_and(|s| s.edits.contains_key(*name)))
+        {
+            Some(name) => Err(DaemonError::Invalid(format!(
+                "{name} is being rolled out; `xmesh policy-promote` or `xmesh policy-abandon` first"
+            ))),
+            None => Ok(edits),
+        }
+    }
+
+    /// What holds for some VMs, as the API tells it.
+    pub fn rollout(&self) -> Result<Option<Stage>, DaemonError> {
+        let (history, _) = self.store.history(u64::MAX, 1, None)?;
+        let newest = history.into_iter().next();
+        Ok(newest.and_then(|g| g.stage).filter(|_| self.staged.is_some()))
     }
 
     /// Makes the change durable.
@@ -300,6 +462,7 @@ impl Policies {
             Err(e) => log::error!("the list of policies is that of before: {e}"),
         }
         self.rules = prepared.rules;
+        self.staged = prepared.staged;
         self.store.export_beside();
     }
 
@@ -317,10 +480,10 @@ impl Policies {
         }
         let now = self.generation();
         if let Some(seen) = request.if_generation.filter(|seen| *seen != now) {
-            return Err(DaemonError::Stale(format!(
-                "generation {now} is in force, not {seen}: somebody changed the policy meanwhile; nothing was changed. \
-                 Look at `xmesh policy-diff` and try again with {now}"
-            )));
+            return Err(DaemonError::Stale {
+                generation: now,
+                expected: seen,
+            });
         }
         match &request.message {
             Some(message) if message.len() > MAX_MESSAGE => Err(DaemonError::Invalid(format!(
@@ -393,7 +556,7 @@ fn parse_all(texts: &[SourceText]) -> Result<BTreeMap<String, Edit>, DaemonError
                         other.file, source.file
                     ));
                 }
-                edits.insert(name, Some((source.clone(), document)));
+                edits.insert(name, Some((source.clone(), Arc::new(document))));
             }
             Err(e) => problems.push(e.to_string()),
         }
@@ -404,10 +567,93 @@ fn parse_all(texts: &[SourceText]) -> Result<BTreeMap<String, Edit>, DaemonError
     }
 }
 
-fn compile(documents: &[Document], generation: u64) -> Result<Arc<Ruleset>, DaemonError> {
-    Ruleset::compile(documents, generation)
-        .map(Arc::new)
+fn seconds(ns: u64) -> i64 {
+    i64::try_from(ns / 1_000_000_000).unwrap_or(i64::MAX)
+}
+
+/// What the rules in force have of these documents is not compiled again.
+fn compile(
+    in_force: &Ruleset,
+    documents: &BTreeMap<String, Arc<Document>>,
+    staged: Option<&Staged>,
+    generation: u64,
+    now: i64,
+) -> Result<Arc<Ruleset>, DaemonError> {
+    let all = |documents: &BTreeMap<String, Arc<Document>>| documents.values().cloned().collect();
+    let compiled = match staged {
+        None => in_force.changed(all(documents), generation),
+        Some(staged) => {
+            let vms = staged.vms.iter().map(|text| {
+                let pattern: Result<Pattern, _> = text.parse();
+                pattern
+                    .map_err(|e| DaemonError::Invalid(format!("`{text}` is no name or pattern of VMs: {e}")))
+            });
+            let vms = vms.collect::<Result<_, _>>()?;
+            let after = with(documents.clone(), &staged.edits);
+            in_force.staged(all(documents), all(&after), policy::Rollout { vms }, generation)
+        }
+    };
+    compiled
+        .map(|rules| Arc::new(rules.at(now)))
         .map_err(|problems| DaemonError::Invalid(problems.to_string()))
+}
+
+/// The documents after these edits.
+fn with(
+    mut documents: BTreeMap<String, Arc<Document>>,
+    edits: &BTreeMap<String, Edit>,
+) -> BTreeMap<String, Arc<Document>> {
+    for (name, edit) in edits {
+        match edit {
+            Some((_, document)) => documents.insert(name.clone(), Arc::clone(document)),
+            None => documents.remove(name),
+        };
+    }
+    documents
+}
+
+/// Edits as the store takes them.
+fn sources(edits: BTreeMap<String, Edit>) -> Vec<(String, Option<(String, String)>)> {
+    let edits = edits.into_iter();
+    edits
+        .map(|(name, edit)| (name, edit.map(|(source, _)| (source.file, source.text))))
+        .collect()
+}
+
+fn nothing_staged() -> DaemonError {
+    DaemonError::Invalid("nothing is being rolled out".into())
+}
+
+impl Staged {
+    /// What the store has of it.
+    fn load(store: &Store) -> Result<Option<Staged>, DaemonError> {
+        let Some(stored) = store.stage()? else {
+            return Ok(None);
+        };
+        let mut edits = BTreeMap::new();
+        for (name, source) in stored.edits {
+            let edit = match source {
+                Some((file, text)) => {
+                    let document = Document::parse(&file, &text);
+                    let document = document.map_err(|e| DaemonError::Invalid(e.to_string()))?;
+                    Some((SourceText { file, text }, Arc::new(document)))
+                }
+                None => None,
+            };
+            edits.insert(name, edit);
+        }
+        Ok(Some(Staged {
+            vms: stored.vms,
+            since_ns: stored.since_ns,
+            until_ns: stored.until_ns,
+            edits,
+        }))
+    }
+
+    fn names(&self) -> String {
+        let names: Vec<&str> = self.edits.keys().map(String::as_str).collect();
+        names.join(", ")
+    }
 }
 
 fn summary(set: &Set, document: &Document) -> PolicySummary {

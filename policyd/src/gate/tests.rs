@@ -21,6 +21,7 @@ fn deciders_come_back_from_their_numbers() {
             by,
             class: None,
             mirror: None,
+            dry_run: None,
             generation: 1,
         };
         assert_ne!(rule_number(&decision), 0);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-only
 use std::sync::Arc;
 
-use netback_filter::{Action, Protocol as Proto, Refuse};
+use netback_filter::{Action, Lock, Protocol as Proto, Refuse};
 use policy::{Document, Ruleset, VmId};
 
 use super::*;
@@ -102,6 +102,40 @@ fn a_guest_without_addresses_of_dom0_is_held_to_its_mac() {
     let locks: Vec<Lock> = t.scopes.values().map(|config| config.lock).collect();
     assert_eq!(locks, [Lock::Address, Lock::Mac, Lock::Mac, Lock::Off]);
     assert_eq!(t.addresses[&1].len(), 1);
+}
+
+#[test]
+fn the_network_is_proven_by_locks_and_a_process_by_nothing_that_a_table_knows() {
+    let given = |name: &str, scope: u32, address: &str| Vm {
+        configured: vec![address.parse().expect("an address")],
+        ..vm(name, scope, address)
+    };
+    let asked = |locks: &str, level: &str| {
+        let text = format!(
+            "policy: a\nlock: {{ {locks} }}\ndefault: {{ db1: deny }}\nrules:\n\
+             - {{ name: r, from: {{ vm: web1 }}, to: {{ vm: db1 }}, protocol: tcp, action: allow, require: {{ authentication: {level} }} }}\n"
+        );
+        let document = Document::parse("t", &text).expect("sound");
+        let rules = Arc::new(Ruleset::compile(&[document], 7).expect("compiles"));
+        let guests = vec![given("web1", 1, "10.0.0.11"), given("db1", 2, "10.0.0.12")];
+        let t = compiled(&World::new(rules, guests)).expect("fits");
+        [
+            ask(&t, 1, Direction::FromGuest, "10.0.0.12", Protocol::TCP, 80),
+            ask(&t, 2, Direction::ToGuest, "10.0.0.11", Protocol::TCP, 80),
+        ]
+    };
+    assert_eq!(asked("\"*\": address", "network"), [Action::Allow; 2]);
+    for (locks, level) in [
+        ("web1: address, db1: mac", "network"),
+        ("\"*\": address", "process"),
+    ] {
+        assert!(
+            asked(locks, level)
+                .iter()
+                .all(|action| matches!(action, Action::Deny(_))),
+            "{locks} {level}"
+        );
+    }
 }
 
 #[test]

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use policyd_api::chain::{Anchor, Attempt, AuditEntry, Chain};
 use policyd_api::export::ExportedSet;
-use policyd_api::{Generation, Version};
+use policyd_api::{Edit, Generation, Version};
 
-use crate::store::{AUDIT_BASE, AUDIT_HEAD, GENERATION, Set};
+use crate::store::{AUDIT_BASE, AUDIT_HEAD, GENERATION, Set, StagedChange};
 use crate::trees::{Batch, In, Trees};
 use crate::{StoreError, texts};
 
@@ -58,6 +58,28 @@ pub fn oldest(trees: &Trees) -> Result<u64, StoreError> {
         Some(first) => Ok(first?.1.generation.saturating_sub(1)),
         None => generation(trees),
     }
+}
+
+/// What holds for some VMs by the last generation.
+pub fn stage(trees: &Trees) -> Result<Option<StagedChange>, StoreError> {
+    let newest = generation(trees)?.to_be_bytes();
+    let newest: Option<Generation> = trees.get(In::History, &newest)?;
+    let Some(stage) = newest.and_then(|generation| generation.stage) else {
+        return Ok(None);
+    };
+    let text = |edit: Edit| match edit.after {
+        Some(version) => match texts::get(trees, &version.text)? {
+            Some(text) => Ok((edit.set, Some((version.file, text)))),
+            None => Err(StoreError::NoText { set: edit.set }),
+        },
+        None => Ok((edit.set, None)),
+    };
+    Ok(Some(StagedChange {
+        vms: stage.vms,
+        since_ns: stage.since_ns,
+        until_ns: stage.until_ns,
+        edits: stage.edits.into_iter().map(text).collect::<Result<_, _>>()?,
+    }))
 }
 
 /// File and text of each set at a generation: from what is in force, the changes since are undone.

@@ -8,14 +8,17 @@
 //! store on a disk that is full all the same, and what was refused is taken back when it turns out to be there.
 //!
 //! Beside the store `DIR` are `DIR.exports`, an export of the last few generations each; `DIR.ballast`; and
-//! `DIR.damaged-TIME`, stores that were set aside. Nothing here knows what a policy means.
+//! `DIR.damaged-TIME`, stores that were set aside. The history of flows ([`FlowStore`]) is in files of its own, and may fail without
+//! harm to any of this. Nothing here knows what a policy means.
 #![forbid(unsafe_code)]
 
 mod damage;
 mod error;
 mod export;
+mod flows;
 mod history;
 mod migrate;
+mod patience;
 mod space;
 mod store;
 mod texts;
@@ -26,7 +29,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub use damage::Recovery;
 pub use error::StoreError;
 pub use export::Scope;
-pub use store::{Change, Set, Store, Undo};
+pub use flows::{FlowConfig, FlowStore, FlowsError, MAX_NAMES, Past};
+pub use store::{Change, Set, StagedChange, Store, Undo};
 
 /// How much is kept, and how much room is left to others.
 #[derive(Debug, Clone)]

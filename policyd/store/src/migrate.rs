@@ -97,6 +97,7 @@ pub fn migrate(trees: &Trees, used: bool) -> Result<(), StoreError> {
             to: None,
             message: Some("taken over from the store of an older policyd, which kept no history".into()),
             edits: edits.clone(),
+            stage: None,
         };
         batch.put(In::History, &generation.to_be_bytes(), &what)?;
         let attempt = Attempt {

@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use policyd_api::chain::{Anchor, Attempt, AuditEntry, Outcome};
 use policyd_api::export::{Export, ExportedSet};
-use policyd_api::{Action, Author, Edit, Generation, StoreStatus, Version};
+use policyd_api::{Action, Author, Edit, Generation, Stage, StoreStatus, Version};
 
 use crate::damage::{self, Recovery};
 use crate::space::{Ballast, free};
@@ -53,8 +53,23 @@ pub struct Change {
     pub what: String,
     /// By name of the set: file and text, or none for a set that is to go.
     pub edits: Vec<(String, Option<(String, String)>)>,
+    /// What is to hold for some VMs from this generation on; what was to, before, does no longer.
+    pub stage: Option<StagedChange>,
     /// Of an import into a store without a history of its own: the export, whose history goes on. Edits are against its sets.
     pub continues: Option<Box<Export>>,
+}
+
+/// What holds for some VMs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StagedChange {
+    /// Names of VMs, or patterns of them.
+    pub vms: Vec<String>,
+    /// Since when, nanoseconds since 1970.
+    pub since_ns: u64,
+    /// When it is to hold for all, nanoseconds since 1970.
+    pub until_ns: Option<u64>,
+    /// By name of the set: file and text, or none for a set that does not hold there.
+    pub edits: Vec<(String, Option<(String, String)>)>,
 }
 
 /// What takes a stored change back.
@@ -150,6 +165,14 @@ impl Store {
         set: Option<&str>,
     ) -> Result<(Vec<Generation>, u64), StoreError> {
         self.read(|trees| Ok((history::list(trees, before, limit, set)?, history::oldest(trees)?)))
+    }
+
+    /// What holds for some VMs, with its texts.
+    ///
+    /// # Errors
+    /// Where it cannot be read; the sets in force are in the store all the same.
+    pub fn stage(&self) -> Result<Option<StagedChange>, StoreError> {
+        self.read(history::stage)
     }
 
     /// File and text of each set as it was at a generation.
@@ -341,6 +364,10 @@ impl Store {
                 after,
             });
         }
+        let stage = match &change.stage {
+            Some(staged) => Some(stage(trees, &mut batch, staged)?),
+            None => None,
+        };
         let attempt = Attempt {
             time_ns: change.time_ns,
             by: change.by.clone(),
@@ -350,7 +377,10 @@ impl Store {
             outcome: Outcome::Stored {
                 generation: change.generation,
             },
-            edits: edits.clone(),
+            edits: match (&stage, change.action) {
+                (Some(stage), Action::Stage) => stage.edits.clone(),
+                _ => edits.clone(),
+            },
         };
         let generation = Generation {
             generation: change.generation,
@@ -360,6 +390,7 @@ impl Store {
             to: change.to,
             message: change.message.clone(),
             edits,
+            stage,
         };
         batch.put(In::History, &change.generation.to_be_bytes(), &generation)?;
         batch.put(In::Meta, GENERATION, &change.generation)?;
@@ -378,6 +409,32 @@ impl Store {
         }
         Ok((batch, attempt))
     }
+}
+
+/// Puts the texts of what holds for some VMs.
+fn stage(trees: &Trees, batch: &mut Batch, staged: &StagedChange) -> Result<Stage, StoreError> {
+    let mut edits = Vec::new();
+    for (set, after) in &staged.edits {
+        let before: Option<ExportedSet> = trees.get(In::Sets, set.as_bytes())?;
+        let after = match after {
+            Some((file, text)) => Some(Version {
+                text: texts::put(trees, batch, text)?,
+                file: file.clone(),
+            }),
+            None => None,
+        };
+        edits.push(Edit {
+            set: set.clone(),
+            before: before.map(|set| set.version),
+            after,
+        });
+    }
+    Ok(Stage {
+        vms: staged.vms.clone(),
+        since_ns: staged.since_ns,
+        until_ns: staged.until_ns,
+        edits,
+    })
 }
 
 /// Opens, migrates and checks; sets aside what is damaged. With what there is to say of it.

@@ -6,9 +6,9 @@
 
 use std::collections::BTreeSet;
 
-use policyd_api::Edit;
 use policyd_api::chain::sha256;
 use policyd_api::export::ExportedSet;
+use policyd_api::{Edit, Generation};
 
 use crate::StoreError;
 use crate::trees::{Batch, In, Trees};
@@ -97,8 +97,10 @@ pub fn sweep(trees: &Trees) -> Result<(), StoreError> {
     for set in trees.iter::<ExportedSet>(In::Sets) {
         texts.insert(set?.1.version.text);
     }
-    for generation in trees.iter::<policyd_api::Generation>(In::History) {
-        for Edit { before, after, .. } in generation?.1.edits {
+    for generation in trees.iter::<Generation>(In::History) {
+        let Generation { edits, stage, .. } = generation?.1;
+        let staged = stage.map(|stage| stage.edits).unwrap_or_default();
+        for Edit { before, after, .. } in edits.into_iter().chain(staged) {
             texts.extend([before, after].into_iter().flatten().map(|v| v.text));
         }
     }

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use sled::Transactional;
 use sled::transaction::{ConflictableTransactionError, TransactionError, TransactionalTree};
 
-use crate::StoreError;
+use crate::{StoreError, patience};
 
 /// Bytes of cache sled may keep; policies are small, dom0's memory is dear.
 const CACHE: u64 = 16 << 20;
@@ -110,7 +110,7 @@ impl Trees {
             Ok(Trees { db, trees })
         };
         // Of damaged files sled's reader believes a lot; what it then asserts must not end the daemon.
-        match catch_unwind(AssertUnwindSafe(open)) {
+        match catch_unwind(AssertUnwindSafe(|| patience::open(open))) {
             Ok(result) => result.map_err(OpenFailure::Error),
             Err(_) => Err(OpenFailure::Panic),
         }

@@ -2,8 +2,8 @@
 //! Writing an initramfs: the "newc" archive that the kernel unpacks.
 
 /// An archive under way.
-#[derive(Default)]
-pub(crate) struct Archive {
+#[derive(Debug, Default)]
+pub struct Archive {
     bytes: Vec<u8>,
     entries: u32,
 }
@@ -14,17 +14,17 @@ const PROGRAM: u32 = 0o755;
 
 impl Archive {
     /// Adds a folder; its parents must have been added.
-    pub(crate) fn folder(&mut self, name: &str) {
+    pub fn folder(&mut self, name: &str) {
         self.entry(name, FOLDER, &[]);
     }
 
-    /// Adds a file that may be run.
-    pub(crate) fn program(&mut self, name: &str, content: &[u8]) {
+    /// Adds a file that may be run; its folder must have been added.
+    pub fn program(&mut self, name: &str, content: &[u8]) {
         self.entry(name, FILE | PROGRAM, content);
     }
 
     /// The finished archive.
-    pub(crate) fn finish(mut self) -> Vec<u8> {
+    pub fn finish(mut self) -> Vec<u8> {
         self.entry("TRAILER!!!", 0, &[]);
         self.bytes
     }

@@ -9,6 +9,7 @@ mod initramfs;
 mod root;
 
 pub(crate) use boot::boot_iso;
+pub use cpio::Archive;
 pub(crate) use grub::grub_image;
 pub(crate) use guest_kernel::guest_kernel;
 pub(crate) use initramfs::{dom0_initramfs, domu_initramfs};

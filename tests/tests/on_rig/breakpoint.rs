@@ -6,12 +6,8 @@
 mod amd {
     use std::time::Duration;
 
-    use xmesh_rig::{Progress, programs};
-
     use crate::support::web1::{connects_are_seen, load, probed, unharmed};
     use crate::support::{Mesh, Outcome};
-
-    const KILL9: &str = "/usr/local/bin/kill9";
 
     /// Nothing is left of the engine, and the guest is well.
     fn clean(mesh: &Mesh, after: &str) -> Outcome {
@@ -88,35 +84,6 @@ mod amd {
         mesh.start()?;
         mesh.end()?;
         clean(&mesh, "a daemon that was stopped, and replaced")
-    }
-
-    #[test]
-    #[ignore = "needs a rig with an AMD processor: cargo xtask test"]
-    fn a_guest_runs_on_whenever_its_watcher_is_killed() -> Outcome {
-        let mesh = Mesh::up()?;
-        mesh.end()?;
-        let program = programs::example("vmi-xen", "kill9", &Progress::new(true))?;
-        mesh.0.push(&program, "dom0", KILL9)?;
-        let domid = mesh.0.domain("web1")?.ok_or("web1 is there")?.id.to_string();
-        let job = load(&mesh)?;
-        // Functions of every process; each round fails that does not leave the guest as it was, with both vCPUs trapping.
-        let told = mesh.0.check(
-            "dom0",
-            &[
-                KILL9,
-                "--breakpoint",
-                &domid,
-                "wake_up_new_task",
-                "12",
-                "do_exit",
-                "tcp_connect",
-            ],
-        )?;
-        drop(job);
-        assert!(told.contains("all 12 rounds passed"), "{told}");
-        println!("{told}");
-        unharmed(&mesh)?;
-        mesh.start()
     }
 
     #[test]

@@ -16,10 +16,15 @@ fn count() -> u64 {
         .unwrap_or(200)
 }
 
+/// The emulator may be slow, and the machine it runs on busy.
+fn patience() -> Duration {
+    Duration::from_secs(600 + 3 * count())
+}
+
 const PORTS: [u64; 2] = [20_000, 40_000];
 const ACCEPTS: usize = 200;
-/// The emulator may be slow, and the machine it runs on busy.
-const PATIENCE: Duration = Duration::from_secs(1200);
+/// Port of what is done over IPv6.
+const SIX: u16 = 5398;
 const STREAM: &str = "/run/facts.json";
 
 type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
@@ -36,7 +41,7 @@ fn follow(mesh: &Mesh) -> Outcome {
 
 /// What the stream has told, once `last`, a part of a line, was among it.
 fn told(mesh: &Mesh, last: &str) -> Fallible<Vec<Value>> {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + patience();
     while !mesh.0.exec("dom0", &["grep", "-qF", last, STREAM])?.success() {
         assert!(Instant::now() < end, "{last} was never told");
         std::thread::sleep(Duration::from_secs(1));
@@ -76,10 +81,12 @@ fn every_fact_is_told_once_and_in_order() -> Outcome {
     let script = format!(
         "taskset -c 0 /run/facts work a {count} {} & taskset -c 1 /run/facts work b {count} {} & wait; \
          /run/facts accept {ACCEPTS}; /run/facts orphan 10001; sleep 4; /run/facts setuid 4321; \
-         /run/facts bind 5399; /run/facts nothing the-end",
+         /run/facts bind 5399; /run/facts six {SIX}; /run/facts nothing the-end",
         PORTS[0], PORTS[1]
     );
-    let output = mesh.0.exec_timeout("web1", &["bash", "-c", &script], PATIENCE)?;
+    let output = mesh
+        .0
+        .exec_timeout("web1", &["bash", "-c", &script], patience())?;
     assert!(output.success(), "{output:?}");
     // Two arguments: the shell has the same words in one, from the beginning.
     let events = told(&mesh, r#""nothing","the-end""#)?;
@@ -118,6 +125,7 @@ fn every_fact_is_told_once_and_in_order() -> Outcome {
     }
     accepts_are_the_connects(&events);
     a_process_ends_with_its_last_thread(&events);
+    all_of_it_over_ipv6(&events);
 
     let cred = of_kind(&events, "cred")
         .into_iter()
@@ -170,4 +178,18 @@ fn a_process_ends_with_its_last_thread(events: &[Value]) {
     assert_eq!(life[0]["process"]["exe"], "/run/facts", "{life:?}");
     assert_eq!(life[1]["kind"], "exit", "{life:?}");
     assert_eq!(life[1]["code"], 7 << 8, "{life:?}");
+}
+
+/// A listener that comes and goes, its connection seen from both ends, and a UDP socket that is connected.
+fn all_of_it_over_ipv6(events: &[Value]) {
+    let at = format!("[::1]:{SIX}");
+    let told: Vec<&str> = events
+        .iter()
+        .filter(|event| event["process"]["args"][1] == "six")
+        .filter(|event| ["local", "remote"].iter().any(|end| event[end] == at))
+        .filter_map(|event| event["kind"].as_str())
+        .collect();
+    // The last is that of the UDP socket.
+    let expected = ["listen", "connect", "accept", "close", "connect"];
+    assert_eq!(told, expected);
 }

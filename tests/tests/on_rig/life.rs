@@ -4,9 +4,9 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use crate::support::web1::unharmed;
+use crate::support::web1::{load, unharmed};
 use crate::support::{Domain, Mesh, Outcome};
-use xmesh_rig::{Discard, DomainSpec};
+use xmesh_rig::{Cpu, Discard, DomainSpec, Progress, programs};
 
 const GUEST: &str = "phoenix";
 
@@ -100,6 +100,40 @@ fn a_daemon_that_is_stopped_holds_no_guest_and_another_takes_its_place() -> Outc
     let alive = mesh.0.exec("dom0", &["kill", "-0", &daemon])?;
     assert!(!alive.success(), "the stopped daemon is still there");
     Ok(())
+}
+
+/// The engine alone, without the daemon: each round takes a second, not twenty; with breakpoints several, since each watcher
+/// looks for what patches the guest's text. `XMESH_KILL_ROUNDS` times as many.
+#[test]
+#[ignore = "needs a rig: cargo xtask test"]
+fn a_guest_runs_on_whenever_its_watcher_is_killed() -> Outcome {
+    const KILL9: &str = "/usr/local/bin/kill9";
+    let factor = std::env::var("XMESH_KILL_ROUNDS").map_or(Ok(1), |rounds| rounds.parse::<u64>())?;
+    let mesh = Mesh::up()?;
+    let amd = mesh.0.cpu() == Cpu::Amd;
+    let rounds = factor * if amd { 12 } else { 24 };
+    mesh.end()?;
+    let program = programs::example("vmi-xen", "kill9", &Progress::new(true))?;
+    mesh.0.push(&program, "dom0", KILL9)?;
+    let job = load(&mesh)?;
+    let mut command = vec![KILL9.to_owned()];
+    command.extend(amd.then(|| "--breakpoint".to_owned()));
+    command.push(mesh.0.domain("web1")?.ok_or("web1 is there")?.id.to_string());
+    command.push(rounds.to_string());
+    // Functions of every process; each round fails that does not leave the guest as it was, with both vCPUs trapping.
+    command.extend(["wake_up_new_task", "do_exit", "tcp_connect"].map(str::to_owned));
+    let command: Vec<&str> = command.iter().map(String::as_str).collect();
+    let patience = Duration::from_secs(600 + 60 * rounds);
+    let output = mesh.0.exec_timeout("dom0", &command, patience)?;
+    drop(job);
+    let told = output.text();
+    println!("{told}");
+    assert!(
+        output.success() && told.contains(&format!("all {rounds} rounds passed")),
+        "{output:?}"
+    );
+    unharmed(&mesh)?;
+    mesh.start()
 }
 
 /// Kills in dom0; see there.

@@ -7,8 +7,10 @@ use xmesh_rig::Discard;
 
 const PORT: u16 = 5001;
 /// What the guests' vifs carry in all, in kbit/s: far below what the slowest rig's processor can.
-const TOTAL: f64 = 10_000.0;
-const BYTES: f64 = 2_500_000.0;
+const TOTAL: f64 = 4_000.0;
+const BYTES: f64 = 1_000_000.0;
+/// How often a transfer may be too slow: a rig that the host starves is late with its timers for seconds on end.
+const TRIES: usize = 4;
 
 /// Sends from the one guest to the other; what of it arrives per second, in kbit/s on the wire, by the receiver's clock.
 fn kbits(mesh: &Mesh, from: &str, to: &str, address: &str) -> Result<f64, Box<dyn std::error::Error>> {
@@ -50,11 +52,16 @@ fn a_vif_is_shaped_both_ways_and_left_as_it_was() -> Outcome {
     assert!(applied.success(), "{applied:?}");
     // From web1 by process: the class is in the verdict that its connect got.
     for (from, to, address) in [("web1", "db1", "10.0.0.12"), ("db1", "web1", "10.0.0.11")] {
-        let is = kbits(&mesh, from, to, address)?;
-        // An emulated processor is late with its timers at times; too much it never is.
+        // Too much is wrong each time; too little once may be the emulator, time after time it is the shaper.
+        let mut seen = Vec::new();
+        while seen.len() < TRIES && seen.last().is_none_or(|&is| is <= TOTAL * 0.8) {
+            let is = kbits(&mesh, from, to, address)?;
+            assert!(is < TOTAL * 1.06, "{from}: {is:.0} of {TOTAL} kbit/s");
+            seen.push(is);
+        }
         assert!(
-            is > TOTAL * 0.8 && is < TOTAL * 1.06,
-            "{from}: {is:.0} of {TOTAL} kbit/s"
+            seen.last().is_some_and(|&is| is > TOTAL * 0.8),
+            "{from}: {seen:.0?} of {TOTAL} kbit/s"
         );
     }
     let all = classes(&mesh, "web1")?;

@@ -11,9 +11,9 @@ use xmesh_rig::{Discard, DomainSpec, Output};
 type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
 
 const PORTS: [u16; 2] = [8001, 8002];
-/// Answers whatever it is asked with its version, as often as it is asked.
+/// Answers whatever it is asked with its version, after so many seconds, as often as it is asked.
 const SERVER: &str = "
-import os, signal, socket, sys
+import os, signal, socket, sys, time
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 text = sys.argv[2].encode()
 s = socket.socket()
@@ -25,6 +25,7 @@ while True:
     if os.fork() == 0:
         s.close()
         while c.recv(999):
+            time.sleep(float(sys.argv[3]))
             c.sendall(b'HTTP/1.0 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n%s' % (len(text), text))
         os._exit(0)
     c.close()
@@ -118,11 +119,18 @@ impl<'m> Open<'m> {
     }
 
     fn serve(&self, version: &str) -> Outcome {
+        self.serve_after(version, "0")
+    }
+
+    /// Its answers take so many seconds.
+    fn serve_after(&self, version: &str, seconds: &str) -> Outcome {
         let port = PORTS[usize::from(version == "v2")].to_string();
         self.0
             .0
             .write("db1", "/tmp/server.py", 0o644, SERVER.as_bytes())?;
-        let start = format!("setsid python3 /tmp/server.py {port} {version} > /dev/null 2>&1 < /dev/null &");
+        let start = format!(
+            "setsid python3 /tmp/server.py {port} {version} {seconds} > /dev/null 2>&1 < /dev/null &"
+        );
         self.0.0.check("db1", &["sh", "-c", &start])?;
         self.0.wait(&format!("{version} listens"), |mesh| {
             let found = mesh.json(&["conns", "db1"])?.to_string();
@@ -249,6 +257,43 @@ fn flows_are_shared_by_weight_and_judged_by_their_backend() -> Outcome {
     assert_eq!(curl["decision"]["verdict"], "allow", "{curl}");
     assert!(curl["why"].to_string().contains("for version v2"), "{curl}");
     assert_eq!(why("/usr/bin/wget")?["decision"]["verdict"], "deny");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs a rig: cargo xtask test"]
+fn a_slow_version_is_named() -> Outcome {
+    let mesh = Mesh::up()?;
+    let even = Shop {
+        v2: "weight: 80",
+        ..SHOP
+    };
+    let shop = Open::with(&mesh, &even)?;
+    shop.kill("v2")?;
+    shop.serve_after("v2", "1.5")?;
+    shop.wait_for("v2", "up", "")?;
+    shop.visits(60)?;
+    mesh.wait("the slow version is named", |mesh| {
+        let signals = mesh.json(&["signals", "--to", "shop/v2"])?;
+        let findings = signals["findings"].as_array().cloned().unwrap_or_default();
+        let is = |f: &Value| f["version"] == "v2" && f["culprit"] == "server";
+        if findings.iter().any(is) {
+            println!("{findings:#?}");
+        }
+        Ok(findings.iter().any(is))
+    })?;
+    let signals = mesh.json(&["signals"])?;
+    let findings = signals["findings"].as_array().cloned().unwrap_or_default();
+    // An emulator that the host starves can make others slower than they were, but none as slow as this.
+    let worst = findings.iter().find(|f| f["culprit"] == "server");
+    assert!(worst.is_some_and(|f| f["version"] == "v2"), "{findings:#?}");
+    let pairs = signals["pairs"].as_array().cloned().unwrap_or_default();
+    let first_byte = |version: &str| {
+        let pair = pairs.iter().find(|p| p["version"] == version);
+        pair.and_then(|p| p["window"]["first_byte_us"]["p50"].as_f64())
+    };
+    assert!(first_byte("v2") > Some(1_400_000.0), "{pairs:#?}");
+    assert!(first_byte("v1") < first_byte("v2"), "{pairs:#?}");
     Ok(())
 }
 

@@ -176,10 +176,31 @@ fn two_traces_share_a_probe_and_end_by_themselves() -> Outcome {
     // The other's end has not taken the probe away.
     mesh.0.check("web1", &[PROGRAM])?;
     mesh.wait("the second run", |_| Ok(long.of_kind("call")?.len() == 14))?;
+    one_process_alone(&mesh)?;
     let mut timed = Trace::begin(&mesh, "timed", "--syscall getpid --duration 2")?;
     assert_eq!(timed.wait()?, 0);
     drop(long);
     no_probe_is_left(&mesh)
+}
+
+/// Of a process that was there before, and of no other that makes the same calls.
+fn one_process_alone(mesh: &Mesh) -> Outcome {
+    let reader = "echo $$ > /run/reader; while :; do read up < /proc/uptime; sleep 0.5; done";
+    let job = mesh.0.spawn("web1", &["sh", "-c", reader], Discard)?;
+    mesh.wait("the reader", |mesh| {
+        Ok(mesh.0.exec("web1", &["test", "-s", "/run/reader"])?.success())
+    })?;
+    let pid = mesh.0.check("web1", &["cat", "/run/reader"])?;
+    let trace = Trace::begin(mesh, "one", &format!("--pid {} --syscall openat", pid.trim()))?;
+    mesh.0.check("web1", &[PROGRAM])?;
+    mesh.wait("calls of the reader", |_| Ok(trace.of_kind("call")?.len() >= 3))?;
+    for call in trace.of_kind("call")? {
+        assert_eq!(call["pid"].to_string(), pid.trim(), "{call}");
+        assert!(text(&call).contains("/proc/uptime"), "{call}");
+    }
+    drop(job);
+    mesh.0.check("web1", &["rm", "/run/reader"])?;
+    Ok(())
 }
 
 #[test]

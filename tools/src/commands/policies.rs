@@ -6,37 +6,48 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use policy::document::MAX_TEXT;
-use policy::{Document, Problem, Ruleset};
+use policy::{Document, Finding, Problem};
 use policyd_api::{ApplyRequest, Client, ExplainRequest, SourceText};
 use serde::Serialize;
 
-use crate::args::{Change, Explain};
+use crate::args::{Change, Explain, Stage};
 use crate::error::ToolError;
 use crate::output::Output;
+use crate::render::table::{Align, Table};
 use crate::render::{multiline, plain, policy as render, route};
+use crate::templates::{self, Template};
 
 pub fn apply(
     client: &Client,
     files: &[PathBuf],
+    stage: &Stage,
     change: &Change,
     output: &mut Output,
 ) -> Result<(), ToolError> {
-    let mut documents = Vec::new();
-    for file in files {
-        let name = file.display().to_string();
-        let text = read(file)?;
-        // Problems of the document itself are told even if the daemon is away.
-        Document::parse(&name, &text)?;
-        documents.push(SourceText { file: name, text });
-    }
+    let done = match stage.vms.is_empty() {
+        true => "applied".to_owned(),
+        false => format!("applied for {} first", plain(&stage.vms.join(" "))),
+    };
     let request = ApplyRequest {
-        documents,
+        documents: documents(files)?,
         dry_run: change.dry_run,
         message: change.message.clone(),
+        stage: stage.options(),
     };
     output.answer(&client.apply(&request, change.if_generation)?, |a| {
-        render::applied(a, "applied")
+        render::applied(a, &done)
     })
+}
+
+/// The documents of a change. Problems of a document itself are told even if the daemon is away.
+pub fn documents(files: &[PathBuf]) -> Result<Vec<SourceText>, ToolError> {
+    let document = |file: &PathBuf| {
+        let name = file.display().to_string();
+        let text = read(file)?;
+        Document::parse(&name, &text)?;
+        Ok(SourceText { file: name, text })
+    };
+    files.iter().map(document).collect()
 }
 
 pub fn routes(client: &Client, output: &mut Output) -> Result<(), ToolError> {
@@ -70,9 +81,10 @@ struct Checked {
     services: usize,
     rules: usize,
     routes: usize,
+    findings: Vec<Finding>,
 }
 
-pub fn check(files: &[PathBuf], output: &mut Output) -> Result<(), ToolError> {
+pub fn check(files: &[PathBuf], vms: &[String], output: &mut Output) -> Result<(), ToolError> {
     let mut documents = Vec::new();
     let mut checked = Vec::new();
     let mut failed = None;
@@ -86,6 +98,7 @@ pub fn check(files: &[PathBuf], output: &mut Output) -> Result<(), ToolError> {
                     services: document.services().len(),
                     routes: document.routes().len(),
                     rules: document.rules().len(),
+                    findings: Vec::new(),
                 });
                 documents.push(document);
             }
@@ -98,20 +111,34 @@ pub fn check(files: &[PathBuf], output: &mut Output) -> Result<(), ToolError> {
         }
     }
     if failed.is_none() {
-        failed = Ruleset::compile(&documents, 0).err().map(ToolError::from);
+        match policy::check(&documents, vms) {
+            Ok(findings) => {
+                let faulty = findings.iter().any(|finding| !finding.kind.is_note());
+                failed = faulty.then_some(ToolError::Questionable);
+                for finding in findings {
+                    let file = checked.iter_mut().find(|c| c.file == finding.file);
+                    if let Some(file) = file {
+                        file.findings.push(finding);
+                    }
+                }
+            }
+            Err(problems) => failed = Some(problems.into()),
+        }
     }
     output.answer(&checked, |checked| {
         checked
             .iter()
             .map(|c| {
-                format!(
+                let valid = format!(
                     "{}: policy {}, {} services, {} rules, {} routes, valid\n",
                     plain(&c.file),
                     c.policy,
                     c.services,
                     c.rules,
                     c.routes
-                )
+                );
+                let findings = c.findings.iter().map(|f| format!("{}\n", plain(&f.to_string())));
+                findings.fold(valid, |text, finding| text + &finding)
             })
             .collect()
     })?;
@@ -119,6 +146,34 @@ pub fn check(files: &[PathBuf], output: &mut Output) -> Result<(), ToolError> {
     match failed {
         Some(error) => Err(error),
         None => Ok(()),
+    }
+}
+
+/// One of `policy-template --json`.
+#[derive(Serialize)]
+struct Offered {
+    name: &'static str,
+    summary: &'static str,
+    text: &'static str,
+}
+
+/// Prints a template as it is, or lists them all.
+pub fn template(name: Option<&str>, output: &mut Output) -> Result<(), ToolError> {
+    let offered = |t: Template| Offered {
+        name: t.name,
+        summary: t.summary(),
+        text: t.body(),
+    };
+    match name.and_then(Template::named) {
+        Some(one) => output.answer(&offered(one), |t| t.text.to_owned()),
+        // The parser of the command line lets no other names through.
+        None => output.answer(&templates::ALL.map(offered), |all| {
+            let mut table = Table::new(&[("Name", Align::Left), ("What for", Align::Left)]);
+            for t in all {
+                table.row([t.name.to_owned(), t.summary.to_owned()]);
+            }
+            table.render()
+        }),
     }
 }
 

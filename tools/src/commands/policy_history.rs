@@ -10,10 +10,11 @@ use policyd_api::export::Export;
 use policyd_api::{AuditCheck, AuditPage, Client, PageQuery};
 use serde::Serialize;
 
+use super::follow::follow;
 use crate::args::{Audit, Change, Page};
 use crate::error::ToolError;
 use crate::output::Output;
-use crate::render::{policy, policy_history as render};
+use crate::render::{policy, policy_history as render, style};
 
 impl Page {
     fn query(&self, set: Option<&str>) -> PageQuery {
@@ -28,9 +29,20 @@ impl Page {
 pub fn history(
     client: &Client,
     set: Option<&str>,
+    keep_on: bool,
     page: &Page,
     output: &mut Output,
 ) -> Result<(), ToolError> {
+    if keep_on {
+        let ask = |query: &PageQuery| Ok(client.history(query).map(|page| (page.generations, page.next))?);
+        return follow(
+            page.limit,
+            set,
+            ask,
+            |g| g.generation,
+            |g| output.line(g, render::generation),
+        );
+    }
     output.answer(&client.history(&page.query(set))?, render::history)
 }
 
@@ -93,7 +105,8 @@ pub fn diff(client: &Client, which: &[String], output: &mut Output) -> Result<()
         sets: changed.collect(),
     };
     output.answer(&diff, |diff| {
-        diff.sets.iter().map(|set| set.diff.as_str()).collect()
+        let style = style::current();
+        diff.sets.iter().map(|set| style.diff(&set.diff)).collect()
     })
 }
 
@@ -190,6 +203,16 @@ pub fn import(client: &Client, file: &Path, change: &Change, output: &mut Output
 pub fn audit(client: &Client, audit: &Audit, output: &mut Output) -> Result<(), ToolError> {
     if audit.verify {
         return verified(&client.audit_check(audit.head.as_deref())?, output);
+    }
+    if audit.follow {
+        let ask = |query: &PageQuery| Ok(client.audit(query).map(|page| (page.entries, page.next))?);
+        return follow(
+            audit.page.limit,
+            None,
+            ask,
+            |e| e.seq,
+            |e| output.line(e, render::entry),
+        );
     }
     output.answer(&client.audit(&audit.page.query(None))?, render::audit)
 }

@@ -4,7 +4,7 @@
 use policyd_api::{Connection, Domain, Process, Status};
 
 use super::table::{Align::Left, Align::Right, Table};
-use super::time::duration;
+use super::time::{bytes, duration};
 use super::{or_dash, plain};
 
 /// `xmesh list`.
@@ -226,11 +226,54 @@ pub fn status(status: &Status) -> String {
         ),
         ("last_export", or_dash(store.last_export.as_ref())),
     ];
-    let problems = store.problems.iter().map(|problem| ("problem", problem.clone()));
+    let history = &status.flow_history;
+    let of_history = history.kept.then(|| {
+        (
+            "flow_history",
+            format!(
+                "{} of {}, {} kinds of flow, {} notes lost, {} minutes not written",
+                bytes(history.bytes),
+                bytes(history.limit),
+                history.names,
+                history.lost,
+                history.unwritten
+            ),
+        )
+    });
+    let all = store.problems.iter().chain(&history.problem);
+    let problems = all.map(|problem| ("problem", problem.clone()));
     facts
         .into_iter()
         .chain(of_store)
+        .chain(of_history)
         .chain(problems)
         .map(|(name, value)| format!("{name:<12} : {}\n", plain(&value)))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn probes_are_shown_with_their_cost_and_those_that_are_away_with_the_reason() {
+        let probe = |function: &str, resume: &str, address: Option<&str>| {
+            json!({ "function": function, "resume": resume, "address": address, "hits": 1200, "mean_us": 4.25,
+                    "p99_us": 11.6, "max_us": 250.2, "page_accesses": 7, "share": 0.0123 })
+        };
+        let domain = json!({ "id": 1, "name": "web1", "uuid": "", "state": "running", "mode": "altp2m", "problems": [], "kernel": null, "vcpus": 2,
+            "processes": 12, "connections": 3, "flows": 3, "vifs": [], "addresses": [], "traps": 2400, "probes": [
+            probe("tcp_connect", "skip", Some("0xffffffff81a00010")),
+            probe("finalize_exec", "rests: over the budget", None),
+        ] });
+        let domain: Domain = serde_json::from_value(domain).expect("a domain");
+        assert_eq!(
+            probes(&[domain]),
+            "Domain  Probe          Address             Hits  US/Hit  P99  Max  Accesses  Share  Resume\n\
+             web1    tcp_connect    0xffffffff81a00010  1200     4.2   12  250         7  1.23%  skip\n\
+             web1    finalize_exec  -                   1200     4.2   12  250         7  1.23%  rests: over the budget\n"
+        );
+    }
 }

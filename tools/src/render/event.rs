@@ -88,6 +88,25 @@ pub fn sentence(event: &Event) -> String {
             let via = through(route.as_deref(), None);
             format!("{from} → {to} {protocol}{via}, {} at the vif", verdict(decision))
         }
+        What::DryRun {
+            protocol,
+            local,
+            remote,
+            outgoing,
+            who,
+            would,
+            count,
+        } => {
+            let (inside, outside) = (whom(who, local), remote.to_string());
+            let (from, to) = match outgoing {
+                true => (inside, outside),
+                false => (outside, inside),
+            };
+            format!(
+                "{from} → {to} {protocol} would be {} (dry run, flow {count})",
+                verdict(would)
+            )
+        }
         What::Backend {
             route,
             backend,
@@ -119,6 +138,18 @@ pub fn sentence(event: &Event) -> String {
         What::Hidden { finding } | What::Integrity { finding } => {
             format!("{domain} {}: {}", finding.severity.as_str(), finding.message)
         }
+        What::Threat { threat } => format!(
+            "{domain} {}: {} [{}, {}]{}",
+            threat.severity.as_str(),
+            threat.title,
+            threat.rule,
+            threat.technique,
+            threat
+                .answer
+                .as_ref()
+                .map(|did| format!("; {did}"))
+                .unwrap_or_default()
+        ),
         What::Lost { count, place } => format!("{count} events were lost at {place}"),
     };
     format!("{} {}", timestamp(event.time_ns), plain(&said))
@@ -532,6 +563,28 @@ mod tests {
                 }
             }),
             "web1 alert: process 7 (x) hides"
+        );
+        assert_eq!(
+            said(What::DryRun {
+                protocol: "tcp".into(),
+                local: at("10.0.0.1:40000"),
+                remote: at("10.0.0.2:23"),
+                outgoing: true,
+                who: Box::new(Party {
+                    domain: Some("web1".into()),
+                    exe: Some("/usr/bin/telnet".into()),
+                    pid: None,
+                    uid: None,
+                    services: Vec::new(),
+                    id: String::new(),
+                }),
+                would: Decision {
+                    rule: "shop/no-telnet".into(),
+                    ..decision(Verdict::Deny)
+                },
+                count: 12,
+            }),
+            "web1(/usr/bin/telnet) 10.0.0.1:40000 → 10.0.0.2:23 tcp would be denied by shop/no-telnet (dry run, flow 12)"
         );
         assert_eq!(
             said(What::Unowned {

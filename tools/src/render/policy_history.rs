@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! Generations, what differs between them, and the audit log.
 
-use policyd_api::chain::Outcome;
-use policyd_api::{AuditCheck, AuditPage, Author, Edit, HistoryPage};
+use policyd_api::chain::{AuditEntry, Outcome};
+use policyd_api::{Action, AuditCheck, AuditPage, Author, Edit, Generation, HistoryPage};
 use similar::TextDiff;
 
 use super::table::{Align::Left, Align::Right, Table};
@@ -11,6 +11,14 @@ use super::{multiline, plain};
 
 /// Most characters of a sentence that a table shows; JSON has all of it.
 const SHOWN: usize = 72;
+
+/// The sets that a generation changed, and for whom, if not for all.
+fn changed(g: &Generation) -> String {
+    match (&g.stage, g.action) {
+        (Some(stage), Action::Stage) => format!("{} for {}", sets(&stage.edits), stage.vms.join(" ")),
+        _ => sets(&g.edits),
+    }
+}
 
 /// `xmesh policy-history`.
 pub fn history(page: &HistoryPage) -> String {
@@ -32,11 +40,43 @@ pub fn history(page: &HistoryPage) -> String {
             second(g.time_ns),
             who(&g.by),
             action,
-            sets(&g.edits),
+            changed(g),
             g.message.as_deref().map(shortened).unwrap_or_default(),
         ]);
     }
     table.render() + &more(page.next)
+}
+
+/// A line of `xmesh policy-history -f`.
+pub fn generation(g: &Generation) -> String {
+    let action = match g.to {
+        Some(to) => format!("{} {to}", g.action.as_str()),
+        None => g.action.as_str().to_owned(),
+    };
+    let why = g.message.as_deref().map(|m| format!(": {}", shortened(m)));
+    let line = format!(
+        "{} generation {} by {}, {action} {}{}",
+        second(g.time_ns),
+        g.generation,
+        who(&g.by),
+        changed(g),
+        why.unwrap_or_default()
+    );
+    plain(&line)
+}
+
+/// A line of `xmesh audit -f`.
+pub fn entry(e: &AuditEntry) -> String {
+    let line = format!(
+        "{} entry {} by {}, {} {}: {}",
+        second(e.attempt.time_ns),
+        e.seq,
+        who(&e.attempt.by),
+        e.attempt.action.as_str(),
+        shortened(&e.attempt.what),
+        shortened(&outcome(&e.attempt.outcome))
+    );
+    plain(&line)
 }
 
 /// `xmesh audit`.
@@ -50,18 +90,13 @@ pub fn audit(page: &AuditPage) -> String {
         ("Outcome", Left),
     ]);
     for e in &page.entries {
-        let outcome = match &e.attempt.outcome {
-            Outcome::Stored { generation } => format!("generation {generation}"),
-            Outcome::Withdrawn { generation, why } => format!("generation {generation} taken back: {why}"),
-            Outcome::Refused { why } => format!("refused: {why}"),
-        };
         table.row([
             e.seq.to_string(),
             second(e.attempt.time_ns),
             who(&e.attempt.by),
             e.attempt.action.as_str().to_owned(),
             shortened(&e.attempt.what),
-            shortened(&outcome),
+            shortened(&outcome(&e.attempt.outcome)),
         ]);
     }
     table.render() + &more(page.next)
@@ -96,7 +131,7 @@ pub fn unified(name: &str, before: (u64, Option<&String>), after: (u64, Option<&
 }
 
 /// Names of the sets that a change touched.
-fn sets(edits: &[Edit]) -> String {
+pub fn sets(edits: &[Edit]) -> String {
     let names = edits.iter().map(|edit| {
         let sign = match (&edit.before, &edit.after) {
             (None, Some(_)) => "+",
@@ -106,6 +141,14 @@ fn sets(edits: &[Edit]) -> String {
         format!("{sign}{}", edit.set)
     });
     shortened(&names.collect::<Vec<_>>().join(" "))
+}
+
+fn outcome(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Stored { generation } => format!("generation {generation}"),
+        Outcome::Withdrawn { generation, why } => format!("generation {generation} taken back: {why}"),
+        Outcome::Refused { why } => format!("refused: {why}"),
+    }
 }
 
 fn who(by: &Author) -> String {
@@ -124,7 +167,7 @@ fn shortened(text: &str) -> String {
 }
 
 /// To the second: generations are told apart by their number.
-fn second(ns: u64) -> String {
+pub fn second(ns: u64) -> String {
     let time = timestamp(ns);
     format!("{}Z", time.split('.').next().unwrap_or_default())
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! What the datapath counted and measured.
 
-use policyd_api::{ConnectionStats, Distribution, DomainStats, Stats};
+use policyd_api::{ConnectionStats, Distribution, DomainStats, DryRunStats, Stats};
 
 use super::or_dash;
 use super::table::{Align::Left, Align::Right, Table};
@@ -18,7 +18,19 @@ pub fn tables(stats: &Stats) -> String {
         out.push('\n');
         out.push_str(&measurements(&stats.connections));
     }
+    if !stats.dry_runs.is_empty() {
+        out.push('\n');
+        out.push_str(&dry_runs(&stats.dry_runs));
+    }
     out
+}
+
+fn dry_runs(all: &[DryRunStats]) -> String {
+    let mut table = Table::new(&[("Dry run", Left), ("Would allow", Right), ("Would deny", Right)]);
+    for one in all {
+        table.row([one.rule.clone(), one.allow.to_string(), one.deny.to_string()]);
+    }
+    table.render()
 }
 
 fn counts(domains: &[DomainStats]) -> String {

@@ -20,13 +20,18 @@ pub type Answer = (u16, String);
 
 impl Daemon {
     pub fn start(answer: impl Fn(&str) -> Answer + Send + 'static) -> Daemon {
+        Daemon::start_tagged(0, answer)
+    }
+
+    /// The same with this generation in force.
+    pub fn start_tagged(generation: u64, answer: impl Fn(&str) -> Answer + Send + 'static) -> Daemon {
         let folder = TempDir::new().unwrap();
         let listener = UnixListener::bind(folder.path().join("api.sock")).unwrap();
         let asked = Arc::new(Mutex::new(Vec::new()));
         let log = asked.clone();
         thread::spawn(move || {
             for stream in listener.incoming() {
-                serve(stream.unwrap(), &answer, &log);
+                serve(stream.unwrap(), generation, &answer, &log);
             }
         });
         Daemon { folder, asked }
@@ -46,7 +51,12 @@ impl Daemon {
 }
 
 /// Reads one request, notes `METHOD path body` (after the path `if-match: …`, if it has that), answers and closes.
-fn serve(mut stream: UnixStream, answer: &impl Fn(&str) -> Answer, log: &Mutex<Vec<String>>) {
+fn serve(
+    mut stream: UnixStream,
+    generation: u64,
+    answer: &impl Fn(&str) -> Answer,
+    log: &Mutex<Vec<String>>,
+) {
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     let mut line = String::new();
     reader.read_line(&mut line).unwrap();
@@ -74,7 +84,7 @@ fn serve(mut stream: UnixStream, answer: &impl Fn(&str) -> Answer, log: &Mutex<V
         .push(format!("{noted} {body}").trim_end().to_owned());
     let (status, body) = answer(&target);
     let head = format!(
-        "HTTP/1.1 {status} X\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+        "HTTP/1.1 {status} X\r\netag: \"{generation}\"\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
         body.len()
     );
     // A tool whose own reader has gone does not read to the end.

@@ -32,6 +32,11 @@ impl Counters {
         self.read(INSTRUCTIONS)
     }
 
+    /// Those of them outside guests with hardware support: dom0's and Xen's.
+    pub fn host_instructions(self) -> u64 {
+        self.instructions() - self.read(GUEST_INSTRUCTIONS)
+    }
+
     /// Prints all that are not zero, a line `counter NAME VALUE` each.
     pub fn print(self) {
         println!("counter instructions {}", self.read(INSTRUCTIONS));

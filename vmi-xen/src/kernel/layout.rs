@@ -107,6 +107,14 @@ layout! {
     args: ArgsOffsets = ArgsOffsets::resolve, "arguments";
     /// Executable and root directory.
     exe: ExeOffsets = ExeOffsets::resolve, "executable";
+    /// Mapped memory.
+    mapping: MappingOffsets = MappingOffsets::resolve, "mapped memory";
+    /// Mappings as a list.
+    mapping_list: MappingListOffsets = MappingListOffsets::resolve, _;
+    /// Mappings as a tree.
+    maple: MapleOffsets = MapleOffsets::resolve, _;
+    /// Files below an overlay.
+    backing_file: BackingFileOffsets = BackingFileOffsets::resolve, _;
     /// Paths.
     path: PathOffsets = PathOffsets::resolve, "paths";
     /// Network and mount namespaces.
@@ -210,6 +218,11 @@ impl Layout {
             Ok(_) => None,
             Err(_) => lack!(self.listen_table, "table of listening sockets"),
         };
-        self.lacks().into_iter().chain([listeners]).flatten().collect()
+        let mappings = match &self.mapping_list {
+            Ok(_) => None,
+            Err(_) => lack!(self.maple, "list of mapped memory"),
+        };
+        let either = [listeners, mappings];
+        self.lacks().into_iter().chain(either).flatten().collect()
     }
 }

@@ -2,7 +2,9 @@
 //! The symbols of one kernel, by name and by address.
 
 use std::fmt;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
+
+use foldhash::quality::RandomState;
 
 /// All symbols of a kernel image (not those of modules).
 ///
@@ -18,7 +20,7 @@ pub struct Symbols {
 
 /// Finds entries by their name's hash. Made in two passes, which for 200 000
 /// names takes a fifth of the time that sorting them would; keyed at random, so
-/// that no guest can make all its names collide.
+/// that no guest, which sees nothing of it, can make all its names collide.
 #[derive(Clone, Default)]
 struct NameIndex {
     hasher: RandomState,
@@ -31,7 +33,7 @@ struct NameIndex {
 impl NameIndex {
     /// `names` in the order of the entries, of which there are fewer than 2^32.
     fn build<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> Self {
-        let hasher = RandomState::new();
+        let hasher = RandomState::default();
         let buckets = names.len().next_power_of_two();
         let of_entry: Vec<u32> = names
             .map(|name| (hasher.hash_one(name) as usize % buckets) as u32)

@@ -2,7 +2,7 @@
 //! A process's arguments, from its own memory through its own page tables.
 
 use super::{Linux, LinuxError, TaskAddr, group};
-use crate::memory::{AddressSpace, PhysicalMemory};
+use crate::memory::PhysicalMemory;
 
 /// Arguments longer than this are cut. The kernel itself showed a page of them
 /// for most of its life; policies and people need less.
@@ -37,8 +37,7 @@ impl<M: PhysicalMemory> Linux<M> {
         let field = |offset: u64| self.u64(mm.wrapping_add(offset));
         let (start, end) = (field(offsets.arg_start)?, field(offsets.arg_end)?);
         let (env_start, env_end) = (field(offsets.env_start)?, field(offsets.env_end)?);
-        let root = self.space().translate(&self.mem, field(offsets.pgd)?)?;
-        let space = AddressSpace::new(root, self.space().levels());
+        let space = self.space_of(mm)?;
         let read = |len: u64, most: usize| {
             let mut raw = vec![0; len.min(most as u64) as usize];
             let got = self.prefix(&space, start, &mut raw);

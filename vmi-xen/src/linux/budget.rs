@@ -32,6 +32,13 @@ impl Budget {
         reads: 1 << 20,
         bytes: 16 << 20,
     };
+    /// All that one process has mapped: six reads each, and a path for each file.
+    pub const MAPPINGS: Budget = Budget::SOCKETS;
+    /// The text of one program, page by page.
+    pub const MEASURE: Budget = Budget {
+        reads: 2 << 20,
+        bytes: 1 << 30,
+    };
     /// The process behind a flow: six reads for each process and one for each 64 of its descriptors, the first time.
     pub const LOOKUP: Budget = Budget {
         reads: 1 << 20,

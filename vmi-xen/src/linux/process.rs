@@ -3,11 +3,17 @@
 
 use std::sync::Arc;
 
+use super::path::Place;
 use super::{Budget, Credentials, Linux, LinuxError, TaskAddr, group};
 use crate::memory::{MemoryError, PhysicalMemory};
 
 /// PF_KTHREAD of the kernel's sched.h, in all versions.
 pub(super) const PF_KTHREAD: u32 = 0x0020_0000;
+/// FMODE_NOACCOUNT of the kernel's fs.h: an open file that counts against nobody, as all below an overlay do.
+const FMODE_NOACCOUNT: u64 = 1 << 29;
+/// FMODE_BACKING: one of these bits, by version (the lower from 6.14 on, and in later releases of 6.12). What else they
+/// stand for (parallel direct writes, no notification) is never set on what counts against nobody and is mapped.
+const FMODE_BACKING: u64 = 1 << 24 | 1 << 25;
 /// "Not set" of loginuid, and what is told where it is not known.
 const NO_LOGIN: u32 = u32::MAX;
 /// Generations walked up by [`Linux::ancestors`].
@@ -189,11 +195,8 @@ impl<M: PhysicalMemory> Linux<M> {
         let Some(file) = self.pointer(mm.wrapping_add(offsets.exe_file))? else {
             return Ok(Exe::default());
         };
-        // Gone already in a process that is exiting.
-        let root = self
-            .pointer(task.0.wrapping_add(offsets.fs))?
-            .and_then(|fs| self.place(fs.wrapping_add(offsets.root)).ok());
-        let path = self.resolve(self.place(file.wrapping_add(offsets.f_path))?, root)?;
+        let root = self.root_of(task);
+        let path = self.resolve(self.place_of_file(file)?, root)?;
         let chroot = root
             .and_then(|root| self.resolve(root, None).ok())
             .map(|path| path.text)
@@ -203,6 +206,25 @@ impl<M: PhysicalMemory> Linux<M> {
             deleted: path.deleted,
             chroot: chroot.map(Into::into),
         })
+    }
+
+    /// Root directory of a process: none in one that is exiting.
+    pub(super) fn root_of(&self, task: TaskAddr) -> Option<Place> {
+        let offsets = self.kernel.layout.exe.as_ref().ok()?;
+        let fs = self.pointer(task.0.wrapping_add(offsets.fs)).ok()??;
+        self.place(fs.wrapping_add(offsets.root)).ok()
+    }
+
+    /// The place of an open file, as whoever opened it knows it: of what an overlay has below it, the overlay's.
+    pub(super) fn place_of_file(&self, file: u64) -> Result<Place, LinuxError> {
+        let offsets = group(&self.kernel.layout.exe)?;
+        if let Ok(backing) = &self.kernel.layout.backing_file {
+            let mode = self.scalar(file, backing.f_mode)?;
+            if mode & FMODE_NOACCOUNT != 0 && mode & FMODE_BACKING != 0 {
+                return self.place(file.wrapping_add(backing.user_path));
+            }
+        }
+        self.place(file.wrapping_add(offsets.f_path))
     }
 
     /// Inode numbers of the network and the mount namespace.

@@ -363,6 +363,26 @@ impl<M: PhysicalMemory> Linux<M> {
         Ok(sockets)
     }
 
+    /// The TCP and UDP sockets among a process's first `fds` descriptors, each
+    /// with its number.
+    ///
+    /// # Errors
+    /// If the process's table of descriptors cannot be read.
+    pub fn first_sockets_of(&self, task: TaskAddr, fds: u32) -> Result<Vec<(u32, Socket)>, LinuxError> {
+        let offsets = group(&self.kernel.layout.file)?;
+        let mut sockets = Vec::new();
+        self.each_file(&offsets, task, |fd, file| {
+            if fd < fds
+                && let Ok(Some(sk)) = self.sk_of_file(&offsets, file)
+                && let Ok(socket) = self.socket(sk)
+            {
+                sockets.push((fd, socket));
+            }
+            fd + 1 < fds
+        })?;
+        Ok(sockets)
+    }
+
     /// Calls `visit` with each descriptor of a process and its `struct file`,
     /// until that returns false.
     ///

@@ -142,6 +142,7 @@ tell() {
     echo "exe $exe" >&3
     echo "root $(readlink $dir/root)" >&3
     echo "cmdline $(base64 -w 0 $dir/cmdline)" >&3
+    sed 's/^/maps /' $dir/maps >&3
     for ns in net pid mnt user; do echo "ns $(readlink $dir/ns/$ns)" >&3; done
     for fd in $dir/fd/*; do
         target=$(readlink $fd)

@@ -244,9 +244,22 @@ fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// The program that most of a guest's processes run.
+///
+/// # Panics
+/// Where it cannot be had.
+pub fn busybox() -> PathBuf {
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(|broken| broken.into_inner());
+    busybox_of(&Apt::open().expect("apt")).expect("busybox")
+}
+
+fn busybox_of(apt: &Apt) -> Result<PathBuf> {
+    find_file(&apt.unpacked("busybox-static")?, &|name| name == "busybox")
+        .context("busybox-static holds no busybox")
+}
+
 fn build_initramfs(apt: &Apt, modules: &Path, work: &Path) -> Result<Vec<u8>> {
-    let busybox = find_file(&apt.unpacked("busybox-static")?, &|name| name == "busybox")
-        .context("busybox-static holds no busybox")?;
+    let busybox = busybox_of(apt)?;
     let mut archive = Initramfs::default();
     archive.directory("bin").directory("modules").directory("dev");
     archive.file("bin/busybox", &fs::read(busybox)?);

@@ -22,6 +22,7 @@ mod hostile;
 mod initramfs;
 mod kernels;
 mod machine;
+mod mapped;
 mod plain;
 mod points;
 mod syscalls;
@@ -44,6 +45,8 @@ fn engine_agrees_with_the_guests_own_proc() {
         let linux = Linux::new(&dump, found);
         compare::symbols(&linux, &truth);
         compare::processes(&linux, &truth);
+        mapped::mappings(&linux, &truth);
+        mapped::text_is_as_in_the_file(&linux);
         compare::descriptors(&linux, &truth);
         compare::sockets(&linux, &truth);
         compare::addresses(&linux, &truth);

@@ -18,6 +18,35 @@ pub struct SocketRow {
     pub inode: u64,
 }
 
+/// A line of /proc/PID/maps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MapsRow {
+    pub start: u64,
+    pub end: u64,
+    /// `r-xp` and so on.
+    pub access: String,
+    pub offset: u64,
+    /// As told: with ` (deleted)`; none of memory of no file.
+    pub file: Option<String>,
+}
+
+impl MapsRow {
+    fn parse(line: &str) -> Self {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let hex = |text: &str| u64::from_str_radix(text, 16).expect("a number");
+        let (start, end) = words[0].split_once('-').expect("a range");
+        // Names of the kernel's own, such as [heap], are of no file.
+        let file = words.get(5).filter(|name| !name.starts_with('['));
+        Self {
+            start: hex(start),
+            end: hex(end),
+            access: words[1].to_owned(),
+            offset: hex(words[2]),
+            file: file.map(|_| words[5..].join(" ")),
+        }
+    }
+}
+
 /// One process by its own /proc.
 #[derive(Debug, Default)]
 pub struct ProcessTruth {
@@ -45,6 +74,8 @@ pub struct ProcessTruth {
     pub namespaces: BTreeMap<String, u32>,
     /// Descriptor to inode of its socket.
     pub socket_fds: BTreeMap<u32, u64>,
+    /// Lines of /proc/PID/maps.
+    pub maps: Vec<MapsRow>,
     /// Descriptor to `pipe:[N]` or the path of a FIFO.
     pub pipes: BTreeMap<u32, String>,
 }
@@ -186,6 +217,7 @@ impl ProcessTruth {
                 let (kind, inode) = namespace(rest);
                 self.namespaces.insert(kind.to_owned(), inode);
             }
+            "maps" => self.maps.push(MapsRow::parse(rest)),
             "pipe" => {
                 let (fd, pipe) = rest.split_once(' ').expect("fd");
                 self.pipes.insert(fd.parse().expect("fd"), pipe.to_owned());

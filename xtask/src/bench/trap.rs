@@ -105,6 +105,11 @@ fn in_rig(rig: &Rig, runs: u32) -> anyhow::Result<Vec<Section>> {
         sections.push(section(way.title, runs, rows));
     }
 
+    progress.say("the ring");
+    let watcher = Watcher::start(rig, &["--spin"])?;
+    rig.check(GUEST, &[CONNECT, &CONNECTS.to_string()])?;
+    let ring = child::rows(&watcher.stop()?);
+
     progress.say("policyd");
     mesh::install(rig)?;
     mesh::start(rig)?;
@@ -113,6 +118,7 @@ fn in_rig(rig: &Rig, runs: u32) -> anyhow::Result<Vec<Section>> {
     rig.exec("dom0", &["pkill", "-x", "policyd"])?;
     let mut rows = against(rows(&base, &costs, CONNECTS)?, &one_exit.unwrap_or_default());
     progress.say("its parts");
+    rows.extend(ring);
     rows.extend(part(rig, &progress, "policy", "decide", "")?);
     rows.extend(part(rig, &progress, "netback-filter", "verdicts", PINS)?);
     sections.push(section(

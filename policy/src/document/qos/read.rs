@@ -12,7 +12,7 @@ use crate::document::values::{parsed, shorten};
 use crate::pattern::Pattern;
 use crate::problem::nearest;
 
-const CLASS: [&str; 9] = [
+pub(in crate::document) const CLASS: [&str; 9] = [
     "name",
     "description",
     "from",

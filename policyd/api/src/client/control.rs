@@ -37,6 +37,31 @@ impl Client {
         self.call(Method::POST, &path, None, if_generation)
     }
 
+    /// What is being rolled out.
+    pub fn rollout(&self) -> Result<Rollout, ClientError> {
+        self.get("/v1/rollout")
+    }
+
+    /// Lets what is being rolled out hold for all.
+    pub fn promote(
+        &self,
+        options: &ChangeOptions,
+        if_generation: Option<u64>,
+    ) -> Result<Applied, ClientError> {
+        let path = format!("/v1/rollout/promote{}", query(options));
+        self.call(Method::POST, &path, None, if_generation)
+    }
+
+    /// Takes back what is being rolled out.
+    pub fn abandon(
+        &self,
+        options: &ChangeOptions,
+        if_generation: Option<u64>,
+    ) -> Result<Applied, ClientError> {
+        let path = format!("/v1/rollout/abandon{}", query(options));
+        self.call(Method::POST, &path, None, if_generation)
+    }
+
     /// Makes all sets those of an export.
     pub fn import(
         &self,

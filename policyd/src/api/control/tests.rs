@@ -11,6 +11,9 @@ use policyd_api::{Client, ClientError};
 use policyd_store::{Config, Store};
 
 use super::*;
+use crate::api::connections::{Bounded, Room};
+use crate::api::grants::Grants;
+use crate::api::peer::Peer;
 use crate::enforcer::{Order, Policies};
 
 struct Served {
@@ -32,8 +35,8 @@ impl Served {
         let (policies, _) = Policies::load(store.clone()).expect("loads");
         let (orders, orders_in) = unbounded();
         std::thread::spawn(move || enforce(policies, &orders_in));
-        let router: Router =
-            routes(Arc::new(Control::new(store, orders))).layer(DefaultBodyLimit::max(4 << 20));
+        let door = Arc::new(Doorman::new(Grants::default(), 0));
+        let (router, _) = routes(&door, Arc::new(Control::new(store, orders, Arc::default()))).finish();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -41,8 +44,8 @@ impl Served {
             .expect("a runtime");
         let socket = dir.path().join("api.sock");
         let listener = runtime.block_on(async { tokio::net::UnixListener::bind(&socket).expect("binds") });
-        let service = router.into_make_service_with_connect_info::<Caller>();
-        runtime.spawn(async { axum::serve(listener, service).await });
+        let service = router.into_make_service_with_connect_info::<Peer>();
+        runtime.spawn(async { axum::serve(Bounded::new(listener, &Room::default()), service).await });
         let client = Client::new(&socket).expect("a client");
         Served {
             dir,
@@ -60,6 +63,7 @@ impl Served {
             documents: documents.collect(),
             dry_run: false,
             message: Some("a & b?".into()),
+            stage: None,
         };
         self.client.apply(&request, if_generation)
     }

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::thread;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use netback_filter::{Config, Datapath, FlowKey, VifConfig};
 use policy::VmId;
+use policyd_store::{FlowConfig, FlowStore};
 use vmi_xen::linux::{self, Socket, SocketState};
 
 use super::*;
@@ -22,6 +23,7 @@ use crate::enforcer::{Order, Policies, Request, Wish};
 use crate::events::EventLog;
 use crate::holding::{Counts, Holding, Limits};
 use crate::lookups::Lookups;
+use crate::recorder::{Notes, Recorder};
 use crate::shapes::{Problems, Shapes};
 use crate::vif_events::{self, Answers};
 
@@ -33,6 +35,9 @@ services:
 rules:
   - { name: r, from: c, to: { vm: db1 }, ports: 80, action: allow }
   - { name: w, from: { address: 192.0.2.0/24 }, to: s, ports: 53, action: allow }
+  - { name: t, from: c, to: { vm: db1 }, ports: 81, action: allow, require: { time: { hours: 08:00-18:00 } } }
+  - { name: u, from: c, to: { vm: db1 }, ports: 82, action: allow }
+  - { name: d, from: c, to: { vm: db1 }, ports: 82, action: deny, dry_run: true }
 ";
 /// Longer than any thread of the test waits for its turn.
 const LIMITS: Limits = Limits {
@@ -40,6 +45,13 @@ const LIMITS: Limits = Limits {
     all: 1024,
     time: Duration::from_secs(2),
 };
+/// The time of the tests, in hours since 1970.
+static HOURS: AtomicU64 = AtomicU64::new(12);
+
+fn clock() -> u64 {
+    HOURS.load(std::sync::atomic::Ordering::SeqCst) * 3_600_000_000_000
+}
+
 const WEB: u8 = 11;
 const DB: u8 = 12;
 
@@ -78,6 +90,7 @@ struct Site {
     datapath: Arc<Mutex<Datapath>>,
     holding: Arc<Holding>,
     log: Arc<EventLog>,
+    history: FlowStore,
 }
 
 fn mac(number: u8) -> [u8; 6] {
@@ -94,13 +107,13 @@ fn on_a_site(test: impl FnOnce(&Site) + Send) {
         let namespace = scope.spawn(|| {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("needs root");
             let bpffs = Bpffs::mount();
-            let store = tempfile::tempdir().expect("a directory");
+            let kept = tempfile::tempdir().expect("a directory");
             let config = policyd_store::Config {
                 reserve: 0,
                 ballast: 0,
                 ..policyd_store::Config::default()
             };
-            let store = policyd_store::Store::open(&store.path().join("store"), config).expect("opens");
+            let store = policyd_store::Store::open(&kept.path().join("store"), config).expect("opens");
             let datapath = Datapath::open(Config {
                 pin_dir: bpffs.pins(),
                 ..Config::default()
@@ -109,16 +122,36 @@ fn on_a_site(test: impl FnOnce(&Site) + Send) {
             let world = World::new(Arc::new(policy::Ruleset::empty(0)), Vec::new());
             let (lookups, questions) = Lookups::new(Holding::open(LIMITS));
             let (log, holding) = (Arc::new(EventLog::new(1000)), Arc::clone(&lookups.holding));
+            let (world, owners) = (Arc::new(ArcSwap::from_pointee(world)), Arc::default());
+            let history = FlowStore::open(
+                &kept.path().join("flows"),
+                FlowConfig {
+                    reserve: 0,
+                    ..FlowConfig::default()
+                },
+            );
+            let history = history.expect("opens");
             let enforcer = Enforcer::new(
-                Policies::load(store).expect("loads").0,
+                Policies::load(store).expect("loads").0.with_clock(clock),
                 Arc::clone(&datapath),
-                Arc::new(ArcSwap::from_pointee(world)),
+                Arc::clone(&world),
                 Arc::clone(&log),
-                Arc::default(),
+                Arc::clone(&owners),
                 lookups,
                 Shapes::new(Problems::default()),
             );
-            let mut enforcer = Some(enforcer.expect("in force"));
+            let mut enforcer = enforcer.expect("in force");
+            let (notes, notes_in) = Notes::new();
+            enforcer.record(notes, Arc::default());
+            let recorder = Recorder::new(
+                Some(history.clone()),
+                Arc::default(),
+                world,
+                owners,
+                Arc::default(),
+                monotonic_ns(),
+            );
+            let mut threads = Some((enforcer, recorder));
             let (orders, orders_in) = bounded(100);
             let (_facts, facts_in) = bounded(1);
             let (stop, events) = (AtomicBool::new(false), lock(&datapath).events().expect("mapped"));
@@ -128,10 +161,12 @@ fn on_a_site(test: impl FnOnce(&Site) + Send) {
                 datapath,
                 holding,
                 log,
+                history,
             };
             thread::scope(|scope| {
-                let enforcer = enforcer.take().expect("taken once");
+                let (enforcer, recorder) = threads.take().expect("taken once");
                 scope.spawn(move || enforcer.run(&orders_in, &facts_in));
+                scope.spawn(move || recorder.run(&notes_in));
                 let answers = Answers::new(Arc::clone(&site.datapath));
                 scope.spawn(|| vif_events::forward(events, answers, &site.holding, &site.orders, &stop));
                 let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -244,6 +279,19 @@ impl Site {
             .find(|f| f.key == *key)
     }
 
+    /// What the history has: who opened flows, their verdict, how many there were, and refusals of them.
+    fn past(&self) -> Vec<(String, policyd_api::Verdict, u64, u64)> {
+        let now = crate::events::now_ns() / 1_000_000_000;
+        let past = self.history.past(now - 600, now + 60, |_| true).expect("reads");
+        let mut past: Vec<_> = past
+            .flows
+            .iter()
+            .map(|(name, t)| (name.from.label(), name.verdict, t.flows, t.refused))
+            .collect();
+        past.sort();
+        past
+    }
+
     /// How often the log has the flow as refused, and as opened.
     fn told(&self, key: &FlowKey) -> (usize, usize) {
         let events = self.log.since(0).events;
@@ -270,7 +318,7 @@ fn wait_for(what: &str, mut is: impl FnMut() -> bool) {
 }
 
 /// A SYN out of an interface, as of the guest of this number, or to it.
-fn send_syn(interface: &str, from: SocketAddr, to: SocketAddr, macs: [[u8; 6]; 2]) {
+pub fn send_syn(interface: &str, from: SocketAddr, to: SocketAddr, macs: [[u8; 6]; 2]) {
     let (SocketAddr::V4(from), SocketAddr::V4(to)) = (from, to) else {
         panic!("IPv4")
     };
@@ -308,9 +356,13 @@ fn send_syn(interface: &str, from: SocketAddr, to: SocketAddr, macs: [[u8; 6]; 2
 
 /// A SYN of the guest web1 to db1.
 fn ask_db(port: u16) -> FlowKey {
+    ask_db_at(port, 80)
+}
+
+fn ask_db_at(port: u16, service: u16) -> FlowKey {
     let (local, remote) = (
         SocketAddr::from((address(WEB), port)),
-        SocketAddr::from((address(DB), 80)),
+        SocketAddr::from((address(DB), service)),
     );
     send_syn("eth11", local, remote, [mac(DB), mac(WEB)]);
     FlowKey {
@@ -369,6 +421,17 @@ fn a_packet_that_is_held_goes_on_when_its_process_is_known() {
         wait_for("the next passes", || {
             site.record(&key).is_some_and(|flow| flow.packets == [1, 0])
         });
+
+        use policyd_api::Verdict::{Allow, Deny};
+        let told = [
+            // That nobody has.
+            ("web1".to_owned(), Deny, 1, 1),
+            ("web1:/bin/c".to_owned(), Allow, 2, 0),
+            // Its first packet was refused, for the answer came too late.
+            ("web1:/bin/c".to_owned(), Deny, 0, 1),
+            ("web1:/bin/other".to_owned(), Deny, 1, 1),
+        ];
+        wait_for("the history has it", || site.past() == told);
     });
 }
 
@@ -404,5 +467,59 @@ fn a_packet_to_a_guest_goes_on_when_the_tables_know_who_takes_it() {
             ..Counts::default()
         };
         assert_eq!(site.holding.counts(), counts);
+    });
+}
+
+#[test]
+fn a_flow_passes_at_the_times_of_its_rule_and_no_longer() {
+    on_a_site(|site| {
+        let verdict = |key: &FlowKey| site.record(key).map(|flow| flow.verdict.action);
+        let at = |hours| {
+            HOURS.store(hours, std::sync::atomic::Ordering::SeqCst);
+            // It looks at the clock whenever it wakes.
+            site.order(Order::Settled);
+        };
+        let key = ask_db_at(4000, 81);
+        site.answer(site.question(&key), Some("/bin/c"), false);
+        wait_for("it passes by day", || verdict(&key) == Some(Action::Allow));
+        at(18);
+        wait_for("it is denied from the evening on", || {
+            matches!(verdict(&key), Some(Action::Deny(_)))
+        });
+        at(32);
+        wait_for("it passes again in the morning", || {
+            verdict(&key) == Some(Action::Allow)
+        });
+        at(12);
+    });
+}
+
+#[test]
+fn what_a_dry_run_would_deny_passes_and_is_told_and_counted() {
+    on_a_site(|site| {
+        for (port, so_many) in [(4000, 1), (4001, 2)] {
+            let key = ask_db_at(port, 82);
+            site.answer(site.question(&key), Some("/bin/c"), false);
+            wait_for("it passes", || {
+                site.record(&key).is_some_and(|flow| flow.packets == [1, 0])
+            });
+            wait_for("it is told", || {
+                let told = |what: &What| match what {
+                    What::DryRun {
+                        local,
+                        would,
+                        count,
+                        outgoing: true,
+                        ..
+                    } => {
+                        *local == key.local
+                            && (would.rule.as_str(), would.verdict, *count)
+                                == ("a/d", policyd_api::Verdict::Deny, so_many)
+                    }
+                    _ => false,
+                };
+                site.log.since(0).events.iter().any(|event| told(&event.what))
+            });
+        }
     });
 }

@@ -184,6 +184,7 @@ fn a_rollback_to_what_is_no_longer_valid_is_refused_whole() {
             Some(("old.yaml".into(), "policy: old\nforms: 1\n".into())),
         )],
         continues: None,
+        stage: None,
     };
     fixture.store.commit(&old).expect("stores");
     let (policies, problems) = Policies::load(fixture.store.clone()).expect("loads");
@@ -219,7 +220,16 @@ fn a_caller_who_saw_another_generation_is_refused() {
     };
     for wish in [Wish::Delete("a".into()), Wish::Rollback(0)] {
         let error = fixture.try_to(&with(0, wish)).expect_err("stale");
-        assert!(matches!(error, DaemonError::Stale(_)), "{error}");
+        assert!(
+            matches!(
+                error,
+                DaemonError::Stale {
+                    generation: 1,
+                    expected: 0
+                }
+            ),
+            "{error}"
+        );
         assert!(
             error.to_string().contains("generation 1 is in force, not 0"),
             "{error}"
@@ -326,4 +336,159 @@ fn a_policy_that_is_lost_is_held_at_the_vifs_until_there_is_another() {
     assert!(fixture.policies.holds());
     fixture.apply(&[A1]);
     assert!(!fixture.policies.holds());
+}
+
+/// Of each VM, whether `a` denies what it sends.
+fn denied(policies: &Policies) -> [bool; 2] {
+    let denied = |name: &str| {
+        let vm = policy::VmId {
+            name: name.into(),
+            uuid: [0; 16],
+        };
+        let flow = policy::Flow {
+            protocol: policy::Protocol::TCP,
+            source: policy::Endpoint::guest(&vm, [10, 0, 0, 1].into()),
+            destination: policy::Endpoint::world([192, 0, 2, 1].into()),
+            port: 80,
+        };
+        policies.rules().decide(&flow).verdict == policy::Verdict::Deny
+    };
+    ["web1", "web2"].map(denied)
+}
+
+const DENIES: &str = "policy: a\ndescription: denies\ndefault: { \"*\": deny }\n";
+
+fn stage(text: &str, seconds: Option<u64>) -> Request {
+    let documents = vec![SourceText {
+        file: "a.yaml".into(),
+        text: text.into(),
+    }];
+    let vms = vec!["web1".to_owned()];
+    wish(Wish::Stage(documents, StageOptions { vms, seconds }))
+}
+
+#[test]
+fn a_change_can_hold_for_some_first_then_for_all() {
+    let mut fixture = Fixture::new();
+    fixture.apply(&[A1]);
+    assert_eq!(denied(&fixture.policies), [false, false]);
+    assert_eq!(fixture.try_to(&stage(DENIES, Some(60))).expect("valid"), ["a"]);
+    assert_eq!(denied(&fixture.policies), [true, false]);
+    assert_eq!(
+        fixture.descriptions(),
+        pairs(&[("a", "first")]),
+        "what holds for all"
+    );
+    let told = fixture.policies.rollout().expect("reads").expect("under way");
+    assert_eq!(told.vms, ["web1"]);
+    assert_eq!(told.until_ns, Some(told.since_ns + 60_000_000_000));
+
+    // Other sets change meanwhile, those do not, and only one change is under way.
+    fixture.apply(&[B]);
+    assert_eq!(denied(&fixture.policies), [true, false]);
+    for wrong in [
+        apply(&[A2]),
+        wish(Wish::Delete("a".into())),
+        stage("policy: c\n", None),
+    ] {
+        let why = fixture.try_to(&wrong).expect_err("under way").to_string();
+        assert!(why.contains("a is being rolled out"), "{why}");
+    }
+    let tried = fixture.policies.try_out(&[]);
+    assert!(tried.is_err(), "nothing to try");
+
+    // A daemon that starts anew goes on with it.
+    let (again, problems) = Policies::load(fixture.store.clone()).expect("loads");
+    assert!(problems.is_empty(), "{problems:?}");
+    assert_eq!(denied(&again), [true, false]);
+    assert_eq!(again.rollout().expect("reads"), Some(told));
+    fixture.policies = again;
+
+    assert_eq!(fixture.try_to(&wish(Wish::Promote)).expect("valid"), ["a"]);
+    assert_eq!(denied(&fixture.policies), [true, true]);
+    assert_eq!(fixture.policies.rollout().expect("reads"), None);
+    assert_eq!(fixture.descriptions(), pairs(&[("a", "denies"), ("b", "b")]));
+    let (history, _) = fixture.store.history(u64::MAX, 10, None).expect("reads");
+    let actions: Vec<Action> = history.iter().map(|g| g.action).collect();
+    assert_eq!(
+        actions,
+        [Action::Promote, Action::Apply, Action::Stage, Action::Apply]
+    );
+    assert!(history[1].stage.is_some() && history[0].stage.is_none());
+    let chain = fixture.store.chain().expect("reads");
+    assert_eq!(chain.verify(), Ok(()));
+    // The audit log says what was to hold where, by its content.
+    let staged = &chain.entries[1].attempt;
+    assert_eq!((staged.what.as_str(), staged.edits.len()), ("a for web1", 1));
+}
+
+#[test]
+fn a_change_that_holds_for_some_can_be_taken_back() {
+    let mut fixture = Fixture::new();
+    fixture.apply(&[A1]);
+    for end in [Wish::Abandon, Wish::Rollback(1)] {
+        fixture.try_to(&stage(DENIES, None)).expect("valid");
+        assert_eq!(denied(&fixture.policies), [true, false]);
+        fixture.try_to(&wish(end)).expect("valid");
+        assert_eq!(denied(&fixture.policies), [false, false]);
+        assert_eq!(fixture.policies.rollout().expect("reads"), None);
+        assert_eq!(fixture.descriptions(), pairs(&[("a", "first")]));
+    }
+    for nothing in [Wish::Promote, Wish::Abandon] {
+        let why = fixture.try_to(&wish(nothing)).expect_err("nothing").to_string();
+        assert!(why.contains("nothing is being rolled out"), "{why}");
+    }
+    // A text that only a stage has is kept for as long as that is under way, and what is restored is what held for all.
+    fixture.try_to(&stage(DENIES, None)).expect("valid");
+    for n in 0..70 {
+        fixture.apply(&[&format!("policy: b\ndescription: \"{n}\"\n")]);
+    }
+    let store = open(&fixture.dir.path().join("another"));
+    let export = fixture.store.export(Scope::InForce).expect("exports");
+    assert!(fixture.store.stage().expect("has its texts").is_some());
+    let (mut other, _) = Policies::load(store).expect("loads");
+    let prepared = other
+        .prepare(&wish(Wish::Import(Box::new(export))))
+        .expect("valid");
+    other.store_change(&prepared).expect("stores");
+    other.adopt(prepared);
+    assert_eq!(denied(&other), [false, false]);
+}
+
+#[test]
+fn a_wrong_roll_out_is_refused() {
+    let mut fixture = Fixture::new();
+    fixture.apply(&[A1]);
+    let routed =
+        "policy: a\nroutes: { r: { address: 10.9.9.9, port: 80, backends: [{ to: { vm: web1 } }] } }\n";
+    for (request, said) in [
+        (stage(routed, None), "the routes of `a` change"),
+        (stage("policy: [", None), "a.yaml:1:"),
+        (stage(DENIES, Some(0)), "1 to 604800 seconds, not 0"),
+        (
+            wish(Wish::Stage(
+                Vec::new(),
+                StageOptions {
+                    vms: vec!["web1".into()],
+                    seconds: None,
+                },
+            )),
+            "1 to 1000 documents",
+        ),
+        (
+            wish(Wish::Stage(
+                Vec::new(),
+                StageOptions {
+                    vms: Vec::new(),
+                    seconds: None,
+                },
+            )),
+            "1 to 1000 VMs",
+        ),
+    ] {
+        let why = fixture.try_to(&request).expect_err("wrong").to_string();
+        assert!(why.contains(said), "{why}");
+    }
+    assert_eq!(denied(&fixture.policies), [false, false]);
+    assert_eq!(fixture.policies.generation(), 1);
 }

@@ -185,6 +185,7 @@ mod tests {
             what: "a".into(),
             edits: vec![("a".into(), Some(("a.yaml".into(), text.into())))],
             continues: None,
+            stage: None,
         }
     }
 

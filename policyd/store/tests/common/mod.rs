@@ -59,6 +59,7 @@ pub fn change(generation: u64) -> Change {
         what: format!("sets of {generation}"),
         edits: edits(generation),
         continues: None,
+        stage: None,
     }
 }
 

@@ -126,6 +126,44 @@ offsets! {
 }
 
 offsets! {
+    /// What a process has mapped into its memory.
+    MappingOffsets {
+        vm_start: u64 = "vm_area_struct.vm_start",
+        vm_end: u64 = "vm_area_struct.vm_end",
+        vm_flags: u64 = "vm_area_struct.vm_flags",
+        vm_pgoff: u64 = "vm_area_struct.vm_pgoff",
+        vm_file: u64 = "vm_area_struct.vm_file",
+    }
+}
+
+offsets! {
+    /// Files of a file system that others are below (overlayfs): kernels from 6.6 on tell them by this.
+    BackingFileOffsets {
+        f_mode: Scalar = "file.f_mode",
+        user_path: u64 = "backing_file.user_path",
+    }
+}
+
+offsets! {
+    /// The mappings of a process as a list: kernels before 6.1.
+    MappingListOffsets {
+        mmap: u64 = "mm_struct.mmap",
+        vm_next: u64 = "vm_area_struct.vm_next",
+    }
+}
+
+offsets! {
+    /// The mappings of a process as a maple tree: kernels from 6.1 on.
+    MapleOffsets {
+        root: u64 = "mm_struct.mm_mt.ma_root",
+        range_pivot: Array = "maple_range_64.pivot",
+        range_slot: Array = "maple_range_64.slot",
+        arange_pivot: Array = "maple_arange_64.pivot",
+        arange_slot: Array = "maple_arange_64.slot",
+    }
+}
+
+offsets! {
     /// Paths: directory entries and mounts.
     PathOffsets {
         path_mnt: u64 = "path.mnt",

@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! What looks like an attack: rules over the events that the daemon tells anyway.
+//!
+//! Pure: an [`Event`] goes in, findings come out, and what a rule wants to know beyond events is asked for ([`Question`]) and
+//! answered by who can read the guest. So nothing here is on the trap path, and all of it runs on events in a file. Time is that
+//! of the events. What is remembered is bounded by domain; what is over the bound is let go, oldest first.
+#![forbid(unsafe_code)]
+
+mod beacon;
+mod catalog;
+mod family;
+mod novelty;
+mod privilege;
+mod program;
+pub mod saturation;
+mod scan;
+mod shell;
+pub mod signals;
+mod sketch;
+pub mod spread;
+mod volume;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+use policyd_api::{Event, Process, Severity, Threat, Verdict, What};
+
+pub use catalog::rules;
+pub use novelty::Baseline;
+pub use volume::Volume;
+
+use beacon::Beacons;
+use family::Family;
+use scan::Scans;
+
+/// A threat, and what makes it the same as another.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// The domain's id; none of what the history says, where domains are known by name.
+    pub domid: Option<u16>,
+    /// The domain's name.
+    pub domain: String,
+    /// What was found.
+    pub threat: Threat,
+    /// Findings of one rule and domain with the same key are one threat that came again.
+    pub key: String,
+}
+
+/// What a rule wants to know of a process: the sockets that are its standard input and output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    /// The domain's id.
+    pub domid: u16,
+    /// The domain's name.
+    pub domain: String,
+    /// The process as it was told.
+    pub process: Process,
+    /// Ask so many milliseconds after the event: a process that connects makes the socket its standard input later.
+    pub after_ms: u64,
+}
+
+/// A socket that a process has as a descriptor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Descriptor {
+    /// The descriptor's number.
+    pub fd: u32,
+    /// The socket's own address and port.
+    pub local: SocketAddr,
+    /// Its peer; none of one that listens or is not connected.
+    pub remote: Option<SocketAddr>,
+}
+
+/// What an event led to.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Threats.
+    pub found: Vec<Found>,
+    /// What is to be asked.
+    pub questions: Vec<Question>,
+}
+
+/// What is remembered of one domain.
+#[derive(Default)]
+struct Guest {
+    family: Family,
+    scans: Scans,
+    beacons: Beacons,
+}
+
+/// All rules that work on events.
+#[derive(Default)]
+pub struct Detector {
+    guests: HashMap<u16, Guest>,
+    baseline: Baseline,
+}
+
+impl Detector {
+    /// A detector that knows what was usual before.
+    pub fn new(baseline: Baseline) -> Detector {
+        Detector {
+            guests: HashMap::new(),
+            baseline,
+        }
+    }
+
+    /// Takes an event in.
+    pub fn observe(&mut self, event: &Event) -> Outcome {
+        let mut outcome = Outcome::default();
+        let Some(domid) = event.domid else { return outcome };
+        let name = event.domain.clone().unwrap_or_else(|| domid.to_string());
+        if let What::Domain { change } = &event.what {
+            if change == "destroyed" {
+                self.guests.remove(&domid);
+            }
+            return outcome;
+        }
+        let guest = self.guests.entry(domid).or_default();
+        let mut found: Vec<(Threat, String)> = Vec::new();
+        let ask = |process: &Process, after_ms| Question {
+            domid,
+            domain: name.clone(),
+            process: process.clone(),
+            after_ms,
+        };
+        match &event.what {
+            What::Fork { process } => guest.family.lives(process),
+            What::Exec { process } => {
+                guest.family.lives(process);
+                found.extend(program::look(process));
+                if shell::is_interpreter(process) && guest.family.is_connected(process, event.time_ns) {
+                    outcome.questions.push(ask(process, 0));
+                }
+            }
+            What::Exit { process, .. } => guest.family.ended(process),
+            What::Cred {
+                process,
+                before,
+                after,
+            } => found.extend(privilege::look(process, before, after)),
+            What::Accept {
+                process,
+                local,
+                remote,
+                ..
+            } => guest.family.connected(process, *local, *remote, false, event.time_ns),
+            What::Connect {
+                process,
+                protocol,
+                local,
+                remote,
+                to,
+                decision,
+                ..
+            } => {
+                let outside = to.domain.is_none() && !remote.ip().is_loopback();
+                if protocol == "tcp" && !remote.ip().is_loopback() {
+                    guest
+                        .family
+                        .connected(process, *local, *remote, true, event.time_ns);
+                    if shell::is_interpreter(process) {
+                        outcome
+                            .questions
+                            .extend(shell::DELAYS_MS.map(|after| ask(process, after)));
+                    }
+                }
+                let exe = process.exe.as_deref().unwrap_or(&process.comm);
+                found.extend(guest.scans.connects(process, exe, *remote, event.time_ns));
+                if outside && decision.verdict == Verdict::Allow {
+                    found.extend(guest.beacons.connects(process, exe, *remote, event.time_ns));
+                }
+                found.extend(
+                    self.baseline
+                        .connects(&name, process, exe, to, *remote, event.time_ns),
+                );
+            }
+            What::Refused {
+                direction,
+                local,
+                remote,
+                ..
+            } if direction == "in" => found.extend(guest.scans.refused(*remote, *local, event.time_ns)),
+            What::Unowned {
+                protocol,
+                local,
+                remote,
+            } => found.push((
+                catalog::threat(
+                    "unowned-traffic",
+                    format!("{protocol} traffic to {remote} belongs to no process"),
+                    vec![format!(
+                        "the vif saw {protocol} from {local} to {remote}; no socket of the guest has these ends"
+                    )],
+                    None,
+                ),
+                remote.to_string(),
+            )),
+            What::Hidden { finding } => {
+                found.push((catalog::finding("hidden", finding), finding.message.clone()));
+            }
+            What::Integrity { finding } => {
+                found.push((catalog::finding("kernel-changed", finding), finding.message.clone()));
+            }
+            _ => {}
+        }
+        let found = found.into_iter().map(|(threat, key)| Found {
+            domid: Some(domid),
+            domain: name.clone(),
+            threat,
+            key,
+        });
+        outcome.found = found.collect();
+        outcome
+    }
+
+    /// Takes the answer to a question in: the sockets among the process's first three descriptors.
+    pub fn answered(&self, question: &Question, sockets: &[Descriptor]) -> Option<Found> {
+        let family = &self.guests.get(&question.domid)?.family;
+        let (threat, key) = shell::look(&question.process, family, sockets)?;
+        Some(Found {
+            domid: Some(question.domid),
+            domain: question.domain.clone(),
+            threat,
+            key,
+        })
+    }
+}
+
+/// `/usr/bin/curl` (pid 17, uid 0), as evidence names a process.
+fn who(process: &Process) -> String {
+    let exe = process.exe.as_deref().unwrap_or(&process.comm);
+    format!("{exe} (pid {}, uid {})", process.pid, process.uid)
+}
+
+/// What a process was started with, in a sentence.
+fn started(process: &Process) -> String {
+    let mut line = process.args.join(" ");
+    if line.chars().count() > 200 {
+        line = line.chars().take(200).chain(['…']).collect();
+    }
+    let by = match process.parents.first() {
+        Some(parent) => format!(", by {parent}"),
+        None => String::new(),
+    };
+    format!("it was started as `{line}`{by}")
+}
+
+/// Severity by name, for threats that have none of their own.
+fn severity(id: &str) -> Severity {
+    catalog::entry(id).map_or(Severity::Warning, |rule| rule.severity)
+}
+
+#[cfg(test)]
+mod tests;

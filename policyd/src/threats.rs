@@ -1,0 +1,415 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! Threats: a reader of the event log that asks rules about each event, and remembers what they found.
+//!
+//! Beside everything else: it reads the log as any reader does, so it is in nobody's way, and what it misses under load is counted.
+//! What a rule wants to know of a guest is read through the guest's inspector, at most so often.
+
+mod answers;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+use policyd_analytics::{Baseline, Descriptor, Detector, Found, Question, Volume};
+use policyd_api::{self as api, KnownThreat, What};
+use policyd_store::FlowStore;
+
+use crate::enforcer::Order;
+use crate::events::{EventLog, now_ns};
+use crate::registry::{Registry, lock};
+pub use answers::Answers;
+
+/// How often the log is looked at. A threat is to be answered within a second of what shows it.
+const TICK: Duration = Duration::from_millis(50);
+/// How often the history of flows is looked at.
+const MINUTE: Duration = Duration::from_secs(60);
+/// Seconds of an hour.
+const HOUR: u64 = 3600;
+/// Hours of the history that say what is usual.
+const USUAL: u64 = 7 * 24;
+/// Threats that are remembered.
+const REMEMBERED: usize = 1000;
+/// Quiet after which a threat that comes again is told again, ns.
+const QUIET: u64 = 3_600_000_000_000;
+/// Questions that wait.
+const WAITING: usize = 256;
+/// Guests are read at most so often in a second, and after a quiet while so often at once.
+const READS: f64 = 20.0;
+
+/// What makes a threat the same as another: rule, domain, and a key of the rule's own.
+type Same = (String, String, String);
+
+#[derive(Default)]
+struct Known {
+    threats: HashMap<Same, KnownThreat>,
+    forgotten: u64,
+}
+
+/// What was found.
+#[derive(Default)]
+pub struct Threats {
+    known: Mutex<Known>,
+    missed: AtomicU64,
+}
+
+impl Threats {
+    /// `GET /v1/threats`.
+    pub fn list(&self, domain: Option<&str>, severity: Option<api::Severity>) -> api::Threats {
+        let known = lock(&self.known);
+        let wanted = |threat: &&KnownThreat| {
+            domain.is_none_or(|name| threat.domain.as_deref() == Some(name))
+                && severity.is_none_or(|least| threat.threat.severity >= least)
+        };
+        let mut threats: Vec<KnownThreat> = known.threats.values().filter(wanted).cloned().collect();
+        threats.sort_by_key(|threat| std::cmp::Reverse(threat.last_ns));
+        api::Threats {
+            threats,
+            forgotten: known.forgotten,
+            missed: self.missed.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Notes what was done about it.
+    fn answered(&self, found: &Found) {
+        if let Some(known) = lock(&self.known).threats.get_mut(&same(found)) {
+            known.threat.answer.clone_from(&found.threat.answer);
+        }
+    }
+
+    /// Notes what was found; whether it is to be told.
+    fn note(&self, found: &Found, now: u64) -> bool {
+        let same = same(found);
+        let mut known = lock(&self.known);
+        if let Some(before) = known.threats.get_mut(&same) {
+            let quiet = now.saturating_sub(before.last_ns) >= QUIET;
+            let worse = found.threat.severity > before.threat.severity;
+            (before.last_ns, before.count) = (now, before.count + 1);
+            if worse {
+                before.threat = found.threat.clone();
+            }
+            return quiet || worse;
+        }
+        if known.threats.len() >= REMEMBERED {
+            let oldest = known
+                .threats
+                .iter()
+                .min_by_key(|(_, threat)| (threat.threat.severity, threat.last_ns))
+                .map(|(same, _)| same.clone());
+            if let Some(oldest) = oldest {
+                known.threats.remove(&oldest);
+                known.forgotten += 1;
+            }
+        }
+        known.threats.insert(
+            same,
+            KnownThreat {
+                domain: Some(found.domain.clone()),
+                domid: found.domid,
+                first_ns: now,
+                last_ns: now,
+                count: 1,
+                threat: found.threat.clone(),
+            },
+        );
+        true
+    }
+}
+
+fn same(found: &Found) -> Same {
+    let rule = found.threat.rule.clone();
+    (rule, found.domain.clone(), found.key.clone())
+}
+
+/// Looks for threats until `stop`.
+pub fn run(
+    threats: &Threats,
+    log: &EventLog,
+    registry: &Registry,
+    orders: &Sender<Order>,
+    history: Option<&FlowStore>,
+    mut answers: Answers,
+    stop: &AtomicBool,
+) {
+    let mut past = history.map(Past::learn);
+    let mut detector = Detector::new(
+        past.as_mut()
+            .map(|past| std::mem::take(&mut past.baseline))
+            .unwrap_or_default(),
+    );
+    let newest = log.subscribe();
+    let (mut after, mut asked) = (0, Asked::default());
+    let mut minute = Instant::now() + MINUTE;
+    while !stop.load(Ordering::SeqCst) {
+        let mut found = Vec::new();
+        if *newest.borrow() > after {
+            let batch = log.since(after);
+            threats.missed.fetch_add(batch.missed, Ordering::Relaxed);
+            for event in &batch.events {
+                after = event.seq;
+                let outcome = detector.observe(event);
+                found.extend(outcome.found);
+                asked.put(outcome.questions);
+            }
+        }
+        while let Some(question) = asked.due() {
+            let answer = standard_sockets(registry, &question);
+            let answered = answer.and_then(|sockets| detector.answered(&question, &sockets));
+            found.extend(answered);
+        }
+        if Instant::now() >= minute {
+            minute = Instant::now() + MINUTE;
+            if let (Some(past), Some(store)) = (&mut past, history) {
+                found.extend(past.look(store));
+            }
+        }
+        for found in found {
+            tell(threats, registry, orders, &mut answers, found);
+        }
+        std::thread::sleep(TICK);
+    }
+}
+
+fn tell(
+    threats: &Threats,
+    registry: &Registry,
+    orders: &Sender<Order>,
+    answers: &mut Answers,
+    mut found: Found,
+) {
+    let new = threats.note(&found, now_ns());
+    // Also of one that was told before: its answer may have been taken back since, or be asked for only now.
+    let (answer, answered) = answers.give(&found).unzip();
+    let answered = answered == Some(true);
+    if !new && !answered {
+        return;
+    }
+    found.threat.answer = answer;
+    threats.answered(&found);
+    log::warn!(
+        "{}: threat {} ({}): {}",
+        found.domain,
+        found.threat.rule,
+        found.threat.severity.as_str(),
+        found.threat.title
+    );
+    let by_name = || {
+        registry
+            .all()
+            .into_iter()
+            .find(|entry| entry.vm.name == found.domain)
+    };
+    let id = found.domid.or_else(|| by_name().map(|entry| entry.id));
+    // The enforcer ends last; when it is gone so is the use of the order.
+    let _ = orders.send(Order::Say {
+        domain: id.map(|id| (id, found.domain)),
+        what: What::Threat {
+            threat: Box::new(found.threat),
+        },
+    });
+}
+
+/// None where the guest cannot say, or the process is gone.
+fn standard_sockets(registry: &Registry, question: &Question) -> Option<Vec<Descriptor>> {
+    let entry = registry.by_id(question.domid)?;
+    let inspector = lock(&entry.inspector);
+    let (pid, start) = (question.process.pid, question.process.start_time_ns);
+    let sockets = match inspector.as_ref()?.standard_sockets(pid, start) {
+        Ok(sockets) => sockets?,
+        Err(why) => {
+            log::debug!("{}: descriptors of {pid}: {why}", question.domain);
+            return None;
+        }
+    };
+    let descriptor = |(fd, socket): (u32, vmi_xen::linux::Socket)| Descriptor {
+        fd,
+        local: socket.local,
+        remote: socket.remote,
+    };
+    Some(sockets.into_iter().map(descriptor).collect())
+}
+
+/// Questions that wait for their time.
+struct Asked {
+    waiting: VecDeque<(Instant, Question)>,
+    reads: f64,
+    at: Instant,
+}
+
+impl Default for Asked {
+    fn default() -> Asked {
+        Asked {
+            waiting: VecDeque::new(),
+            reads: READS,
+            at: Instant::now(),
+        }
+    }
+}
+
+impl Asked {
+    /// The oldest go where there are too many: what they were about is over soonest.
+    fn put(&mut self, questions: Vec<Question>) {
+        let now = Instant::now();
+        for question in questions {
+            if self.waiting.len() >= WAITING {
+                self.waiting.pop_front();
+            }
+            self.waiting
+                .push_back((now + Duration::from_millis(question.after_ms), question));
+        }
+    }
+
+    /// One whose time has come, if guests may be read now.
+    fn due(&mut self) -> Option<Question> {
+        let now = Instant::now();
+        let grown = now.duration_since(self.at).as_secs_f64() * READS;
+        (self.reads, self.at) = ((self.reads + grown).min(READS), now);
+        if self.reads < 1.0 {
+            return None;
+        }
+        let index = self.waiting.iter().position(|(due, _)| *due <= now)?;
+        self.reads -= 1.0;
+        self.waiting.remove(index).map(|(_, question)| question)
+    }
+}
+
+/// What the history of flows says.
+struct Past {
+    baseline: Baseline,
+    volume: Volume,
+    /// The next hour to learn.
+    next: u64,
+}
+
+impl Past {
+    fn learn(store: &FlowStore) -> Past {
+        let now = now_ns() / 1_000_000_000;
+        let mut past = Past {
+            baseline: Baseline::default(),
+            volume: Volume::default(),
+            next: (now / HOUR).saturating_sub(USUAL) * HOUR,
+        };
+        match store.past(0, now, |name| name.from.exe.is_some()) {
+            Ok(all) => {
+                let flows = all.flows.iter().map(|(name, totals)| (&**name, *totals));
+                past.baseline = Baseline::learned(flows);
+            }
+            Err(why) => log::warn!("what is usual cannot be read from the history of flows: {why}"),
+        }
+        past.catch_up(store, now);
+        past
+    }
+
+    /// Takes in the hours that are over.
+    fn catch_up(&mut self, store: &FlowStore, now: u64) {
+        while self.next + HOUR <= now {
+            if let Ok(hour) = store.past(self.next, self.next + HOUR, |name| name.from.domain.is_some())
+                && !hour.flows.is_empty()
+            {
+                let flows = hour.flows.iter().map(|(name, totals)| (&**name, *totals));
+                self.volume.learn(self.next, flows);
+            }
+            self.next += HOUR;
+        }
+    }
+
+    /// What is unusual of the last hour.
+    fn look(&mut self, store: &FlowStore) -> Vec<Found> {
+        let now = now_ns() / 1_000_000_000;
+        let found = match store.past(now.saturating_sub(HOUR), now, |name| name.from.domain.is_some()) {
+            Ok(last) => {
+                let flows: Vec<_> = last
+                    .flows
+                    .iter()
+                    .map(|(name, totals)| (&**name, *totals))
+                    .collect();
+                self.volume.look(now, flows)
+            }
+            Err(_) => Vec::new(),
+        };
+        // After the look: what is unusual must not be usual already.
+        self.catch_up(store, now);
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(rule: &str, key: &str, severity: api::Severity) -> Found {
+        Found {
+            domid: Some(1),
+            domain: "web1".into(),
+            threat: api::Threat {
+                rule: rule.into(),
+                severity,
+                technique: "T1".into(),
+                title: "something".into(),
+                evidence: Vec::new(),
+                process: None,
+                answer: None,
+            },
+            key: key.into(),
+        }
+    }
+
+    #[test]
+    fn a_threat_is_told_once_until_it_was_quiet_or_is_worse() {
+        use api::Severity::{Alert, Warning};
+        let threats = Threats::default();
+        let scan = |severity| found("port-scan", "x", severity);
+        assert!(threats.note(&scan(Warning), 1));
+        assert!(!threats.note(&scan(Warning), 2));
+        assert!(threats.note(&scan(Alert), 3));
+        assert!(!threats.note(&scan(Alert), 4));
+        assert!(threats.note(&found("port-scan", "y", Warning), 5));
+        assert!(threats.note(&scan(Alert), 4 + QUIET));
+        let list = threats.list(Some("web1"), None).threats;
+        assert_eq!(list.len(), 2);
+        assert_eq!(
+            (list[0].count, list[0].first_ns, list[0].threat.severity),
+            (5, 1, Alert)
+        );
+        assert_eq!(threats.list(Some("db1"), None).threats.len(), 0);
+        assert_eq!(threats.list(None, Some(Alert)).threats.len(), 1);
+    }
+
+    #[test]
+    fn the_least_and_oldest_are_forgotten_first() {
+        use api::Severity::{Alert, Notice};
+        let threats = Threats::default();
+        threats.note(&found("a", "worst", Alert), 0);
+        for n in 0..REMEMBERED {
+            threats.note(&found("b", &n.to_string(), Notice), 1 + n as u64);
+        }
+        let list = threats.list(None, None);
+        assert_eq!((list.threats.len(), list.forgotten), (REMEMBERED, 1));
+        assert!(list.threats.iter().any(|threat| threat.threat.rule == "a"));
+    }
+
+    #[test]
+    fn guests_are_read_no_more_than_so_often() {
+        let mut asked = Asked::default();
+        let question = |after_ms| {
+            Question {
+            domid: 1,
+            domain: "web1".into(),
+            process: serde_json::from_value(serde_json::json!({
+                "pid": 1, "ppid": 0, "uid": 0, "euid": 0, "gid": 0, "loginuid": null, "comm": "sh", "exe": "/bin/sh",
+                "exe_deleted": false, "args": [], "container": null, "netns": 1, "start_time_ns": 1, "parents": [],
+            }))
+            .expect("a process"),
+            after_ms,
+        }
+        };
+        asked.put(vec![question(60_000)]);
+        assert!(asked.due().is_none(), "its time has not come");
+        asked.put((0..50).map(|_| question(0)).collect());
+        let at_once = std::iter::from_fn(|| asked.due()).count();
+        assert!((20..=22).contains(&at_once), "{at_once}");
+        asked.put((0..2 * WAITING).map(|_| question(0)).collect());
+        assert_eq!(asked.waiting.len(), WAITING);
+    }
+}

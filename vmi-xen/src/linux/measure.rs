@@ -1,0 +1,318 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! Whether a process runs the program that its file holds: the text of its executable in memory, page by page, against
+//! digests of the file.
+//!
+//! Only pages that are in the process's page tables are compared: no other has been executed through them. What a process
+//! maps beside its executable (libraries, code made at run time) is counted, not measured.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+
+use super::{Budget, Linux, LinuxError, TaskAddr, group};
+use crate::memory::{AddressSpace, MemoryError, PAGE_SIZE, PhysicalMemory};
+
+/// No program's text is larger; a file that claims so is refused.
+const MAX_TEXT: u64 = 1 << 30;
+/// Changed pages that are named.
+const MAX_NAMED: usize = 16;
+/// Of the ELF format (elf(5)), for 64 bits.
+const HEADER: usize = 64;
+const PROGRAM_HEADER: usize = 56;
+const PT_LOAD: u32 = 1;
+const PF_X: u32 = 1;
+
+/// Why a file cannot be measured.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum MeasureError {
+    /// It cannot be read.
+    #[error("reading {path}: {source}")]
+    Read {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A script, or a program for another machine.
+    #[error("{path} is no 64-bit ELF program ({what}): of a script, measure its interpreter")]
+    NotElf {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        what: &'static str,
+    },
+}
+
+/// SHA-256 digests of the pages of a program's text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PageDigests {
+    /// By the page's number in the file.
+    pages: BTreeMap<u64, [u8; 32]>,
+}
+
+impl PageDigests {
+    /// Measures a program: every page of its file that is loaded to be executed.
+    ///
+    /// # Errors
+    /// Where the file cannot be read or is no program.
+    pub fn of_elf(path: &Path) -> Result<Self, MeasureError> {
+        let name = || path.display().to_string();
+        let mut file = Vec::new();
+        File::open(path)
+            .and_then(|opened| opened.take(MAX_TEXT).read_to_end(&mut file))
+            .map_err(|source| MeasureError::Read { path: name(), source })?;
+        Self::of_bytes(&file).map_err(|what| MeasureError::NotElf { path: name(), what })
+    }
+
+    /// As [`PageDigests::of_elf`], of a file in memory.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn of_bytes(file: &[u8]) -> Result<Self, &'static str> {
+        let segments = executable_segments(file)?;
+        let mut pages = BTreeMap::new();
+        for (offset, len) in segments {
+            let end = offset.checked_add(len).ok_or("a segment without end")?;
+            if end > file.len() as u64 {
+                return Err("a segment beyond the file's end");
+            }
+            for page in offset / PAGE_SIZE..end.div_ceil(PAGE_SIZE) {
+                let start = (page * PAGE_SIZE) as usize;
+                let mut bytes = [0; PAGE_SIZE as usize];
+                // What is behind the file's end the kernel shows as zeros.
+                let there = &file[start..file.len().min(start + PAGE_SIZE as usize)];
+                bytes[..there.len()].copy_from_slice(there);
+                pages.insert(page, Sha256::digest(bytes).into());
+            }
+        }
+        if pages.is_empty() {
+            return Err("nothing of it is executed");
+        }
+        Ok(Self { pages })
+    }
+
+    /// Pages, in the order of the file: each one's number there, and its digest.
+    pub fn pages(&self) -> impl ExactSizeIterator<Item = (u64, &[u8; 32])> {
+        self.pages.iter().map(|(&page, digest)| (page, digest))
+    }
+
+    /// One digest for all of them: SHA-256 of each page's number (8 bytes, little-endian) and digest, in order.
+    pub fn digest(&self) -> [u8; 32] {
+        let mut all = Sha256::new();
+        for (page, digest) in self.pages() {
+            all.update(page.to_le_bytes());
+            all.update(digest);
+        }
+        all.finalize().into()
+    }
+}
+
+impl FromIterator<(u64, [u8; 32])> for PageDigests {
+    fn from_iter<I: IntoIterator<Item = (u64, [u8; 32])>>(pages: I) -> Self {
+        Self {
+            pages: pages.into_iter().collect(),
+        }
+    }
+}
+
+/// Offset and length in the file of each segment that is executed.
+fn executable_segments(file: &[u8]) -> Result<Vec<(u64, u64)>, &'static str> {
+    let short = "its header is cut short";
+    let header = file.get(..HEADER).ok_or(short)?;
+    if &header[..4] != b"\x7fELF" {
+        return Err("no ELF header");
+    }
+    // Class 64, little-endian, machine x86-64.
+    if header[4] != 2 || header[5] != 1 || header[18..20] != [62, 0] {
+        return Err("for another machine");
+    }
+    let half = |at: usize| u16::from_le_bytes([header[at], header[at + 1]]);
+    let table = word(header, 32).ok_or(short)?;
+    let (size, count) = (usize::from(half(54)), usize::from(half(56)));
+    if size < PROGRAM_HEADER {
+        return Err("its table of segments is of no known kind");
+    }
+    let mut segments = Vec::new();
+    for index in 0..count {
+        let start = usize::try_from(table)
+            .ok()
+            .and_then(|at| at.checked_add(index * size));
+        let entry = start
+            .and_then(|at| file.get(at..at.checked_add(PROGRAM_HEADER)?))
+            .ok_or(short)?;
+        // Type and flags, four bytes each.
+        let kind = word(entry, 0).ok_or(short)?;
+        if kind as u32 == PT_LOAD && (kind >> 32) as u32 & PF_X != 0 {
+            segments.push((word(entry, 8).ok_or(short)?, word(entry, 32).ok_or(short)?));
+        }
+    }
+    Ok(segments)
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
+}
+
+/// What a process's text in memory is, beside digests of a file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Measurement {
+    /// Pages that are as in the file.
+    pub same: u64,
+    /// Pages that are not in the process's page tables: never executed, or reclaimed.
+    pub absent: u64,
+    /// Where in the file pages differ, or are of no digest: bytes, the first 16.
+    pub changed: Vec<u64>,
+    /// Executable mappings of memory of no file: code made at run time. The vDSO is one.
+    pub made: u64,
+    /// Executable mappings of other files: libraries.
+    pub libraries: u64,
+}
+
+impl Measurement {
+    /// Something was compared, and nothing differed.
+    pub fn is_sound(&self) -> bool {
+        self.same > 0 && self.changed.is_empty()
+    }
+}
+
+impl<M: PhysicalMemory> Linux<M> {
+    /// Compares the text of a process's executable with `digests`, by any of its threads. Nothing is the same of a kernel
+    /// thread, and of a process that is exiting.
+    ///
+    /// # Errors
+    /// If the task or its mappings cannot be read, or they are more than any real process has.
+    pub fn measure(&self, task: TaskAddr, digests: &PageDigests) -> Result<Measurement, LinuxError> {
+        let measure = || {
+            let Some(mm) = self.memory_of(task)? else {
+                return Ok(Measurement::default());
+            };
+            let own = self.executable_place(mm)?;
+            let space = self.space_of(mm)?;
+            let mut found = Measurement::default();
+            for area in self.areas(mm)?.into_iter().filter(|area| area.is_executable()) {
+                if area.file == 0 {
+                    found.made += 1;
+                } else if own.is_none() || self.place_of_file(area.file).ok() != own {
+                    found.libraries += 1;
+                } else {
+                    for va in (area.start..area.end).step_by(PAGE_SIZE as usize) {
+                        let offset = area.offset.wrapping_add(va - area.start);
+                        self.measure_page(&space, va, offset, digests, &mut found)?;
+                    }
+                }
+            }
+            Ok(found)
+        };
+        match self.within(Budget::MEASURE, measure) {
+            (Ok(_), true) => Err(MemoryError::OverBudget { va: task.0 }.into()),
+            (result, _) => result,
+        }
+    }
+
+    fn measure_page(
+        &self,
+        space: &AddressSpace,
+        va: u64,
+        offset: u64,
+        digests: &PageDigests,
+        found: &mut Measurement,
+    ) -> Result<(), LinuxError> {
+        let mut bytes = [0; PAGE_SIZE as usize];
+        self.meter.charge(va, 1, 0)?;
+        if self.prefix(space, va, &mut bytes) < bytes.len() {
+            found.absent += 1;
+            return Ok(());
+        }
+        let expected = digests.pages.get(&(offset / PAGE_SIZE));
+        if expected.is_some_and(|expected| Sha256::digest(bytes)[..] == expected[..]) {
+            found.same += 1;
+        } else if found.changed.len() < MAX_NAMED {
+            found.changed.push(offset);
+        }
+        Ok(())
+    }
+
+    /// The address space of a process's own memory; none of a kernel thread.
+    ///
+    /// # Errors
+    /// If the task cannot be read.
+    pub fn user_space(&self, task: TaskAddr) -> Result<Option<AddressSpace>, LinuxError> {
+        self.memory_of(task)?.map(|mm| self.space_of(mm)).transpose()
+    }
+
+    /// That of the process whose `mm_struct` is at `mm`.
+    pub(super) fn space_of(&self, mm: u64) -> Result<AddressSpace, LinuxError> {
+        let offsets = group(&self.kernel.layout.args)?;
+        let pgd = self.u64(mm.wrapping_add(offsets.pgd))?;
+        let root = self.space().translate(&self.mem, pgd)?;
+        Ok(AddressSpace::new(root, self.space().levels()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A program of one segment, at `offset` in the file.
+    fn elf(offset: u64, len: u64, flags: u32) -> Vec<u8> {
+        let mut file = vec![0; (offset + len) as usize];
+        file[..4].copy_from_slice(b"\x7fELF");
+        (file[4], file[5], file[18]) = (2, 1, 62);
+        file[32..40].copy_from_slice(&64u64.to_le_bytes());
+        (file[54], file[56]) = (PROGRAM_HEADER as u8, 1);
+        file[64..68].copy_from_slice(&PT_LOAD.to_le_bytes());
+        file[68..72].copy_from_slice(&flags.to_le_bytes());
+        file[72..80].copy_from_slice(&offset.to_le_bytes());
+        file[96..104].copy_from_slice(&len.to_le_bytes());
+        file
+    }
+
+    #[test]
+    fn pages_of_segments_that_are_executed_have_a_digest() {
+        let file = elf(0x1000, 0x1100, 5);
+        let digests = PageDigests::of_bytes(&file).expect("a program");
+        let mut last = [0; PAGE_SIZE as usize];
+        last[..0x100].copy_from_slice(&file[0x2000..]);
+        let expected = [
+            (1, Sha256::digest(&file[0x1000..0x2000]).into()),
+            (2, Sha256::digest(last).into()),
+        ];
+        assert_eq!(digests, expected.into_iter().collect());
+        assert_eq!(
+            PageDigests::of_bytes(&elf(0x1000, 0x1100, 4)),
+            Err("nothing of it is executed")
+        );
+    }
+
+    #[test]
+    fn what_is_no_program_is_refused_whatever_it_holds() {
+        let file = elf(0x1000, 0x1000, 5);
+        for len in 0..200 {
+            assert!(PageDigests::of_bytes(&file[..len]).is_err(), "{len}");
+        }
+        let mut wild = file.clone();
+        for at in 0..120 {
+            for byte in [0, 1, 0x7f, 0xff] {
+                wild[at] = byte;
+                let _ = PageDigests::of_bytes(&wild);
+                wild[at] = file[at];
+            }
+        }
+        wild[72..80].copy_from_slice(&u64::MAX.to_le_bytes());
+        assert_eq!(PageDigests::of_bytes(&wild), Err("a segment without end"));
+    }
+
+    #[test]
+    fn the_digest_of_all_depends_on_each() {
+        let one: PageDigests = [(1, [7; 32])].into_iter().collect();
+        let moved: PageDigests = [(2, [7; 32])].into_iter().collect();
+        let other: PageDigests = [(1, [8; 32])].into_iter().collect();
+        assert_ne!(one.digest(), moved.digest());
+        assert_ne!(one.digest(), other.digest());
+    }
+}
