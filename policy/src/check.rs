@@ -12,6 +12,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::document::{Action, Document, Level};
+use crate::flow::Side;
 use crate::problem::{Place, Problems};
 use crate::ruleset::{CompiledRule, End, Ruleset, severity};
 use candidates::Candidates;
@@ -113,6 +114,15 @@ pub fn check(documents: &[Document], vms: &[String]) -> Result<Vec<Finding>, Pro
             findings.push(one.finding(Kind::NeverMatches, None, why, "change or remove it"));
             continue;
         }
+        if one.rule.asks_level(Level::Measured) && !ruleset.has_programs() {
+            findings.push(one.finding(
+                Kind::NeverMatches,
+                None,
+                "it requires authentication by measured, and no set has `programs`".to_owned(),
+                "let `xmesh measure FILE` write some of those whom it lets pass",
+            ));
+            continue;
+        }
         let near = || {
             candidates
                 .of(one.number)
@@ -199,20 +209,22 @@ fn never(rule: &CompiledRule) -> Option<String> {
         return Some("nobody who has the role is who the selector asks for besides".into());
     }
     let require = rule.require.as_ref()?;
-    let unknown = |ends: &[End], level| {
+    let unknown = |ends: &[End], level: Level| {
         ends.iter().all(|end| match end {
             End::World => true,
-            End::Unattributed => level == Level::Process,
+            End::Unattributed => level >= Level::Process,
             End::Any | End::Selector { .. } => false,
         })
     };
-    if let Some(level) = require.authentication
-        && (unknown(&rule.from, level) || unknown(&rule.to, level))
-    {
-        return Some(format!(
-            "it requires authentication by {}, which this end never has",
-            level.as_str()
-        ));
+    for side in [Side::Source, Side::Destination] {
+        if let Some(level) = require.authentication.of(side)
+            && unknown(rule.ends(side), level)
+        {
+            return Some(format!(
+                "it requires authentication by {}, which this end never has",
+                level.as_str()
+            ));
+        }
     }
     let roleless = |end: &End| match end {
         End::World | End::Unattributed => true,

@@ -11,6 +11,7 @@ mod fields;
 mod frames;
 mod mirror;
 mod node;
+mod programs;
 pub mod qos;
 mod read;
 mod read_routes;
@@ -37,7 +38,8 @@ use crate::problem::{Place, Problems};
 pub use answers::{Answer, Answers, THREATS};
 pub use frames::{Frames, Other, Tagged};
 pub use mirror::{Mirror, MirrorTo, Share};
-pub use require::{Level, Require};
+pub use programs::{Program, Run};
+pub use require::{Authentication, Level, Require};
 pub use roles::{Role, Users};
 pub use routes::{Backend, Canary, Check, Health, MAX_ROUTES, Route, Target};
 pub use services::Service;
@@ -72,6 +74,8 @@ pub struct Document {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) roles: BTreeMap<String, Arc<[Users]>>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) programs: BTreeMap<String, Program>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) services: BTreeMap<String, Service>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) routes: BTreeMap<String, Route>,
@@ -104,6 +108,7 @@ impl PartialEq for Document {
             && self.locks == other.locks
             && self.frames == other.frames
             && self.roles == other.roles
+            && self.programs == other.programs
             && self.services == other.services
             && self.routes == other.routes
             && self.rules == other.rules
@@ -159,6 +164,11 @@ impl Document {
     /// The roles, by name: who has each.
     pub fn roles(&self) -> &BTreeMap<String, Arc<[Users]>> {
         &self.roles
+    }
+
+    /// Programs whose text is known, by name.
+    pub fn programs(&self) -> &BTreeMap<String, Program> {
+        &self.programs
     }
 
     /// The services, by name.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Time;
 use crate::document::{Action, Require, Selector};
-use crate::flow::{Flow, Owner, Process, Side};
+use crate::flow::{Flow, Measured, Owner, Process, Side};
 use crate::matching::{Condition, Subject, Truth, of_roles};
 use crate::ruleset::{CompiledRule, Decider, Decision, End, Ruleset, Verdict};
 
@@ -246,6 +246,7 @@ impl Require {
             };
             if let Some(level) = self
                 .authentication
+                .of(side)
                 .filter(|level| level.holds(&subject) != Truth::Yes)
             {
                 miss(Condition::Authentication, level.as_str().to_owned());
@@ -376,7 +377,15 @@ fn found(condition: Condition, subject: &Subject<'_>) -> String {
         Condition::Authentication => match (subject.vm, subject.proven) {
             (None, _) => "not a guest of this host".to_owned(),
             (Some(_), false) => format!("{}, which no lock holds it to", subject.address),
-            (Some(_), true) => of_process.map_or_else(str::to_owned, |_| "process".to_owned()),
+            (Some(_), true) => of_process.map_or_else(str::to_owned, |p| {
+                let beyond = match p.measured {
+                    Measured::Same => return "measured".to_owned(),
+                    Measured::Unknown => "its text has not been measured yet",
+                    Measured::Unregistered => "no program of the policy is its executable",
+                    Measured::Changed => "its text is that of no program of the policy",
+                };
+                format!("process: {beyond}")
+            }),
         },
         // Of no end.
         Condition::Time => String::new(),

@@ -4,6 +4,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::port::Protocol;
 
 /// A guest, as dom0 knows it. Guests cannot choose either part.
@@ -44,6 +46,23 @@ pub struct Process<'a> {
     pub container: Option<&'a str>,
     /// Executables of its ancestors, the nearest first, as far as they are known.
     pub parents: &'a [Arc<str>],
+    /// Whether it runs what policy takes its executable to be.
+    pub measured: Measured,
+}
+
+/// Whether the text of a process's executable, in the guest's memory, is that of a program that policy names.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Measured {
+    /// Nobody has looked yet: it may be.
+    #[default]
+    Unknown,
+    /// No program of the policy lies where its executable does, or nothing of it could be read.
+    Unregistered,
+    /// It is.
+    Same,
+    /// It is not.
+    Changed,
 }
 
 /// Who in the guest owns an end of a flow.

@@ -79,8 +79,11 @@
 //! - Patterns: see [`pattern`].
 //! - Deny beats audit beats allow; without any of them the defaults of both VMs decide: see
 //!   [`Ruleset::decide`].
-//! - `require`: the rule matches only while all of it holds. `authentication` is of both ends (see [`Level`]), `role` of who opens the
+//! - `require`: the rule matches only while all of it holds. `authentication` is of both ends, or says of each (`{ from: measured, to: process }`; see [`Level`]), `role` of who opens the
 //!   flow, `time` of now: see [`Ruleset::at`]. A rule that denies may require a time only.
+//! - `programs`: what the text of programs is, page by page, as `xmesh measure FILE` writes it. A process is `measured` whose executable
+//!   lies where one of them does, in one of its VMs, and whose pages in the guest's memory are all that one's. Of a process that has not been
+//!   looked at yet it is not known, and a rule that requires it does not match.
 //! - `dry_run`: the rule decides nothing, and what it would decide is told: see [`Decision::dry_run`].
 //! - `instead`, at a rule that denies: the flow goes there, and never to where it was addressed. It is a service or selector that
 //!   says where it stands, or an address; the port is the one it listens on, else the flow's own. That takes a trap that shows the
@@ -185,9 +188,11 @@ pub mod window;
 pub use block::Block;
 pub use check::{Finding, Kind, check};
 pub use document::qos::{Bandwidth, Dscp, Priority, Qos, QosClass, Rate, Totals, Treatment};
-pub use document::{Action, Document, Frames, Level, Lock, Other, Refuse, Share, Tagged};
+pub use document::{
+    Action, Authentication, Document, Frames, Level, Lock, Other, Program, Refuse, Run, Share, Tagged,
+};
 pub use explain::{Consulted, Explanation, Match, NearMiss};
-pub use flow::{Endpoint, Flow, Owner, Process, Side, VmId};
+pub use flow::{Endpoint, Flow, Measured, Owner, Process, Side, VmId};
 pub use identity::{Identity, ServiceName};
 pub use matching::Condition;
 pub use mirror::{MirrorId, Mirroring};
@@ -196,6 +201,6 @@ pub use problem::{Place, Problem, Problems};
 pub use qos::{Class, ClassId};
 pub use rollout::Rollout;
 pub use route::{Role, Route, RouteBackend, RouteTarget, Version};
-pub use ruleset::{Decider, Decision, DryRun, RuleId, RuleName, Ruleset, Verdict};
+pub use ruleset::{Decider, Decision, DryRun, ProgramName, RuleId, RuleName, Ruleset, Verdict};
 pub use settings::VmSetting;
 pub use target::{Instead, Who};

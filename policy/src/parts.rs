@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use crate::document::Document;
+use crate::document::{Document, Level};
 use crate::index::{Index, Place};
 use crate::mirror::Mirrors;
 use crate::rollout::Stage;
@@ -26,6 +26,8 @@ pub(crate) struct Part {
     pub mirrors: Mirrors,
     /// Some rule is in dry run.
     pub tries: bool,
+    /// Some rule asks whether programs are what they are taken for.
+    pub measures: bool,
 }
 
 impl Part {
@@ -76,6 +78,7 @@ impl Part {
         Part {
             routes: routes.collect(),
             tries: rules.iter().any(|rule| rule.dry_run),
+            measures: rules.iter().any(|rule| rule.asks_level(Level::Measured)),
             document: document.clone(),
             rules,
             services: services.into(),

@@ -10,7 +10,8 @@ use crate::block::Block;
 use crate::by_vm::ByVm;
 use crate::clock::{self, Time};
 use crate::document::{
-    Action, Answer, Document, Lock, MAX_RULES_IN_ALL, Other, Peer, Refuse, Require, Selector, Tagged,
+    Action, Answer, Document, Level, Lock, MAX_RULES_IN_ALL, Other, Peer, Program, Refuse, Require, Selector,
+    Tagged,
 };
 use crate::flow::{Flow, Owner, Side, VmId};
 use crate::index::{Index, Place};
@@ -43,6 +44,21 @@ pub struct RuleName<'r> {
 }
 
 impl std::fmt::Display for RuleName<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.set, self.name)
+    }
+}
+
+/// What a person calls a program. Prints as `set/name`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProgramName<'r> {
+    /// The set it is written in.
+    pub set: &'r str,
+    /// Its name within the set.
+    pub name: &'r str,
+}
+
+impl std::fmt::Display for ProgramName<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.set, self.name)
     }
@@ -221,6 +237,13 @@ impl CompiledRule {
         self.require
             .as_ref()
             .is_some_and(|require| require.asks_owner(side))
+    }
+
+    /// Whether this level of authentication, or a higher one, is required of an end.
+    pub(crate) fn asks_level(&self, level: Level) -> bool {
+        self.require
+            .as_ref()
+            .is_some_and(|require| require.authentication.asks(level))
     }
 
     /// Whether all holds but the time.
@@ -537,6 +560,34 @@ impl Ruleset {
     /// The routes, by set and name.
     pub fn routes(&self) -> &[Arc<Route>] {
         &self.routes
+    }
+
+    /// The programs that a process in this VM with this executable may run, by set and name.
+    pub fn programs_for<'r>(
+        &'r self,
+        vm: &'r VmId,
+        exe: &'r str,
+    ) -> impl Iterator<Item = (ProgramName<'r>, &'r Program)> {
+        let after = self.is_after_for(Some(vm));
+        let parts = self.parts.iter().filter(move |(_, stage)| stage.holds(after));
+        let programs = parts.flat_map(|(part, _)| {
+            let set = part.document.name();
+            let named = part.document.programs().iter();
+            named.map(move |(name, program)| (ProgramName { set, name }, program))
+        });
+        programs.filter(move |(_, program)| program.is_for(vm, exe))
+    }
+
+    /// Whether any set has a program.
+    pub fn has_programs(&self) -> bool {
+        self.parts
+            .iter()
+            .any(|(part, _)| !part.document.programs().is_empty())
+    }
+
+    /// Whether a rule asks whether programs are what they are taken for.
+    pub fn asks_measured(&self) -> bool {
+        self.parts.iter().any(|(part, _)| part.measures)
     }
 
     /// Every block of addresses that the end of a rule or class, or a service mentions.

@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use policy::{
-    Decider, Document, Endpoint, Flow, Lock, Other, Owner, Priority, Process, Protocol, Rate, Refuse, RuleId,
-    Ruleset, Side, Tagged, Verdict, VmId,
+    Decider, Document, Endpoint, Flow, Lock, Measured, Other, Owner, Priority, Process, Protocol, Rate,
+    Refuse, RuleId, Ruleset, Side, Tagged, Verdict, VmId,
 };
 
 fn vm(name: &str) -> VmId {
@@ -31,6 +31,7 @@ const CURL: Process<'static> = Process {
     loginuid: None,
     container: None,
     parents: &[],
+    measured: Measured::Unknown,
 };
 
 fn flow<'a>(source: Endpoint<'a>, destination: Endpoint<'a>, port: u16) -> Flow<'a> {
@@ -581,7 +582,12 @@ services:
 rules:
 - { name: r, description: why, from: [any, a2], to: [{ address: 10.0.0.0/8 }, world], ports: 80-90, protocol: tcp, action: deny, refuse: drop }
 - { name: s, from: a2, to: unattributed, action: audit }
+- { name: u, from: any, to: any, action: allow, require: { authentication: { from: measured } } }
+- { name: v, from: any, to: any, action: allow, require: { authentication: { from: measured, to: process } } }
 - { name: t, from: { role: [staff, root], parent: /sbin/init }, to: ver@v2, action: audit, dry_run: true, require: { authentication: network, role: root, time: [{ days: [mon, sat-sun], hours: 22:00-06:00, zone: \"-03:30\" }, { days: wed }] } }
+programs:
+  curl: { exe: [/usr/bin/curl, \"/opt/*/curl\"], vm: \"web*\", version: 7.88.1-10, text: [{ page: 9, sha256: BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBA= }, { page: 4, sha256: AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA= }] }
+  sh: { exe: \"**/sh\", text: { page: 0, sha256: AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA== } }
 roles:
   staff: [{ vm: \"web*\", uid: [1, 5-9], gid: 4 }, { loginuid: 1000-1999 }]
   root: { uid: 0 }
@@ -756,6 +762,76 @@ rules:
         ),
         "{told}"
     );
+}
+
+#[test]
+fn a_program_is_measured_where_its_text_is_the_policys() {
+    let rules = ruleset(
+        "policy: p
+default: { \"*\": deny }
+programs:
+  curl: { exe: /usr/bin/curl, vm: web1, text: { page: 0, sha256: AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA== } }
+rules:
+- { name: from, from: { vm: web1 }, to: any, ports: 1, action: allow, require: { authentication: { from: measured } } }
+- { name: both, from: { vm: web1 }, to: any, ports: 2, action: allow, require: { authentication: measured } }
+",
+    );
+    let (web, db) = (vm("web1"), vm("db1"));
+    let of = |measured| {
+        at(&web, "10.0.0.1")
+            .proven()
+            .with_process(Process { measured, ..CURL })
+    };
+    let outside = world("1.1.1.1");
+    let passes = |from, to, port| rules.decide(&flow(from, to, port)).verdict == Verdict::Allow;
+    let sure = |from, port| rules.decide_for_any_process(&flow(from, outside, port)).is_some();
+    assert!(passes(of(Measured::Same), outside, 1));
+    assert!(
+        sure(of(Measured::Same), 1) && sure(of(Measured::Changed), 1) && sure(of(Measured::Unregistered), 1)
+    );
+    for measured in [Measured::Unknown, Measured::Unregistered, Measured::Changed] {
+        assert!(!passes(of(measured), outside, 1), "{measured:?}");
+    }
+    assert!(!sure(of(Measured::Unknown), 1), "it may turn out to be");
+    let moved = Endpoint {
+        proven: false,
+        ..of(Measured::Same)
+    };
+    assert!(!passes(moved, outside, 1), "it may be another guest's");
+    assert!(
+        !passes(of(Measured::Same), outside, 2),
+        "the other end is not measured"
+    );
+    let same = Process {
+        measured: Measured::Same,
+        ..CURL
+    };
+    assert!(passes(
+        of(Measured::Same),
+        at(&db, "10.0.0.2").proven().with_process(same),
+        2
+    ));
+
+    let told = rules
+        .explain(&flow(of(Measured::Changed), outside, 1))
+        .to_string();
+    assert!(
+        told.contains(
+            "from authentication must be measured, is process: its text is that of no program of the policy"
+        ),
+        "{told}"
+    );
+    assert!(rules.asks_measured() && rules.has_programs());
+    let programs = |vm, exe| {
+        rules
+            .programs_for(vm, exe)
+            .map(|(name, _)| name.to_string())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(programs(&web, "/usr/bin/curl"), ["p/curl"]);
+    assert!(programs(&db, "/usr/bin/curl").is_empty() && programs(&web, "/usr/bin/curl2").is_empty());
+    let (_, curl) = rules.programs_for(&web, "/usr/bin/curl").next().unwrap();
+    assert_eq!(curl.pages().map(|(page, _)| page).collect::<Vec<_>>(), [0, 1]);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! What the flows of two rules have in common, as far as it can be told from what is written.
 
 use crate::block::Block;
-use crate::document::{ContainerPattern, Level, Role, Selector, Users, VmPattern};
+use crate::document::{ContainerPattern, Role, Selector, Users, VmPattern};
 use crate::pattern::Pattern;
 use crate::port::{PortRange, Protocol, Range};
 use crate::ruleset::{CompiledRule, End};
@@ -93,8 +93,9 @@ pub(super) fn services_cover(a: &CompiledRule, b: &CompiledRule) -> bool {
 pub(super) fn requires_no_more(a: &CompiledRule, b: &CompiledRule) -> bool {
     let Some(a) = &a.require else { return true };
     let Some(b) = &b.require else { return false };
-    let level = |level: Option<Level>| level.map_or(0, |level| level as u8 + 1);
-    level(a.authentication) <= level(b.authentication)
+    let (less, more) = (&a.authentication, &b.authentication);
+    less.from <= more.from
+        && less.to <= more.to
         && (a.role.is_empty() || (!b.role.is_empty() && all(&b.role, |role| a.role.contains(role))))
         && (a.time.is_empty() || a.time == b.time)
 }

@@ -21,13 +21,14 @@ use crate::pattern::Pattern;
 use crate::port::Protocol;
 use crate::problem::{Place, Problem, Problems, nearest};
 
-pub(super) const DOCUMENT: [&str; 11] = [
+pub(super) const DOCUMENT: [&str; 12] = [
     "policy",
     "description",
     "default",
     "lock",
     "frames",
     "roles",
+    "programs",
     "services",
     "routes",
     "rules",
@@ -125,6 +126,9 @@ fn read(reader: &Reader<'_>, root: &Node, file: &str) -> Option<Document> {
     let said = |field: &str| fields.get(field).filter(|n| !matches!(n.value, Value::Null));
     let roles = said("roles").map(|n| roles::roles(reader, n)).unwrap_or_default();
     let written_roles = roles::written(&roles);
+    let programs = said("programs")
+        .map(|n| super::programs::programs(reader, n))
+        .unwrap_or_default();
     let (services, written) = services(reader, said("services"), roles);
     let (rules, rule_places) = said("rules")
         .map(|n| rules(reader, n, &services))
@@ -146,6 +150,7 @@ fn read(reader: &Reader<'_>, root: &Node, file: &str) -> Option<Document> {
         locks,
         frames,
         roles: written_roles,
+        programs,
         services: written,
         routes,
         rules,
@@ -305,15 +310,8 @@ pub(super) fn selector_but(
         (fields.get("exe"), &selector.exe),
         (fields.get("parent"), &selector.parent),
     ] {
-        let Some(exe) = node else { continue };
-        for path in paths {
-            if !path.as_str().starts_with(['/', '*', '?']) {
-                reader.problem(
-                    exe.place,
-                    format_args!("`{path}` is not an absolute path, so no executable has it"),
-                    format_args!("write the whole path, or **/{path}"),
-                );
-            }
+        if let Some(node) = node {
+            absolute(reader, node, paths);
         }
     }
     ports_fit(reader, fields.get("port"), selector.protocol);
@@ -326,6 +324,19 @@ pub(super) fn selector_but(
         return None;
     }
     Some(selector)
+}
+
+/// Paths of executables are absolute.
+pub(super) fn absolute(reader: &Reader<'_>, node: &Node, paths: &[Pattern]) {
+    for path in paths {
+        if !path.as_str().starts_with(['/', '*', '?']) {
+            reader.problem(
+                node.place,
+                format_args!("`{path}` is not an absolute path, so no executable has it"),
+                format_args!("write the whole path, or **/{path}"),
+            );
+        }
+    }
 }
 
 /// Ports mean something only with a protocol that has them.

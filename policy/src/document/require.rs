@@ -1,25 +1,27 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! What must hold beside the two ends for a rule to match.
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::Action;
 use super::fields::{Fields, Reader};
 use super::node::{Node, Value};
 use super::roles::{Role, Roles, role};
 use super::values::{parsed, shorten};
+use crate::flow::Side;
 use crate::problem::nearest;
 use crate::window::{Days, Hours, Window, Zone};
 
 pub(super) const REQUIRE: [&str; 3] = ["authentication", "role", "time"];
+pub(super) const ENDS: [&str; 2] = ["from", "to"];
 pub(super) const TIME: [&str; 3] = ["days", "hours", "zone"];
 
 /// What a rule requires; all of it must hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Require {
-    /// How surely it is known who both ends are.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub authentication: Option<Level>,
+    /// How surely it is known who the ends are.
+    #[serde(skip_serializing_if = "Authentication::is_empty")]
+    pub authentication: Authentication,
     /// The user who opens the flow has one of these roles.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub role: Vec<Role>,
@@ -31,7 +33,55 @@ pub struct Require {
 impl Require {
     /// Whether nothing is required.
     pub fn is_empty(&self) -> bool {
-        self.authentication.is_none() && self.role.is_empty() && self.time.is_empty()
+        self.authentication.is_empty() && self.role.is_empty() && self.time.is_empty()
+    }
+}
+
+/// How surely it is known who each end is. Written as one level where it is the same for both.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Authentication {
+    /// Who opens the flow; `None`: nothing is required.
+    pub from: Option<Level>,
+    /// Whom it is opened to.
+    pub to: Option<Level>,
+}
+
+impl Authentication {
+    /// Whether nothing is required.
+    pub fn is_empty(&self) -> bool {
+        *self == Authentication::default()
+    }
+
+    /// What is required of one end.
+    pub fn of(&self, side: Side) -> Option<Level> {
+        match side {
+            Side::Source => self.from,
+            Side::Destination => self.to,
+        }
+    }
+
+    /// Whether `level`, or a higher one, is required of an end.
+    pub fn asks(&self, level: Level) -> bool {
+        self.from.max(self.to) >= Some(level)
+    }
+}
+
+impl From<Level> for Authentication {
+    fn from(level: Level) -> Self {
+        Authentication {
+            from: Some(level),
+            to: Some(level),
+        }
+    }
+}
+
+impl Serialize for Authentication {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.from == self.to {
+            return self.from.serialize(serializer);
+        }
+        let ends = [("from", self.from), ("to", self.to)];
+        serializer.collect_map(ends.into_iter().filter_map(|(end, level)| Some((end, level?))))
     }
 }
 
@@ -43,6 +93,8 @@ pub enum Level {
     Network,
     /// A process was seen to own it, too.
     Process,
+    /// The text of its executable, in the guest's memory, is that of one of the [`super::Program`]s, too.
+    Measured,
 }
 
 impl Level {
@@ -51,6 +103,7 @@ impl Level {
         match self {
             Level::Network => "network",
             Level::Process => "process",
+            Level::Measured => "measured",
         }
     }
 }
@@ -72,7 +125,10 @@ pub(super) fn require(reader: &Reader<'_>, node: &Node, action: Action, roles: &
         not_of_a_deny(reader, &fields);
     }
     Some(Require {
-        authentication: fields.get("authentication").and_then(|n| level(reader, n)),
+        authentication: fields
+            .get("authentication")
+            .and_then(|n| authentication(reader, n))
+            .unwrap_or_default(),
         role: fields
             .get("role")
             .map(|n| reader.list(n, "`role`", |one| role(reader, one, roles)))
@@ -103,23 +159,36 @@ fn not_of_a_deny(reader: &Reader<'_>, fields: &Fields<'_>) {
     }
 }
 
+/// A level for both ends, or one for each.
+fn authentication(reader: &Reader<'_>, node: &Node) -> Option<Authentication> {
+    if !matches!(node.value, Value::Map(_)) {
+        return level(reader, node).map(Authentication::from);
+    }
+    let fields = reader.fields(node, "`authentication`", &ENDS);
+    if ENDS.iter().all(|end| fields.get(end).is_none()) {
+        reader.problem(
+            node.place,
+            "`authentication` requires nothing",
+            "write a level, or one for each end, as in `{ from: measured, to: process }`",
+        );
+        return None;
+    }
+    let of = |end: &str| fields.get(end).and_then(|n| level(reader, n));
+    Some(Authentication {
+        from: of("from"),
+        to: of("to"),
+    })
+}
+
 fn level(reader: &Reader<'_>, node: &Node) -> Option<Level> {
     let text = reader.text(node, "`authentication`")?;
-    let remedy = match text {
-        "network" => return Some(Level::Network),
-        "process" => return Some(Level::Process),
-        "measured" => {
-            reader.problem(
-                node.place,
-                "the level `measured` is not available yet",
-                "write process, the highest that is",
-            );
-            return None;
-        }
-        _ => match nearest(text, ["network", "process"]) {
-            Some(near) => format!("did you mean `{near}`?"),
-            None => "write network or process".to_owned(),
-        },
+    let levels = [Level::Network, Level::Process, Level::Measured];
+    if let Some(level) = levels.into_iter().find(|level| level.as_str() == text) {
+        return Some(level);
+    }
+    let remedy = match nearest(text, levels.map(Level::as_str)) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => "write network, process or measured".to_owned(),
     };
     reader.problem(
         node.place,

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::{SCHEMA, qos, read, read_routes, require, roles};
+use super::{SCHEMA, programs, qos, read, read_routes, require, roles};
 
 #[test]
 fn the_schema_names_the_fields_that_are_read() {
@@ -14,12 +14,15 @@ fn the_schema_names_the_fields_that_are_read() {
         let properties = schema.pointer(at).unwrap()["properties"].as_object().unwrap();
         properties.keys().cloned().collect()
     };
-    let read: [(&str, &[&str]); 10] = [
+    let read: [(&str, &[&str]); 13] = [
         ("", &read::DOCUMENT),
         ("/$defs/conditions", &read::SELECTOR),
         ("/$defs/rule", &read::RULE),
         ("/$defs/users", &roles::USERS),
+        ("/$defs/program", &programs::PROGRAM),
+        ("/$defs/run", &programs::RUN),
         ("/$defs/require", &require::REQUIRE),
+        ("/$defs/authentication", &require::ENDS),
         ("/$defs/time", &require::TIME),
         ("/$defs/route", &read_routes::ROUTE),
         ("/$defs/backend", &read_routes::BACKEND),

@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use policy::{Document, Endpoint, Flow, Owner, Process, Protocol, VmId};
+use policy::{Document, Endpoint, Flow, Measured, Owner, Process, Protocol, VmId};
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use serde_json::{Value, json};
@@ -154,7 +154,14 @@ fn times() -> impl Strategy<Value = Value> {
 
 /// What a rule requires; `passes`: it denies nothing.
 fn require(passes: bool) -> impl Strategy<Value = Option<Value>> {
-    let level = select(vec!["network", "process"]);
+    let level = select(vec![
+        json!("network"),
+        json!("process"),
+        json!("measured"),
+        json!({ "from": "measured" }),
+        json!({ "from": "process", "to": "network" }),
+        json!({ "to": "measured" }),
+    ]);
     (
         proptest::option::weighted(0.3, level),
         proptest::option::weighted(0.3, some(&ROLES)),
@@ -301,6 +308,7 @@ fn document(name: &'static str) -> BoxedStrategy<Document> {
                 let services = json!({ "client": client, "server": server, "versioned": versioned });
                 let text = json!({
                     "policy": name, "default": defaults, "roles": roles,
+                    "programs": { "p": { "exe": "/usr/bin/*", "text": [{ "page": 1, "sha256": "A".repeat(43) + "=" }] } },
                     "services": services, "rules": rules,
                     "routes": { "r": route(name, canary) },
                     "qos": { "classes": classes, "vms": { "web*": { "to_guest": "1gbit" } } },
@@ -382,6 +390,7 @@ struct OwnedProcess {
     loginuid: Option<u32>,
     container: Option<&'static str>,
     parents: Vec<Arc<str>>,
+    measured: Measured,
 }
 
 fn owner() -> impl Strategy<Value = OwnedOwner> {
@@ -400,20 +409,26 @@ fn owner() -> impl Strategy<Value = OwnedOwner> {
         subsequence(vec![7, 33, 150], 0..=2),
         select(vec![None, Some(0), Some(1000)]),
         subsequence(vec!["/usr/sbin/cron", "/usr/sbin/sshd", "/sbin/init"], 0..=2),
+        select(vec![
+            Measured::Unknown,
+            Measured::Unregistered,
+            Measured::Same,
+            Measured::Changed,
+        ]),
     );
-    let process =
-        process.prop_map(
-            |(exe, args, uid, container, gid, groups, loginuid, parents)| OwnedProcess {
-                exe,
-                args,
-                uid,
-                gid,
-                groups,
-                loginuid,
-                container,
-                parents: parents.into_iter().map(Arc::from).collect(),
-            },
-        );
+    let process = process.prop_map(
+        |(exe, args, uid, container, gid, groups, loginuid, parents, measured)| OwnedProcess {
+            exe,
+            args,
+            uid,
+            gid,
+            groups,
+            loginuid,
+            container,
+            parents: parents.into_iter().map(Arc::from).collect(),
+            measured,
+        },
+    );
     prop_oneof![
         4 => process.prop_map(|process| OwnedOwner::Process(Box::new(process))),
         1 => Just(OwnedOwner::Unknown),
@@ -458,6 +473,7 @@ impl End {
                     loginuid: process.loginuid,
                     container: process.container,
                     parents: &process.parents,
+                    measured: process.measured,
                 }),
                 OwnedOwner::Unknown => Owner::Unknown,
                 OwnedOwner::Unattributed => Owner::Unattributed,

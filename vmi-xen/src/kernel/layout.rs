@@ -113,6 +113,10 @@ layout! {
     mapping_list: MappingListOffsets = MappingListOffsets::resolve, _;
     /// Mappings as a tree.
     maple: MapleOffsets = MapleOffsets::resolve, _;
+    /// What a page of memory is of.
+    page: PageOffsets = PageOffsets::resolve, "what pages are of";
+    /// Size in bytes of `struct page`.
+    page_size: u64 = size("page"), "what pages are of";
     /// Files below an overlay.
     backing_file: BackingFileOffsets = BackingFileOffsets::resolve, _;
     /// Paths.

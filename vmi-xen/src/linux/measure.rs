@@ -5,7 +5,8 @@
 //! Only pages that are in the process's page tables are compared: no other has been executed through them. What a process
 //! maps beside its executable (libraries, code made at run time) is counted, not measured.
 
-use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -13,8 +14,8 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use super::{Budget, Linux, LinuxError, TaskAddr, group};
-use crate::memory::{AddressSpace, MemoryError, PAGE_SIZE, PhysicalMemory};
+use super::{Budget, Linux, LinuxError, Process, TaskAddr, group};
+use crate::memory::{AddressSpace, PAGE_SIZE, PhysicalMemory};
 
 /// No program's text is larger; a file that claims so is refused.
 const MAX_TEXT: u64 = 1 << 30;
@@ -25,6 +26,12 @@ const HEADER: usize = 64;
 const PROGRAM_HEADER: usize = 56;
 const PT_LOAD: u32 = 1;
 const PF_X: u32 = 1;
+/// Where `struct page`s are in a kernel that lays its memory out in one way (Documentation/arch/x86/x86_64/mm.rst).
+const VMEMMAP: u64 = 0xffff_ea00_0000_0000;
+/// PAGE_MAPPING_ANON (include/linux/page-flags.h): the page is of no file.
+const OF_NO_FILE: u64 = 1;
+/// Of `compound_head`: the page is not the first of several.
+const TAIL: u64 = 1;
 
 /// Why a file cannot be measured.
 #[derive(Debug, Error)]
@@ -158,19 +165,71 @@ fn word(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
 }
 
+/// The text of a process's executable, as it is in memory.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Text {
+    /// The pages that are in the process's page tables, in the order of their addresses.
+    pub pages: Vec<TextPage>,
+    /// Pages that are not: never executed, or reclaimed.
+    pub absent: u64,
+    /// Executable mappings of memory of no file: code made at run time. The vDSO is one.
+    pub made: u64,
+    /// Executable mappings of other files: libraries.
+    pub libraries: u64,
+}
+
+/// One page of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TextPage {
+    /// Where in the file, in bytes.
+    pub offset: u64,
+    /// SHA-256 of what is in memory.
+    pub sha256: [u8; 32],
+    /// The process has it for itself: somebody wrote to it there, and not to the file. A debugger's breakpoint does that, a probe in
+    /// a program (uprobe), and whoever puts other code in a process's place. `None` where this kernel does not tell.
+    pub private: Option<bool>,
+}
+
+/// What was hashed already, by frame. A frame that several processes share is hashed once; not to be kept for longer than one sweep,
+/// since guests run meanwhile.
+#[derive(Debug, Default)]
+pub struct Hashed {
+    frames: HashMap<u64, [u8; 32]>,
+}
+
+impl Text {
+    /// Holds it against digests of a file.
+    pub fn against(&self, digests: &PageDigests) -> Measurement {
+        let mut found = Measurement {
+            absent: self.absent,
+            ..Measurement::default()
+        };
+        for page in &self.pages {
+            if digests.pages.get(&(page.offset / PAGE_SIZE)) == Some(&page.sha256) {
+                found.same += 1;
+            } else if found.changed.len() < MAX_NAMED {
+                found.changed.push(page.offset);
+            }
+        }
+        found
+    }
+
+    /// Where in the file pages are that the process has for itself: bytes, the first 16.
+    pub fn private(&self) -> Vec<u64> {
+        let own = self.pages.iter().filter(|page| page.private == Some(true));
+        own.map(|page| page.offset).take(MAX_NAMED).collect()
+    }
+}
+
 /// What a process's text in memory is, beside digests of a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Measurement {
     /// Pages that are as in the file.
     pub same: u64,
-    /// Pages that are not in the process's page tables: never executed, or reclaimed.
+    /// Pages that could not be compared.
     pub absent: u64,
     /// Where in the file pages differ, or are of no digest: bytes, the first 16.
     pub changed: Vec<u64>,
-    /// Executable mappings of memory of no file: code made at run time. The vDSO is one.
-    pub made: u64,
-    /// Executable mappings of other files: libraries.
-    pub libraries: u64,
 }
 
 impl Measurement {
@@ -181,19 +240,18 @@ impl Measurement {
 }
 
 impl<M: PhysicalMemory> Linux<M> {
-    /// Compares the text of a process's executable with `digests`, by any of its threads. Nothing is the same of a kernel
-    /// thread, and of a process that is exiting.
+    /// Reads the text of a process's executable, by any of its threads. Nothing of a kernel thread, and of a process that is exiting.
     ///
     /// # Errors
     /// If the task or its mappings cannot be read, or they are more than any real process has.
-    pub fn measure(&self, task: TaskAddr, digests: &PageDigests) -> Result<Measurement, LinuxError> {
-        let measure = || {
+    pub fn program_text(&self, task: TaskAddr, hashed: &mut Hashed) -> Result<Text, LinuxError> {
+        let read = || {
             let Some(mm) = self.memory_of(task)? else {
-                return Ok(Measurement::default());
+                return Ok(Text::default());
             };
             let own = self.executable_place(mm)?;
             let space = self.space_of(mm)?;
-            let mut found = Measurement::default();
+            let mut found = Text::default();
             for area in self.areas(mm)?.into_iter().filter(|area| area.is_executable()) {
                 if area.file == 0 {
                     found.made += 1;
@@ -201,40 +259,86 @@ impl<M: PhysicalMemory> Linux<M> {
                     found.libraries += 1;
                 } else {
                     for va in (area.start..area.end).step_by(PAGE_SIZE as usize) {
-                        let offset = area.offset.wrapping_add(va - area.start);
-                        self.measure_page(&space, va, offset, digests, &mut found)?;
+                        match self.text_page(&space, va, hashed)? {
+                            Some((sha256, private)) => found.pages.push(TextPage {
+                                offset: area.offset.wrapping_add(va - area.start),
+                                sha256,
+                                private,
+                            }),
+                            None => found.absent += 1,
+                        }
                     }
                 }
             }
             Ok(found)
         };
-        match self.within(Budget::MEASURE, measure) {
-            (Ok(_), true) => Err(MemoryError::OverBudget { va: task.0 }.into()),
-            (result, _) => result,
-        }
+        self.wholly(Budget::MEASURE, read)
     }
 
-    fn measure_page(
+    /// Whether the process is still there that was read as `process`, and runs the same program.
+    ///
+    /// # Errors
+    /// If its task cannot be read.
+    pub fn is_still(&self, process: &Process) -> Result<bool, LinuxError> {
+        let offsets = group(&self.kernel.layout.task)?;
+        let task = process.task;
+        let leader = self.leader(task)?;
+        Ok(self.u32(task.0.wrapping_add(offsets.tgid))? == process.tgid
+            && self.u64(leader.0.wrapping_add(offsets.start_time))? == process.start_time_ns
+            && self.memory_of(task)?.unwrap_or(0) == process.mm)
+    }
+
+    /// What is in a page of a process, and whether it is its own; `None` where it has none there.
+    fn text_page(
         &self,
         space: &AddressSpace,
         va: u64,
-        offset: u64,
-        digests: &PageDigests,
-        found: &mut Measurement,
-    ) -> Result<(), LinuxError> {
-        let mut bytes = [0; PAGE_SIZE as usize];
+        hashed: &mut Hashed,
+    ) -> Result<Option<([u8; 32], Option<bool>)>, LinuxError> {
         self.meter.charge(va, 1, 0)?;
-        if self.prefix(space, va, &mut bytes) < bytes.len() {
-            found.absent += 1;
-            return Ok(());
+        let Ok(pa) = space.translate(&self.mem, va) else {
+            return Ok(None);
+        };
+        let frame = pa / PAGE_SIZE;
+        let sha256 = match hashed.frames.entry(frame) {
+            Entry::Occupied(known) => *known.get(),
+            Entry::Vacant(free) => {
+                let mut bytes = [0; PAGE_SIZE as usize];
+                if self.prefix(space, va, &mut bytes) < bytes.len() {
+                    return Ok(None);
+                }
+                *free.insert(Sha256::digest(bytes).into())
+            }
+        };
+        Ok(Some((sha256, self.is_of_no_file(frame).ok())))
+    }
+
+    /// Whether a frame is memory of no file: what a process that wrote to a page of a file has in its place.
+    fn is_of_no_file(&self, frame: u64) -> Result<bool, LinuxError> {
+        let offsets = group(&self.kernel.layout.page)?;
+        let size = group(&self.kernel.layout.page_size)?;
+        let page = self.vmemmap()?.wrapping_add(frame.wrapping_mul(size));
+        let head = match self.u64(page.wrapping_add(offsets.compound_head))? {
+            head if head & TAIL != 0 => head & !TAIL,
+            _ => page,
+        };
+        // A page that nothing has mapped would be in no page table.
+        match self.u64(head.wrapping_add(offsets.mapping))? {
+            0 => Err(LinuxError::Implausible {
+                what: "a page",
+                va: head,
+            }),
+            mapping => Ok(mapping & OF_NO_FILE != 0),
         }
-        let expected = digests.pages.get(&(offset / PAGE_SIZE));
-        if expected.is_some_and(|expected| Sha256::digest(bytes)[..] == expected[..]) {
-            found.same += 1;
-        } else if found.changed.len() < MAX_NAMED {
-            found.changed.push(offset);
+    }
+
+    /// Where the kernel's array of `struct page` is.
+    fn vmemmap(&self) -> Result<u64, LinuxError> {
+        match self.kernel.symbols.address("vmemmap_base") {
+            // CONFIG_DYNAMIC_MEMORY_LAYOUT: with KASLR or 5-level paging.
+            Some(variable) => Ok(self.u64(variable)?),
+            None => Ok(VMEMMAP),
         }
-        Ok(())
     }
 
     /// The address space of a process's own memory; none of a kernel thread.

@@ -43,7 +43,7 @@ pub use dataflow::{DataFlow, Edge, Outside, Via};
 pub use inventory::{HeldSocket, Holder};
 pub use local::LocalEnd;
 pub use mapping::{Access, Mapping};
-pub use measure::{MeasureError, Measurement, PageDigests};
+pub use measure::{Hashed, MeasureError, Measurement, PageDigests, Text, TextPage};
 pub use module::{Module, ModuleView};
 pub use net::InterfaceAddress;
 pub use owner::{Flow, SocketOwner};

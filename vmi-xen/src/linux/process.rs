@@ -72,6 +72,8 @@ pub struct Process {
     pub container: Option<String>,
     /// A thread of the kernel.
     pub kthread: bool,
+    /// Address of its `mm_struct`: what names its memory. Each exec gives it another; 0 where it has none.
+    pub mm: u64,
 }
 
 impl<M: PhysicalMemory> Linux<M> {
@@ -180,6 +182,7 @@ impl<M: PhysicalMemory> Linux<M> {
             cgroup,
             container,
             kthread,
+            mm: mm.unwrap_or(0),
         })
     }
 

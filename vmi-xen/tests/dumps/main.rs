@@ -47,6 +47,7 @@ fn engine_agrees_with_the_guests_own_proc() {
         compare::processes(&linux, &truth);
         mapped::mappings(&linux, &truth);
         mapped::text_is_as_in_the_file(&linux);
+        mapped::text_of_its_own_is_told(&linux);
         compare::descriptors(&linux, &truth);
         compare::sockets(&linux, &truth);
         compare::addresses(&linux, &truth);

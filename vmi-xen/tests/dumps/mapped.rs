@@ -2,7 +2,7 @@
 //! What processes have mapped, against their own /proc/PID/maps; and the text of their executables, against the files.
 
 use vmi_xen::kernel::Kernel;
-use vmi_xen::linux::{Linux, Mapping, PageDigests, Process};
+use vmi_xen::linux::{Hashed, Linux, Mapping, Measurement, PageDigests, Process, TaskAddr, Text};
 use vmi_xen::memory::PhysicalMemory;
 
 use crate::forge::Overlay;
@@ -82,16 +82,54 @@ fn run_busybox<M: PhysicalMemory>(linux: &Linux<M>) -> Vec<Process> {
     processes
 }
 
+fn text<M: PhysicalMemory>(linux: &Linux<M>, task: TaskAddr) -> Text {
+    linux.program_text(task, &mut Hashed::default()).expect("read")
+}
+
+fn measure<M: PhysicalMemory>(linux: &Linux<M>, task: TaskAddr, digests: &PageDigests) -> Measurement {
+    text(linux, task).against(digests)
+}
+
 pub fn text_is_as_in_the_file<M: PhysicalMemory>(linux: &Linux<M>) {
+    let mut hashed = Hashed::default();
     let digests = PageDigests::of_elf(&busybox()).expect("a program");
     let processes = run_busybox(linux);
     assert!(processes.len() > 10);
     for process in processes {
         let who = format!("{} {:?}", process.pid, process.exe);
-        let found = linux.measure(process.task, &digests).expect(&who);
+        assert!(linux.is_still(&process).expect(&who), "{who}");
+        let text = linux.program_text(process.task, &mut hashed).expect(&who);
+        let found = text.against(&digests);
         assert!(found.is_sound(), "{who}: {found:x?}");
         assert!(found.same > 5, "{who}: {found:x?}");
+        assert_eq!(text, self::text(linux, process.task), "{who}: hashed before");
+        // All of it is the file's.
+        assert!(text.pages.iter().all(|page| page.private == Some(false)), "{who}");
+        let other = Process {
+            mm: process.mm + 1,
+            ..process
+        };
+        assert!(!linux.is_still(&other).expect(&who), "{who}");
     }
+}
+
+/// The workload wrote to its own text, in one process.
+pub fn text_of_its_own_is_told<M: PhysicalMemory>(linux: &Linux<M>) {
+    let processes = linux.processes().expect("processes");
+    let runs_workload = |process: &&Process| process.exe.as_deref() == Some("/workload");
+    let mut seen = [0, 0];
+    for process in processes.iter().filter(runs_workload) {
+        let private = text(linux, process.task).private();
+        let wrote = process.args.len() == 1 || process.args[0].starts_with("workload: retitled");
+        assert_eq!(
+            private.len(),
+            usize::from(wrote),
+            "{:?}: {private:x?}",
+            process.args
+        );
+        seen[usize::from(wrote)] += 1;
+    }
+    assert!(seen[0] > 3 && seen[1] == 1, "{seen:?}");
 }
 
 #[test]
@@ -120,7 +158,7 @@ fn a_changed_byte_of_a_programs_text_is_found_in_every_process_that_shares_it() 
         linux.memory().read_phys(pa + 77, &mut byte).expect("there");
         linux.memory().patch(pa + 77, &[!byte[0]]);
 
-        let found = linux.measure(process.task, &digests).expect(kernel.series);
+        let found = measure(&linux, process.task, &digests);
         assert!(!found.is_sound());
         assert_eq!(
             found.changed,
@@ -130,7 +168,7 @@ fn a_changed_byte_of_a_programs_text_is_found_in_every_process_that_shares_it() 
         );
         let sharing = run_busybox(&linux)
             .iter()
-            .filter(|process| !linux.measure(process.task, &digests).expect("read").is_sound())
+            .filter(|process| !measure(&linux, process.task, &digests).is_sound())
             .count();
         assert!(sharing > 1, "{}: {sharing}", kernel.series);
     }
@@ -148,17 +186,13 @@ fn another_program_is_not_taken_for_the_measured_one() {
     let other = other
         .iter()
         .find(|p| p.exe.as_deref().is_some_and(|exe| exe.ends_with("workload")));
-    let found = linux
-        .measure(other.expect("a workload").task, &digests)
-        .expect("read");
+    let found = measure(&linux, other.expect("a workload").task, &digests);
     assert!(!found.is_sound() && found.same == 0, "{found:x?}");
     let kthread = linux
         .processes()
         .expect("processes")
         .into_iter()
         .find(|p| p.kthread);
-    let none = linux
-        .measure(kthread.expect("a kernel thread").task, &digests)
-        .expect("read");
+    let none = measure(&linux, kthread.expect("a kernel thread").task, &digests);
     assert!(!none.is_sound(), "nothing is measured: {none:x?}");
 }

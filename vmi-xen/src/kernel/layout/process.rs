@@ -137,6 +137,15 @@ offsets! {
 }
 
 offsets! {
+    /// Whether a page of memory is of a file.
+    PageOffsets {
+        /// Of a page that is not the first of several: the first, plus 1.
+        compound_head: u64 = "page.compound_head",
+        mapping: u64 = "page.mapping" | "folio.mapping",
+    }
+}
+
+offsets! {
     /// Files of a file system that others are below (overlayfs): kernels from 6.6 on tell them by this.
     BackingFileOffsets {
         f_mode: Scalar = "file.f_mode",

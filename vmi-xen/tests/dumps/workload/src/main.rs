@@ -57,6 +57,20 @@ fn retitle() {
     assert_eq!(written.expect("own memory"), title.len());
 }
 
+/// What a debugger does to set a breakpoint: writes to a page of its own text, which is its own from then on. What it writes is what
+/// was there.
+fn own_text() {
+    let memory = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/proc/self/mem");
+    let memory = memory.expect("own memory");
+    let at = own_text as fn() as usize as u64;
+    let mut byte = [0];
+    std::os::unix::fs::FileExt::read_exact_at(&memory, &mut byte, at).expect("own text");
+    std::os::unix::fs::FileExt::write_all_at(&memory, &byte, at).expect("own text");
+}
+
 /// One of each other kind, all in one process.
 fn all() {
     let unbound = UdpSocket::bind("0.0.0.0:5301").expect("bind UDP");
@@ -86,6 +100,7 @@ fn all() {
     let last = UdpSocket::bind("127.0.0.1:5305").expect("bind UDP");
     let special = sockets::special();
     retitle();
+    own_text();
     forever();
     drop((
         unbound, connected, six, listener, client, server, waiting, many, last, special,
