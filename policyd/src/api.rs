@@ -144,6 +144,12 @@ fn router(door: &Arc<Doorman>, daemon: Arc<Daemon>) -> (Router, Vec<Row>) {
             metrics::metrics,
         )
         .get(
+            "/v1/measured",
+            Viewer,
+            "What programs processes run, by the text in their memory.",
+            handlers::measured,
+        )
+        .get(
             "/v1/threats",
             Viewer,
             "What looks like an attack, the newest first.",

@@ -54,6 +54,9 @@ pub struct Options {
     /// Seconds between two checks of every guest's kernel; 0 is never
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub check_every: u64,
+    /// Seconds between two looks at the program that a process runs; 0 is never again
+    #[arg(long, default_value_t = 10, value_name = "SECONDS")]
+    pub measure_every: u64,
     /// What traps may cost a guest, in percent of one vCPU's time; probes that cost more rest for a while
     #[arg(long, value_name = "PERCENT", default_value = "5", value_parser = percent)]
     pub budget: f64,

@@ -30,7 +30,7 @@ use crate::classes::ClassNumbers;
 use crate::control::Control;
 use crate::domain::Context;
 use crate::dry_runs::DryRuns;
-use crate::enforcer::{Enforcer, Order, Owners, Policies};
+use crate::enforcer::{Enforcer, Order, Owners, Policies, Readers};
 use crate::events::EventLog;
 use crate::gate::{Way, decider, is_instead};
 use crate::graph;
@@ -40,6 +40,7 @@ use crate::holding::{Holding, Limits};
 use crate::integrity;
 use crate::lock::InstanceLock;
 use crate::lookups::{self, Lookups};
+use crate::measures::{self, Measures};
 use crate::past::{self, PastFlows};
 use crate::present;
 use crate::recorder::{Notes, Recorder};
@@ -122,6 +123,7 @@ pub struct Daemon {
     pub(crate) world: Arc<ArcSwap<World>>,
     owners: Arc<Owners>,
     lookups: Lookups,
+    measures: Measures,
     pub(crate) datapath: Arc<Mutex<Datapath>>,
     pub(crate) classes: Arc<Mutex<ClassNumbers>>,
     pub(crate) dry_runs: Arc<DryRuns>,
@@ -186,6 +188,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let (orders, orders_in) = bounded(ORDERS);
     let (facts, facts_in) = bounded(FACTS);
     let (lookups, questions) = Lookups::new(Holding::open(Limits::default()));
+    let (measures, measures_asked) = Measures::new();
     let shape_problems = shapes::Problems::default();
     let mut enforcer = Enforcer::new(
         policies,
@@ -193,7 +196,10 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         Arc::clone(&world),
         Arc::clone(&events),
         Arc::clone(&owners),
-        lookups.clone(),
+        Readers {
+            lookups: lookups.clone(),
+            measures: measures.clone(),
+        },
         Shapes::new(Arc::clone(&shape_problems)),
     )?;
     let (classes, dry_runs) = (enforcer.classes(), enforcer.dry_runs());
@@ -228,6 +234,25 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         let (lookups, registry) = (lookups.clone(), Arc::clone(&registry));
         let (orders, stop) = (orders.clone(), Arc::clone(&stop));
         move || lookups::run(&lookups, &questions, &registry, &orders, share, &stop)
+    })?;
+    let measurer = spawn("measures", {
+        let (measures, world, registry) = (measures.clone(), Arc::clone(&world), Arc::clone(&registry));
+        let (orders, stop) = (orders.clone(), Arc::clone(&stop));
+        let terms = measures::Terms {
+            share,
+            every: (options.measure_every > 0).then(|| Duration::from_secs(options.measure_every)),
+        };
+        move || {
+            measures::run(
+                &measures,
+                &measures_asked,
+                &world,
+                &registry,
+                &orders,
+                &terms,
+                &stop,
+            )
+        }
     })?;
     let context = Arc::new(Context {
         registry: Arc::clone(&registry),
@@ -314,6 +339,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         world,
         owners,
         lookups,
+        measures,
         datapath,
         classes,
         dry_runs,
@@ -335,6 +361,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let _ = watcher.join();
     let _ = vifs.join();
     let _ = looker.join();
+    let _ = measurer.join();
     let _ = health.join();
     let _ = threat_rules.join();
     let _ = rollout.join();
@@ -574,6 +601,28 @@ impl Daemon {
         Ok(routes
             .map(|facade| present::route(&world, facade, |end| with(facade, end).unwrap_or(0)))
             .collect())
+    }
+
+    /// `GET /v1/measured`.
+    pub fn measured(&self, domain: Option<&str>) -> Result<api::MeasuredProcesses, DaemonError> {
+        let scope = domain.map(|d| self.find(d)).transpose()?.map(|d| d.scope());
+        let mut processes = Vec::new();
+        self.measures.each(|of, who, looked| {
+            let Some(looked) = looked.filter(|_| scope.is_none_or(|scope| scope == of)) else {
+                return;
+            };
+            let entry = u16::try_from(of).ok().and_then(|id| self.registry.by_id(id));
+            processes.extend(entry.map(|entry| api::MeasuredProcess {
+                domain: entry.vm.name.clone(),
+                process: present::process(who),
+                text: present::text(looked),
+            }));
+        });
+        processes.sort_by(|a, b| (&a.domain, a.process.pid).cmp(&(&b.domain, b.process.pid)));
+        Ok(api::MeasuredProcesses {
+            processes,
+            dropped: self.measures.dropped(),
+        })
     }
 
     /// `GET /v1/threats`. What was found in a domain that is no more is asked for by its name.

@@ -8,6 +8,7 @@
 mod changes;
 mod flows;
 mod health;
+mod measured;
 mod orders;
 mod policies;
 mod trial;
@@ -37,6 +38,7 @@ use crate::events::EventLog;
 use crate::gate::{Judged, Told, Way};
 use crate::inventory::Inventory;
 use crate::lookups::{Answer, Lookups, Question};
+use crate::measures::{Measures, Report};
 use crate::recorder::Notes;
 use crate::registry::lock;
 use crate::revocations::Revocations;
@@ -45,6 +47,7 @@ use crate::shapes::{self, Shapes};
 use crate::tables;
 use crate::world::{Listeners, Mac, Vm, World};
 use health::Health;
+use measured::Awaiting;
 use policyd_advice::Candidate;
 
 /// Facts taken in one go before changed listeners reach the World: bounds how long a listener stays unknown under load.
@@ -185,8 +188,18 @@ pub enum Order {
         /// What happened.
         what: What,
     },
+    /// What program a process runs.
+    Measured(Box<Report>),
     /// Finish what is queued and end.
     Stop,
+}
+
+/// The threads that read guests when the enforcer asks.
+pub struct Readers {
+    /// Who owns a flow.
+    pub lookups: Lookups,
+    /// What a process runs.
+    pub measures: Measures,
 }
 
 /// The enforcer's state.
@@ -203,6 +216,10 @@ pub struct Enforcer {
     gone: Gone,
     /// Flows whose socket nobody holds, until when a trap is awaited, and whether the guest could say so.
     doubts: VecDeque<(Instant, Question, bool)>,
+    /// What programs processes run.
+    measures: Measures,
+    /// Flows that wait for that.
+    awaiting: Awaiting,
     /// UDP flows whose verdict came from a lookup, by guest and port: it goes with the socket.
     datagrams: HashMap<(u32, u16), Vec<Way>>,
     /// Which backends fail.
@@ -242,9 +259,10 @@ impl Enforcer {
         world: Arc<ArcSwap<World>>,
         log: Arc<EventLog>,
         owners: Arc<Owners>,
-        lookups: Lookups,
+        readers: Readers,
         shapes: Shapes,
     ) -> Result<Enforcer, DaemonError> {
+        let Readers { lookups, measures } = readers;
         let (flows, measured) = {
             let datapath = lock(&datapath);
             (datapath.flow_writer(), datapath.histograms()?)
@@ -262,6 +280,8 @@ impl Enforcer {
             arriving: Vec::new(),
             gone: Gone::default(),
             doubts: VecDeque::new(),
+            measures,
+            awaiting: Awaiting::default(),
             datagrams: HashMap::new(),
             health: Health::default(),
             policies,
@@ -302,7 +322,7 @@ impl Enforcer {
     pub fn run(mut self, orders: &Receiver<Order>, facts: &Receiver<Told>) {
         let mut next_sweep = Instant::now() + SWEEP;
         loop {
-            let due = [self.conclude(), self.health.due(), self.hours()];
+            let due = [self.conclude(), self.overdue(), self.health.due(), self.hours()];
             let due = due.into_iter().flatten().min();
             let wait = due.map_or(SWEEP, |due| due.saturating_duration_since(Instant::now()));
             select! {
@@ -359,6 +379,13 @@ impl Enforcer {
     /// Puts `rules` in force: World, tables, live flows. Returns how many flows changed their verdict. On an error the
     /// datapath still has what it had, and so has the World.
     fn enforce(&mut self, rules: Arc<policy::Ruleset>) -> Result<usize, DaemonError> {
+        let guests = &self.guests;
+        let unknown = self
+            .measures
+            .results
+            .keep_what_holds(&rules, |scope| guests.get(&scope).map(|vm| &vm.id));
+        let forgot = !unknown.is_empty();
+        self.awaiting.unknown.extend(unknown);
         let mut world = World::new(rules, self.guests.values().cloned().collect());
         world.holds = self.policies.holds();
         let world = Arc::new(world.with_routes(&self.health));
@@ -376,7 +403,7 @@ impl Enforcer {
             before.rules.generation() != world.rules.generation() || !before.rules.same_hours(&world.rules);
         // Where a rule sends what it denies, there may be nobody any more.
         let moved = before.routes.diversions != world.routes.diversions;
-        Ok(if policy_changed || moved {
+        Ok(if policy_changed || moved || forgot {
             self.decide_flows_anew(&world)
         } else {
             0

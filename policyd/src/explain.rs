@@ -48,7 +48,10 @@ impl Daemon {
         if let (Some(exe), Some(_)) = (&request.exe, from.vm) {
             who = self.running(&request.from, exe, request.uid);
             source.owner = Owner::Process(match &who {
-                Some(subject) => policy_process(subject),
+                Some(subject) => match from.scope.and_then(|scope| world.vm(scope)) {
+                    Some(vm) => vm.process(subject),
+                    None => policy_process(subject, policy::Measured::Unknown),
+                },
                 None => policy::Process {
                     exe: Some(exe),
                     uid: request.uid.unwrap_or(0),

@@ -18,6 +18,7 @@ use vmi_xen::linux::{self, Socket};
 use vmi_xen::meter::Meter;
 use vmi_xen::observe::Subject;
 
+use crate::allowance::Allowance;
 use crate::enforcer::Order;
 use crate::gate::Way;
 use crate::holding::Holding;
@@ -27,8 +28,6 @@ use crate::registry::{DomainEntry, Registry, lock};
 const WAITING: usize = 1024;
 /// How often the thread looks whether the daemon ends.
 const NAP: Duration = Duration::from_millis(200);
-/// The time over which a guest's share is averaged: a burst of new flows may use all of it at once.
-const WINDOW: Duration = Duration::from_secs(5);
 
 /// A flow whose owner is asked for.
 pub struct Question {
@@ -187,66 +186,4 @@ fn give(orders: &Sender<Order>, question: Question, owner: Option<(Socket, Arc<S
         owner,
         asked,
     })));
-}
-
-/// Time that a guest's lookups may still take: it grows by the guest's share of the time that passes.
-struct Allowance {
-    /// Seconds; below zero after a lookup that took longer than was left.
-    left: f64,
-    at: Instant,
-}
-
-impl Allowance {
-    fn full(share: f64) -> Allowance {
-        Allowance {
-            left: most(share),
-            at: Instant::now(),
-        }
-    }
-
-    fn grow(&mut self, share: f64) {
-        let now = Instant::now();
-        let grown = self.left + now.duration_since(self.at).as_secs_f64() * share;
-        self.left = grown.min(most(share));
-        self.at = now;
-    }
-
-    fn has_some(&mut self, share: f64) -> bool {
-        self.grow(share);
-        self.left > 0.0
-    }
-
-    fn is_full(&mut self, share: f64) -> bool {
-        self.grow(share);
-        self.left >= most(share)
-    }
-
-    fn spend(&mut self, took: Duration) {
-        self.left -= took.as_secs_f64();
-    }
-}
-
-fn most(share: f64) -> f64 {
-    WINDOW.as_secs_f64() * share
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_guest_that_used_its_share_waits_for_more() {
-        let mut allowance = Allowance::full(0.01);
-        assert!(allowance.has_some(0.01));
-        // The window's 50 ms, and 10 s more than that.
-        allowance.spend(Duration::from_millis(10_050));
-        assert!(!allowance.has_some(0.01) && !allowance.is_full(0.01));
-        allowance.at -= Duration::from_secs(999);
-        assert!(!allowance.has_some(0.01));
-        allowance.at -= Duration::from_secs(2);
-        assert!(allowance.has_some(0.01) && !allowance.is_full(0.01));
-        allowance.at -= Duration::from_secs(100);
-        assert!(allowance.is_full(0.01));
-        assert!(allowance.left <= most(0.01), "it does not save up");
-    }
 }

@@ -4,6 +4,7 @@
 //! Started as root in dom0 it watches every Linux guest, and enforces the stored policy on their vifs. Without a policy
 //! it changes no traffic.
 
+mod allowance;
 mod api;
 mod args;
 mod bridges;
@@ -27,6 +28,7 @@ mod inventory;
 mod links;
 mod lock;
 mod lookups;
+mod measures;
 mod metrics;
 mod past;
 mod present;

@@ -15,6 +15,7 @@ use vmi_xen::observe::Subject;
 
 use crate::holding::Counts;
 use crate::lookups::Stats;
+use crate::measures::Looked;
 use crate::routes::{Facade, Failure, Member, Standing};
 use crate::world::World;
 
@@ -93,6 +94,31 @@ pub fn finding(finding: &Finding) -> api::Finding {
 
 fn words(items: impl Iterator<Item = impl ToString>) -> Vec<String> {
     items.map(|item| item.to_string()).collect()
+}
+
+/// What a look at the text of a process's program showed that is news.
+pub fn measured(who: &Subject, looked: &Looked) -> api::What {
+    api::What::Measured {
+        process: process(who),
+        text: text(looked),
+    }
+}
+
+/// What a look at the text of a process's program showed.
+pub fn text(looked: &Looked) -> api::Text {
+    api::Text {
+        measured: match looked.measured() {
+            policy::Measured::Unknown => api::Measured::Unknown,
+            policy::Measured::Unregistered => api::Measured::Unregistered,
+            policy::Measured::Same => api::Measured::Same,
+            policy::Measured::Changed => api::Measured::Changed,
+        },
+        program: looked.program.clone(),
+        pages: looked.pages,
+        changed: looked.changed.clone(),
+        private: looked.private.clone(),
+        unmapped: looked.unmapped,
+    }
 }
 
 /// A whole check, the worst finding first.
@@ -405,6 +431,8 @@ mod tests {
             ppid: 1,
             comm: String::new(),
             exe: None,
+            mm: 1,
+            leader: linux::TaskAddr(0),
             exe_deleted: false,
             chroot: None,
             args: Vec::new(),

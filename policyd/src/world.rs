@@ -9,9 +9,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use netback_filter::Lock;
-use policy::{Decider, Decision, Endpoint, Flow, Owner, Protocol, Refuse, Ruleset, Side, Verdict, VmId};
+use policy::{
+    Decider, Decision, Endpoint, Flow, Measured, Owner, Protocol, Refuse, Ruleset, Side, Verdict, VmId,
+};
 use vmi_xen::observe::Subject;
 
+use crate::measures::{Results, Runs};
 use crate::present::NO_LOGIN;
 use crate::routes::{Condition, Routes};
 
@@ -27,6 +30,8 @@ pub struct World {
     by_address: HashMap<IpAddr, usize>,
     by_scope: HashMap<u32, usize>,
     by_uuid: HashMap<[u8; 16], usize>,
+    /// Some rule asks what programs processes run.
+    asks_measured: bool,
 }
 
 /// A guest as policy sees it.
@@ -54,6 +59,8 @@ pub struct Vm {
     pub counted: bool,
     /// It is paused.
     pub paused: bool,
+    /// What its processes were found to run: of all guests, and as it is now, for that changes with every process.
+    pub measured: Arc<Results>,
 }
 
 /// A MAC address.
@@ -131,6 +138,19 @@ impl Listeners {
             .map(|l| &l.subject)
     }
 
+    /// What the processes run that listen.
+    pub fn processes(&self) -> impl Iterator<Item = Runs> + '_ {
+        self.by_port
+            .values()
+            .flatten()
+            .map(|l| Runs::from(&l.subject.process))
+    }
+
+    /// Whether a process listens.
+    pub fn has_process(&self, runs: &Runs) -> bool {
+        self.processes().any(|of| of == *runs)
+    }
+
     /// Every protocol and port somebody listens on.
     pub fn ports(&self) -> impl Iterator<Item = (Protocol, u16)> + '_ {
         self.by_port.keys().copied()
@@ -165,7 +185,7 @@ impl From<Decision> for Ruling {
 }
 
 /// The process of a subject as policy looks at it.
-pub fn policy_process(subject: &Subject) -> policy::Process<'_> {
+pub fn policy_process(subject: &Subject, measured: Measured) -> policy::Process<'_> {
     let p = &subject.process;
     policy::Process {
         exe: p.exe.as_deref(),
@@ -176,6 +196,7 @@ pub fn policy_process(subject: &Subject) -> policy::Process<'_> {
         loginuid: (p.loginuid != NO_LOGIN).then_some(p.loginuid),
         container: p.container.as_deref(),
         parents: &subject.parents,
+        measured,
     }
 }
 
@@ -201,6 +222,7 @@ impl World {
             by_address.entry(address).or_insert(i);
         }
         World {
+            asks_measured: rules.asks_measured(),
             rules,
             routes: Routes::default(),
             holds: false,
@@ -238,9 +260,22 @@ impl World {
         }
     }
 
+    /// Decides a flow whose processes are known, as far as they will be: also, whether it is denied only until it is known what
+    /// programs they run.
+    pub fn weigh(&self, flow: &Flow<'_>) -> Ruling {
+        match self.rules.decide_for_any_process(flow) {
+            Some(decision) => Ruling::from(decision),
+            None => Ruling {
+                decision: self.decide_unknown(flow),
+                awaited: self.is_unmeasured(&flow.source) || self.is_unmeasured(&flow.destination),
+            },
+        }
+    }
+
     fn decide_unknown(&self, flow: &Flow<'_>) -> Decision {
         let mut decision = self.rules.decide(flow);
-        if self.is_looked_up(&flow.source) || self.is_looked_up(&flow.destination) {
+        let is_told = |end| self.is_looked_up(end) || self.is_unmeasured(end);
+        if is_told(&flow.source) || is_told(&flow.destination) {
             decision.refuse = Refuse::Drop;
         }
         match decision.verdict {
@@ -285,6 +320,12 @@ impl World {
         matches!(end.owner, Owner::Unknown) && self.vm_of(end).is_some_and(|vm| !vm.trapped && !vm.opaque)
     }
 
+    /// Whether it is to be found out yet what program the process at this end runs.
+    fn is_unmeasured(&self, end: &Endpoint<'_>) -> bool {
+        let unknown = |process: &policy::Process<'_>| process.measured == Measured::Unknown;
+        self.asks_measured && matches!(&end.owner, Owner::Process(process) if unknown(process))
+    }
+
     /// Whether the report of a flow's first packet leads to its process at this end. Traps do not show what sockets send that are
     /// not connected, but who has them.
     fn is_awaited(&self, flow: &Flow<'_>, at: Side) -> bool {
@@ -320,13 +361,13 @@ impl World {
 
     /// The source end in guest `scope`: with its process when a trap or the inventory showed it.
     pub fn source<'a>(&'a self, scope: u32, address: IpAddr, subject: Option<&'a Subject>) -> Endpoint<'a> {
-        let end = match self.vm(scope) {
-            Some(vm) => vm.end(address),
-            None => Endpoint::world(address),
-        };
-        match subject {
-            Some(subject) => end.with_process(policy_process(subject)),
-            None => end,
+        match (self.vm(scope), subject) {
+            (Some(vm), Some(subject)) => vm.end(address).with_process(vm.process(subject)),
+            (Some(vm), None) => vm.end(address),
+            (None, Some(subject)) => {
+                Endpoint::world(address).with_process(policy_process(subject, Measured::Unknown))
+            }
+            (None, None) => Endpoint::world(address),
         }
     }
 
@@ -354,7 +395,13 @@ impl Vm {
             macs: Vec::new(),
             counted: false,
             paused: false,
+            measured: Arc::default(),
         }
+    }
+
+    /// A process of it as policy looks at it.
+    pub fn process<'a>(&self, subject: &'a Subject) -> policy::Process<'a> {
+        policy_process(subject, self.measured.of(self.scope, &subject.process))
     }
 
     /// The MAC address of the vif that has this address: by dom0's word, else of the guest's first.
@@ -381,7 +428,7 @@ impl Vm {
     pub fn destination(&self, protocol: Protocol, address: IpAddr, port: u16) -> Endpoint<'_> {
         let end = self.end(address);
         match self.listeners.owner_of(protocol, address, port) {
-            Some(subject) => end.with_process(policy_process(subject)),
+            Some(subject) => end.with_process(self.process(subject)),
             None => end,
         }
     }

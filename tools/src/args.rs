@@ -2,6 +2,7 @@
 //! The command line.
 
 pub mod advice;
+pub mod measure;
 pub mod past;
 pub mod remote;
 pub mod rollout;
@@ -144,6 +145,26 @@ pub enum Command {
         #[arg(add = completion::domains())]
         domain: String,
     },
+    /// Write what the text of programs is as a policy set, for rules that require `authentication: measured`.
+    #[command(
+        after_help = "FILE is a program (ELF, 64 bits) as guests have it; of a script measure its interpreter. The set is printed, \
+        and says what each page is that is executed. A guest's process is measured where the pages of its executable, in the guest's \
+        memory, are all as written here; libraries are not looked at.\n\n\
+        EXAMPLES\n  \
+        mount -o ro /dev/vg0/web1 /mnt && xmesh measure --root /mnt /usr/sbin/nginx > nginx.yaml\n  \
+        xmesh measure --at /usr/bin/curl --vm 'web*' --label 7.88.1-10 ./curl > curl.yaml\n  \
+        xmesh policy-apply nginx.yaml"
+    )]
+    Measure(measure::Measure),
+    /// List what programs processes run, by the text in their memory.
+    #[command(
+        after_help = "TEXT is same (it is that of the program named), changed (it is none that the policy has for this executable), \
+        unregistered (the policy has none) or unknown (nothing of it is in memory). Pages that somebody wrote to are told of any: \
+        debuggers do that, probes in programs, and whoever puts other code in a process's place.\n\n\
+        Exit status: 1 if any is changed.\n\n\
+        EXAMPLES\n  xmesh measured\n  xmesh measured --all web1\n  xmesh events -f --kind measured"
+    )]
+    Measured(measure::Measured),
     /// List what looks like an attack, with the evidence.
     #[command(
         after_help = "Found by rules over what processes do; each is also an event of kind `threat`. Exit status: 1 if any is \

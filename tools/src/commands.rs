@@ -7,6 +7,7 @@ mod domains;
 mod edit;
 mod follow;
 mod inspect;
+mod measure;
 mod past;
 mod policies;
 mod policy_history;
@@ -27,6 +28,7 @@ use crate::output::Output;
 pub fn run(args: &Args, output: &mut Output) -> Result<(), ToolError> {
     // The commands that want no daemon.
     match &args.command {
+        Command::Measure(asked) => return measure::measure(asked, output),
         Command::PolicyCheck { files, vms } => return policies::check(files, vms, output),
         Command::PolicySchema => return output.raw(policy::document::SCHEMA.as_bytes()),
         Command::Inspect { file } => return inspect::inspect(file, output),
@@ -51,6 +53,8 @@ pub fn run(args: &Args, output: &mut Output) -> Result<(), ToolError> {
         Command::Inspect { file } => inspect::inspect(file, output),
         Command::Graph { domain } => domains::graph(&client, domain, output),
         Command::Check { domain } => domains::check(&client, domain, output),
+        Command::Measure(asked) => measure::measure(asked, output),
+        Command::Measured(asked) => measure::measured(&client, asked, output),
         Command::Threats(asked) => threats::threats(&client, asked, output),
         Command::Events(events) => watch::events(&client, events, output),
         Command::Trace(trace) => trace::trace(&client, trace, output),

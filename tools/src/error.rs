@@ -77,6 +77,9 @@ pub enum ToolError {
     /// Threats are listed that are alerts.
     #[error("xmesh: alerts among them: {0}")]
     Alerts(usize),
+    /// Processes are listed whose text is none that the policy has.
+    #[error("xmesh: changed programs among them: {0}")]
+    Changed(usize),
     /// The mesh cannot run on this host as it is; what it lacks is on standard output.
     #[error("xmesh: this host lacks what the mesh needs; see the lines that begin with `fail`")]
     Lacking,
@@ -135,6 +138,7 @@ impl ToolError {
             | ToolError::Incomplete { .. }
             | ToolError::Found
             | ToolError::Alerts(_)
+            | ToolError::Changed(_)
             | ToolError::Lacking
             | ToolError::NoDomain(_)
             | ToolError::Ended(_)

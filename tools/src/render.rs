@@ -12,6 +12,7 @@ pub mod event;
 pub mod flow;
 pub mod graph;
 pub mod guest;
+pub mod measured;
 pub mod past;
 pub mod policy;
 pub mod policy_history;

@@ -18,7 +18,9 @@ use crate::altp2m::{self, Armed, EngineError, ProbeId, RecordError, UndoRecord};
 use crate::breakpoint;
 use crate::integrity::{Checker, Report};
 use crate::kernel::{Kernel, KernelError, LayoutError};
-use crate::linux::{Budget, DataFlow, Flow, InterfaceAddress, Linux, LinuxError, Socket};
+use crate::linux::{
+    Budget, DataFlow, Flow, Hashed, InterfaceAddress, Linux, LinuxError, Process, Socket, Text,
+};
 use crate::live::{self, LiveMemory};
 use crate::meter::{Governor, Meter, TrapBudget};
 use crate::observe::{Observer, Point, Registers, Subject, Watch};
@@ -313,6 +315,25 @@ impl Inspector {
             Ok(Some(self.linux.first_sockets_of(task, STANDARD_DESCRIPTORS)?))
         });
         found.0
+    }
+
+    /// The text of a process's executable, as it is in memory; `None` where the process is gone, or runs another program. What
+    /// `hashed` has of frames is believed: it is for one round.
+    ///
+    /// # Errors
+    /// As [`Linux::program_text`].
+    pub fn program_text(&self, process: &Process, hashed: &mut Hashed) -> Result<Option<Text>, LinuxError> {
+        if self.mapped.get().elapsed() >= STATUS_PERIOD {
+            self.fresh();
+        }
+        self.linux.refresh();
+        // What was its task may be anything by now.
+        let is_still = || self.linux.is_still(process).unwrap_or(false);
+        if !is_still() {
+            return Ok(None);
+        }
+        let text = self.linux.program_text(process, hashed)?;
+        Ok(is_still().then_some(text))
     }
 
     /// Addresses of the guest's interfaces, in all its network namespaces.

@@ -13,7 +13,7 @@ use crate::pattern::Pattern;
 use crate::problem::nearest;
 
 /// What `answers` may speak of: how bad a threat is, or the rule that found it.
-pub const THREATS: [&str; 20] = [
+pub const THREATS: [&str; 21] = [
     "notice",
     "warning",
     "alert",
@@ -32,6 +32,7 @@ pub const THREATS: [&str; 20] = [
     "exfiltration",
     "dns-tunnel",
     "unowned-traffic",
+    "text-changed",
     "hidden",
     "kernel-changed",
 ];

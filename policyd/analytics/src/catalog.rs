@@ -29,7 +29,7 @@ const fn entry_of(
 
 use Severity::{Alert, Notice, Warning};
 
-const ALL: [Entry; 16] = [
+const ALL: [Entry; 17] = [
     entry_of(
         "reverse-shell",
         Alert,
@@ -134,6 +134,15 @@ const ALL: [Entry; 16] = [
         "T1095",
         "The guest sends what none of its processes owns",
         "The kernel itself (NFS, WireGuard), and DHCP clients, which send by raw sockets",
+    ),
+    entry_of(
+        crate::text::ID,
+        Alert,
+        "T1055",
+        "The code of a process is not that of its file: pages that somebody wrote to, an executable that is mapped nowhere, or a text \
+         that is none of the programs of the policy",
+        "Debuggers, probes in programs (uprobes), programs that move or unpack their code, and new versions that policy does not know; \
+         each is told as less than an alert",
     ),
     entry_of(
         "hidden",

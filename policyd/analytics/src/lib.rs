@@ -18,6 +18,7 @@ mod shell;
 pub mod signals;
 mod sketch;
 pub mod spread;
+mod text;
 mod volume;
 
 use std::collections::HashMap;
@@ -194,6 +195,7 @@ impl Detector {
                 ),
                 remote.to_string(),
             )),
+            What::Measured { process, text } => found.extend(text::look(process, text)),
             What::Hidden { finding } => {
                 found.push((catalog::finding("hidden", finding), finding.message.clone()));
             }

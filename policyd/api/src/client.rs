@@ -184,6 +184,14 @@ impl Client {
         self.get(&format!("/v1/signals?{}", query.join("&")))
     }
 
+    /// What programs processes run, by the text in their memory: of one domain or all.
+    pub fn measured(&self, domain: Option<&str>) -> Result<MeasuredProcesses, ClientError> {
+        let query = domain
+            .map(|d| format!("domain={}", escape(d)))
+            .unwrap_or_default();
+        self.get(&format!("/v1/measured?{query}"))
+    }
+
     /// What looks like an attack.
     pub fn threats(&self, query: &ThreatQuery) -> Result<Threats, ClientError> {
         let domain = query.domain.as_deref().map(|d| format!("domain={}", escape(d)));

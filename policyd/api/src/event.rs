@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::flow::{BackendState, Decision, Party, Routed};
 use crate::guest::{Finding, Mode, Process};
+use crate::measured::Text;
 use crate::threat::Threat;
 
 /// Users, groups and capabilities of a process, numbered as in the guest's initial user namespace.
@@ -83,6 +84,13 @@ pub enum What {
         before: Credentials,
         /// What it has.
         after: Credentials,
+    },
+    /// The text of a process's program is not what it should be, or is again.
+    Measured {
+        /// The process.
+        process: Process,
+        /// What was seen.
+        text: Text,
     },
     /// A TCP socket began to listen.
     Listen {
@@ -256,11 +264,12 @@ pub enum What {
 
 impl What {
     /// Every word that names a kind.
-    pub const KINDS: [&str; 21] = [
+    pub const KINDS: [&str; 22] = [
         "fork",
         "exec",
         "exit",
         "cred",
+        "measured",
         "listen",
         "bind",
         "close",
@@ -287,6 +296,7 @@ impl What {
             What::Exec { .. } => "exec",
             What::Exit { .. } => "exit",
             What::Cred { .. } => "cred",
+            What::Measured { .. } => "measured",
             What::Listen { .. } => "listen",
             What::Bind { .. } => "bind",
             What::Close { .. } => "close",

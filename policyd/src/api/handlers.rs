@@ -180,6 +180,13 @@ pub async fn stats(State(daemon): State<Arc<Daemon>>, Asked(query): Asked<Domain
     blocking(move || daemon.stats(query.domain.as_deref())).await
 }
 
+pub async fn measured(
+    State(daemon): State<Arc<Daemon>>,
+    Asked(query): Asked<MeasuredQuery>,
+) -> Answer<MeasuredProcesses> {
+    blocking(move || daemon.measured(query.domain.as_deref())).await
+}
+
 pub async fn threats(State(daemon): State<Arc<Daemon>>, Asked(query): Asked<ThreatQuery>) -> Answer<Threats> {
     blocking(move || daemon.threats(&query)).await
 }

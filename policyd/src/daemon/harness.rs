@@ -107,6 +107,7 @@ fn site(path: &Path, pins: &Path, stopping: watch::Receiver<bool>) -> (Daemon, V
     let world = Arc::new(ArcSwap::from_pointee(world));
     let (events, owners) = (Arc::new(EventLog::new(EVENT_LOG)), Arc::new(Owners::default()));
     let (lookups, _) = Lookups::new(Holding::open(Limits::default()));
+    let (measures, _) = Measures::new();
     let (orders, orders_in) = bounded(ORDERS);
     let shape_problems = shapes::Problems::default();
     let mut enforcer = Enforcer::new(
@@ -115,7 +116,10 @@ fn site(path: &Path, pins: &Path, stopping: watch::Receiver<bool>) -> (Daemon, V
         Arc::clone(&world),
         Arc::clone(&events),
         Arc::clone(&owners),
-        lookups.clone(),
+        Readers {
+            lookups: lookups.clone(),
+            measures: measures.clone(),
+        },
         Shapes::new(Arc::clone(&shape_problems)),
     )
     .expect("in force");
@@ -160,6 +164,7 @@ fn site(path: &Path, pins: &Path, stopping: watch::Receiver<bool>) -> (Daemon, V
         world,
         owners,
         lookups,
+        measures,
         datapath,
         classes,
         dry_runs,

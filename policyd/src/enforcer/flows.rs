@@ -91,7 +91,8 @@ impl Enforcer {
             match (record.verdict.origin, owners.get(&way)) {
                 (Direction::FromGuest, Some(owner)) => {
                     // A flow under way keeps its backend. One that has not begun may have been given one by a trap.
-                    let begun = (record.first_ns != 0).then_some(way.remote);
+                    let held = record.verdict.action == HELD;
+                    let begun = (record.first_ns != 0 && !held).then_some(way.remote);
                     let backend = record.backend.or(begun).or(owner.backend);
                     let stage = match (backend, write) {
                         (Some(end), _) => Stage::Under {
@@ -106,6 +107,9 @@ impl Enforcer {
                         changed += 1;
                     }
                     write_verdict(world, &self.flows, write, &way, &judged);
+                    if held && !judged.awaited {
+                        self.lookups.holding.settle(&record.key);
+                    }
                     if is_connection(record) && is_answered(judged.action()) {
                         over.push(record.key);
                         // Its other half, which a guest of this host knows it by.
@@ -308,6 +312,12 @@ impl Enforcer {
             backend,
             peer,
         } = question;
+        // What waits until its process is measured has been told of.
+        let by_verdict =
+            |event: &Event| matches!(event.flow.decided_by, DecidedBy::Userspace | DecidedBy::Lookup);
+        if refused.is_some_and(|event| is_held(&event) && by_verdict(&event)) {
+            return;
+        }
         let held = refused.filter(is_held);
         if let Some(event) = refused.as_ref().filter(|event| !is_held(event)) {
             self.refused(event, who.as_ref());
@@ -321,8 +331,8 @@ impl Enforcer {
         };
         match (origin, held) {
             (Direction::FromGuest, held) => {
-                self.connects(&who, way, Shown::Lookup(*backend));
-                if let Some(event) = held {
+                let waits = self.connects(&who, way, Shown::Lookup(*backend));
+                if let Some(event) = held.filter(|_| !waits) {
                     self.let_go(&event, &who);
                 }
             }
@@ -450,6 +460,7 @@ impl Enforcer {
             ways.retain(|way| live.contains(way));
             !ways.is_empty()
         });
+        self.forget_measured();
         self.notes.tell(Note::Live(records));
     }
 }
@@ -459,14 +470,20 @@ fn is_connection(record: &FlowRecord) -> bool {
     record.key.protocol == netback_filter::Protocol::TCP && record.first_ns != 0 && !record.ended
 }
 
+/// What becomes of a packet for as long as something is not known of its flow.
+const HELD: Action = Action::Deny(netback_filter::Refuse::Hold);
+
 /// Whether its ends are told that it is denied.
 fn is_answered(action: Action) -> bool {
-    !matches!(action, Action::Allow | Action::Deny(netback_filter::Refuse::Drop))
+    !matches!(
+        action,
+        Action::Allow | Action::Deny(netback_filter::Refuse::Drop) | HELD
+    )
 }
 
 /// Whether the packet of this report is not refused for good.
 fn is_held(event: &Event) -> bool {
-    event.enforced && event.flow.verdict.action == Action::Deny(netback_filter::Refuse::Hold)
+    event.enforced && event.flow.verdict.action == HELD
 }
 
 /// A flow towards a guest as its opener sees it.

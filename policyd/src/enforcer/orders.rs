@@ -88,6 +88,7 @@ impl Enforcer {
             }
             Order::Vif(event) => self.vif_event(event),
             Order::Owner(answer) => self.answered(*answer),
+            Order::Measured(report) => self.measured(*report),
             Order::Say { domain, what } => {
                 self.log
                     .publish(domain.as_ref().map(|(id, name)| (*id, name.as_str())), what);
@@ -116,19 +117,25 @@ impl Enforcer {
                     process: present::process(&child),
                 },
             ),
-            Fact::Executed(who) => self.say(
-                scope,
-                What::Exec {
-                    process: present::process(&who),
-                },
-            ),
-            Fact::Exited(who, code) => self.say(
-                scope,
-                What::Exit {
-                    process: present::process(&who),
-                    code,
-                },
-            ),
+            Fact::Executed(who) => {
+                self.starts(scope, &who);
+                self.say(
+                    scope,
+                    What::Exec {
+                        process: present::process(&who),
+                    },
+                );
+            }
+            Fact::Exited(who, code) => {
+                self.measures.gone(scope, &who);
+                self.say(
+                    scope,
+                    What::Exit {
+                        process: present::process(&who),
+                        code,
+                    },
+                );
+            }
             Fact::Changed(who, to) => self.say(
                 scope,
                 What::Cred {
@@ -139,18 +146,23 @@ impl Enforcer {
             ),
             Fact::Serving { who, socket } => self.serves(scope, &who, &socket),
             Fact::Closing { sk } => self.closes(scope, sk),
-            Fact::Connecting { who, way, judged } => self.connects(&who, &way, Shown::Trap(judged)),
+            Fact::Connecting { who, way, judged } => {
+                self.connects(&who, &way, Shown::Trap(judged));
+            }
             Fact::Accepted { who, way } => self.accepts(&who, &way, None, Seen::Trap),
         }
     }
 
-    /// A guest's process opens a flow.
-    pub(super) fn connects(&mut self, who: &Arc<Subject>, way: &Way, shown: Shown) {
+    /// A guest's process opens a flow. Whether it waits until it is known what programs the processes at its ends run: it is told of then.
+    pub(super) fn connects(&mut self, who: &Arc<Subject>, way: &Way, shown: Shown) -> bool {
         let world = self.world.load_full();
+        self.measures.look(way.scope, who);
         let (judged, write) = match shown {
             // It keeps its backend, whatever is chosen by now.
             Shown::Trap(then) => {
                 let now = match then.decision.by {
+                    // It has not begun.
+                    _ if then.awaited => judge(&world, way, who, Stage::Opening),
                     Decider::Unserved => judge(&world, way, who, Stage::Opening),
                     _ => {
                         let (end, instead) = (then.backend.unwrap_or(way.remote), then.instead());
@@ -159,7 +171,8 @@ impl Enforcer {
                 };
                 let (before, after) = (then.decision, now.decision);
                 let same = (then.passes(), before.verdict, before.class, before.generation)
-                    == (now.passes(), after.verdict, after.class, after.generation);
+                    == (now.passes(), after.verdict, after.class, after.generation)
+                    && then.awaited == now.awaited;
                 match same {
                     true => (then, None),
                     // It was decided a moment before a change of policy or listeners that this thread has since put in force.
@@ -190,6 +203,9 @@ impl Enforcer {
                 let port = (way.scope, way.local.port());
                 self.datagrams.entry(port).or_default().push(*way);
             }
+        }
+        if judged.awaited && !matches!(shown, Shown::Over) && self.awaits(&world, who, way, &judged, shown) {
+            return true;
         }
         let (protocol, remote) = (way.protocol, beyond.remote);
         if self.notes.wanted() && !way.is_inside() {
@@ -236,6 +252,7 @@ impl Enforcer {
         );
         let source = world.source(way.scope, way.local.ip(), Some(who));
         self.tried(&world, way, &decision, (true, &source, Some(who)));
+        false
     }
 
     /// A guest's process takes a flow. `client`: who opened it, where that is not to be found by its owner.
@@ -247,6 +264,7 @@ impl Enforcer {
         seen: Seen,
     ) {
         let world = self.world.load_full();
+        self.measures.look(way.scope, who);
         if !way.is_inside() {
             self.owners.insert(*way, who, None);
         }
@@ -285,6 +303,7 @@ impl Enforcer {
             listeners.insert(protocol, local.port(), listener);
             self.dirty = true;
         }
+        self.measures.look(scope, who);
         let process = present::process(who);
         let what = match protocol {
             Protocol::TCP => What::Listen { process, local },
@@ -317,7 +336,12 @@ impl Enforcer {
     }
 
     fn guest_up(&mut self, scope: u32, id: VmId) {
-        self.guests.insert(scope, Vm::new(id, scope));
+        let measured = Arc::clone(&self.measures.results);
+        let vm = Vm {
+            measured,
+            ..Vm::new(id, scope)
+        };
+        self.guests.insert(scope, vm);
         self.refresh();
     }
 
@@ -328,6 +352,8 @@ impl Enforcer {
         self.gone.retain(|(of, _), _| *of != scope);
         self.doubts.retain(|(_, question, _)| question.way.scope != scope);
         self.datagrams.retain(|(of, _), _| *of != scope);
+        self.awaiting.forget(scope);
+        self.measures.results.retain(|of, _| of != scope);
         lock(&self.owners.map).retain(|way, _| way.scope != scope);
         if let Err(e) = lock(&self.datapath).remove_scope(scope) {
             log::warn!("flows of domain {scope} stay in the map until they age out: {e}");

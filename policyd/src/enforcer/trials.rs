@@ -10,7 +10,7 @@ use vmi_xen::observe::Subject;
 use super::Enforcer;
 use crate::gate::Way;
 use crate::present;
-use crate::world::{World, policy_process};
+use crate::world::World;
 
 impl Enforcer {
     /// Tells what rules in dry run would have made of a flow from outside of this host.
@@ -25,7 +25,7 @@ impl Enforcer {
             protocol: way.protocol,
             source: Endpoint::world(way.remote.ip()),
             destination: match who {
-                Some(who) => vm.end(way.local.ip()).with_process(policy_process(who)),
+                Some(who) => vm.end(way.local.ip()).with_process(vm.process(who)),
                 None => vm.destination(way.protocol, way.local.ip(), way.local.port()),
             },
             port: way.local.port(),

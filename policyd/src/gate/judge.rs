@@ -3,20 +3,22 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use netback_filter::{Action, Direction, Target, Verdict};
+use netback_filter::{Action, Direction, Refuse, Target, Verdict};
 use policy::{Decision, Flow};
 use vmi_xen::observe::Subject;
 
 use super::{INSTEAD, WENT, Way, action, rule_number};
 use crate::routes::instead::Denied;
 use crate::shapes;
-use crate::world::World;
+use crate::world::{Ruling, World};
 
 /// What becomes of a flow that a guest opens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Judged {
     /// Pass or not, judged as the flow to where it goes.
     pub decision: Decision,
+    /// It is denied only until it is known what programs its processes run: its first packet waits for that.
+    pub awaited: bool,
     /// Where it goes in place of the remote end of its way.
     pub backend: Option<SocketAddr>,
     /// Whether a rule denies it and sends it elsewhere.
@@ -57,10 +59,8 @@ pub fn judge(world: &World, way: &Way, who: &Subject, stage: Stage) -> Judged {
         return under_way(world, way, who, end, instead);
     }
     let to = |target: Target| Judged {
-        decision: decide(world, way, who, target.end),
-        backend: Some(target.end),
-        elsewhere: Elsewhere::No,
         choice: Some(target),
+        ..Judged::to(decide(world, way, who, target.end), Some(target.end))
     };
     // Only before its first packet is there a choice.
     let divert = |judged: &Judged| match stage {
@@ -69,14 +69,14 @@ pub fn judge(world: &World, way: &Way, who: &Subject, stage: Stage) -> Judged {
     };
     let Some(facade) = world.routes.at(way.protocol, way.remote) else {
         let judged = Judged::to(decide(world, way, who, way.remote), None);
-        return divert(&judged).unwrap_or(judged);
+        return divert(&judged).filter(|_| !judged.awaited).unwrap_or(judged);
     };
     let source = world.source(way.scope, way.local.ip(), Some(who));
     let Some(member) = facade.choose(&source, way.scope, way.local) else {
-        return Judged::to(world.unserved(&facade.route), None);
+        return Judged::to(world.unserved(&facade.route).into(), None);
     };
     let judged = to(member.target());
-    if judged.passes() {
+    if judged.passes() || judged.awaited {
         return judged;
     }
     let decoy = || {
@@ -102,8 +102,9 @@ fn divert(world: &World, way: &Way, judged: &Judged) -> Option<Judged> {
     })
 }
 
-/// Judges a flow that goes to `end`. Where it was sent instead of being denied it stays as long as what denies it says the same.
+/// Judges a flow that goes to `end`: none of its packets waits any more. Where it was sent instead of being denied it stays as long as what denies it says the same.
 fn under_way(world: &World, way: &Way, who: &Subject, end: SocketAddr, instead: bool) -> Judged {
+    let decide = |world, way, who, end| Ruling::from(decide(world, way, who, end).decision);
     let backend = Some(end).filter(|end| *end != way.remote);
     let facade = world.routes.at(way.protocol, way.remote);
     let routed = facade.is_some_and(|facade| facade.member(end).is_some());
@@ -119,16 +120,16 @@ fn under_way(world: &World, way: &Way, who: &Subject, end: SocketAddr, instead: 
         None => Some(way.remote),
     };
     let kept = to.and_then(|to| {
-        let decision = decide(world, way, who, to);
+        let ruling = decide(world, way, who, to);
         let denied = Denied {
             way,
-            by: decision.by,
+            by: ruling.decision.by,
             to,
         };
         let keeps = world.routes.diversions.keeps(world, denied, end);
         keeps.then_some(Judged {
             elsewhere: Elsewhere::Goes,
-            ..Judged::to(decision, backend)
+            ..Judged::to(ruling, backend)
         })
     });
     kept.unwrap_or_else(|| match instead {
@@ -136,10 +137,10 @@ fn under_way(world: &World, way: &Way, who: &Subject, end: SocketAddr, instead: 
         true => Judged {
             elsewhere: Elsewhere::Went,
             ..Judged::to(
-                Decision {
+                Ruling::from(Decision {
                     refuse: policy::Refuse::Rst,
                     ..world.nobody()
-                },
+                }),
                 backend,
             )
         },
@@ -147,9 +148,10 @@ fn under_way(world: &World, way: &Way, who: &Subject, end: SocketAddr, instead: 
 }
 
 impl Judged {
-    fn to(decision: Decision, backend: Option<SocketAddr>) -> Judged {
+    fn to(ruling: Ruling, backend: Option<SocketAddr>) -> Judged {
         Judged {
-            decision,
+            decision: ruling.decision,
+            awaited: ruling.awaited,
             backend,
             elsewhere: Elsewhere::No,
             choice: None,
@@ -168,9 +170,10 @@ impl Judged {
 
     /// What the datapath does with it.
     pub fn action(&self) -> Action {
-        match self.passes() {
-            true => Action::Allow,
-            false => action(&self.decision),
+        match (self.passes(), self.awaited) {
+            (true, _) => Action::Allow,
+            (false, true) => Action::Deny(Refuse::Hold),
+            (false, false) => action(&self.decision),
         }
     }
 
@@ -202,8 +205,8 @@ impl Judged {
 }
 
 /// Decides a flow that `who` opens and that goes to `end`.
-fn decide(world: &World, way: &Way, who: &Subject, end: SocketAddr) -> Decision {
-    world.decide(&Flow {
+fn decide(world: &World, way: &Way, who: &Subject, end: SocketAddr) -> Ruling {
+    world.weigh(&Flow {
         protocol: way.protocol,
         source: world.source(way.scope, way.local.ip(), Some(who)),
         destination: world.destination(way.protocol, end.ip(), end.port()),

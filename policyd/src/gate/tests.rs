@@ -57,6 +57,8 @@ pub(crate) fn running(exe: &str) -> Subject {
         ppid: 1,
         comm: String::new(),
         exe: Some(exe.into()),
+        mm: 1,
+        leader: linux::TaskAddr(0),
         exe_deleted: false,
         chroot: None,
         args: Vec::new(),

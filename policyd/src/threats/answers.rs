@@ -250,7 +250,8 @@ mod tests {
             let source = policy::Endpoint::guest(&vm, [10, 0, 0, 1].into());
             let flow = policy::Flow {
                 protocol: policy::Protocol::TCP,
-                source: source.with_process(crate::world::policy_process(&subject)),
+                source: source
+                    .with_process(crate::world::policy_process(&subject, policy::Measured::Unknown)),
                 destination: policy::Endpoint::world([192, 0, 2, 1].into()),
                 port: 80,
             };

@@ -23,6 +23,9 @@ pub fn sentence(event: &Event) -> String {
             before,
             after,
         } => format!("{} {}", who(domain, process), change(before, after)),
+        What::Measured { process, text } => {
+            format!("{} {}", who(domain, process), super::measured::sentence(text))
+        }
         What::Listen { process, local } => format!("{} listens on {local}", who(domain, process)),
         What::Bind { process, local } => format!("{} takes datagrams on {local}", who(domain, process)),
         What::Close {

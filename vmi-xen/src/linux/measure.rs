@@ -240,14 +240,15 @@ impl Measurement {
 }
 
 impl<M: PhysicalMemory> Linux<M> {
-    /// Reads the text of a process's executable, by any of its threads. Nothing of a kernel thread, and of a process that is exiting.
+    /// Reads the text of a process's executable. Nothing of a kernel thread, and of a process that is exiting.
     ///
     /// # Errors
     /// If the task or its mappings cannot be read, or they are more than any real process has.
-    pub fn program_text(&self, task: TaskAddr, hashed: &mut Hashed) -> Result<Text, LinuxError> {
+    pub fn program_text(&self, process: &Process, hashed: &mut Hashed) -> Result<Text, LinuxError> {
         let read = || {
-            let Some(mm) = self.memory_of(task)? else {
-                return Ok(Text::default());
+            let mm = match process.mm {
+                0 => return Ok(Text::default()),
+                mm => mm,
             };
             let own = self.executable_place(mm)?;
             let space = self.space_of(mm)?;
@@ -259,12 +260,9 @@ impl<M: PhysicalMemory> Linux<M> {
                     found.libraries += 1;
                 } else {
                     for va in (area.start..area.end).step_by(PAGE_SIZE as usize) {
-                        match self.text_page(&space, va, hashed)? {
-                            Some((sha256, private)) => found.pages.push(TextPage {
-                                offset: area.offset.wrapping_add(va - area.start),
-                                sha256,
-                                private,
-                            }),
+                        let offset = area.offset.wrapping_add(va - area.start);
+                        match self.text_page(&space, va, offset, hashed)? {
+                            Some(page) => found.pages.push(page),
                             None => found.absent += 1,
                         }
                     }
@@ -278,23 +276,35 @@ impl<M: PhysicalMemory> Linux<M> {
     /// Whether the process is still there that was read as `process`, and runs the same program.
     ///
     /// # Errors
-    /// If its task cannot be read.
+    /// If its tasks cannot be read.
     pub fn is_still(&self, process: &Process) -> Result<bool, LinuxError> {
         let offsets = group(&self.kernel.layout.task)?;
-        let task = process.task;
-        let leader = self.leader(task)?;
-        Ok(self.u32(task.0.wrapping_add(offsets.tgid))? == process.tgid
-            && self.u64(leader.0.wrapping_add(offsets.start_time))? == process.start_time_ns
-            && self.memory_of(task)?.unwrap_or(0) == process.mm)
+        let leader = process.leader;
+        if self.u32(leader.0.wrapping_add(offsets.pid))? != process.tgid
+            || self.u64(leader.0.wrapping_add(offsets.start_time))? != process.start_time_ns
+        {
+            return Ok(false);
+        }
+        let is_its = |task| Ok::<_, LinuxError>(self.memory_of(task)?.unwrap_or(0) == process.mm);
+        if is_its(leader)? {
+            return Ok(true);
+        }
+        // The first thread may have ended before the others, and has no memory then.
+        let threads = match self.memory_of(leader)? {
+            Some(_) => Vec::new(),
+            None => self.threads(leader)?,
+        };
+        Ok(threads.into_iter().any(|thread| is_its(thread).unwrap_or(false)))
     }
 
-    /// What is in a page of a process, and whether it is its own; `None` where it has none there.
+    /// What is in a page of a process that is at `offset` in its file; `None` where it has none there.
     fn text_page(
         &self,
         space: &AddressSpace,
         va: u64,
+        offset: u64,
         hashed: &mut Hashed,
-    ) -> Result<Option<([u8; 32], Option<bool>)>, LinuxError> {
+    ) -> Result<Option<TextPage>, LinuxError> {
         self.meter.charge(va, 1, 0)?;
         let Ok(pa) = space.translate(&self.mem, va) else {
             return Ok(None);
@@ -310,7 +320,11 @@ impl<M: PhysicalMemory> Linux<M> {
                 *free.insert(Sha256::digest(bytes).into())
             }
         };
-        Ok(Some((sha256, self.is_of_no_file(frame).ok())))
+        Ok(Some(TextPage {
+            offset,
+            sha256,
+            private: self.is_of_no_file(frame).ok(),
+        }))
     }
 
     /// Whether a frame is memory of no file: what a process that wrote to a page of a file has in its place.

@@ -24,6 +24,8 @@ const MAX_ANCESTORS: usize = 64;
 pub struct Process {
     /// Address of the task that was asked for.
     pub task: TaskAddr,
+    /// Address of the task of its first thread, which is there for as long as the process is.
+    pub leader: TaskAddr,
     /// Its number in the initial PID namespace: the thread ID, and of a
     /// leader the process ID.
     pub pid: u32,
@@ -162,6 +164,7 @@ impl<M: PhysicalMemory> Linux<M> {
         let (netns, mntns) = self.namespaces(task);
         Ok(Process {
             task,
+            leader,
             pid: self.u32(at(offsets.pid))?,
             tgid: self.u32(at(offsets.tgid))?,
             ppid,

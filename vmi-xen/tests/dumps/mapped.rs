@@ -2,7 +2,7 @@
 //! What processes have mapped, against their own /proc/PID/maps; and the text of their executables, against the files.
 
 use vmi_xen::kernel::Kernel;
-use vmi_xen::linux::{Hashed, Linux, Mapping, Measurement, PageDigests, Process, TaskAddr, Text};
+use vmi_xen::linux::{Hashed, Linux, Mapping, Measurement, PageDigests, Process, Text};
 use vmi_xen::memory::PhysicalMemory;
 
 use crate::forge::Overlay;
@@ -82,12 +82,12 @@ fn run_busybox<M: PhysicalMemory>(linux: &Linux<M>) -> Vec<Process> {
     processes
 }
 
-fn text<M: PhysicalMemory>(linux: &Linux<M>, task: TaskAddr) -> Text {
-    linux.program_text(task, &mut Hashed::default()).expect("read")
+fn text<M: PhysicalMemory>(linux: &Linux<M>, process: &Process) -> Text {
+    linux.program_text(process, &mut Hashed::default()).expect("read")
 }
 
-fn measure<M: PhysicalMemory>(linux: &Linux<M>, task: TaskAddr, digests: &PageDigests) -> Measurement {
-    text(linux, task).against(digests)
+fn measure<M: PhysicalMemory>(linux: &Linux<M>, process: &Process, digests: &PageDigests) -> Measurement {
+    text(linux, process).against(digests)
 }
 
 pub fn text_is_as_in_the_file<M: PhysicalMemory>(linux: &Linux<M>) {
@@ -98,11 +98,11 @@ pub fn text_is_as_in_the_file<M: PhysicalMemory>(linux: &Linux<M>) {
     for process in processes {
         let who = format!("{} {:?}", process.pid, process.exe);
         assert!(linux.is_still(&process).expect(&who), "{who}");
-        let text = linux.program_text(process.task, &mut hashed).expect(&who);
+        let text = linux.program_text(&process, &mut hashed).expect(&who);
         let found = text.against(&digests);
         assert!(found.is_sound(), "{who}: {found:x?}");
         assert!(found.same > 5, "{who}: {found:x?}");
-        assert_eq!(text, self::text(linux, process.task), "{who}: hashed before");
+        assert_eq!(text, self::text(linux, &process), "{who}: hashed before");
         // All of it is the file's.
         assert!(text.pages.iter().all(|page| page.private == Some(false)), "{who}");
         let other = Process {
@@ -119,7 +119,7 @@ pub fn text_of_its_own_is_told<M: PhysicalMemory>(linux: &Linux<M>) {
     let runs_workload = |process: &&Process| process.exe.as_deref() == Some("/workload");
     let mut seen = [0, 0];
     for process in processes.iter().filter(runs_workload) {
-        let private = text(linux, process.task).private();
+        let private = text(linux, process).private();
         let wrote = process.args.len() == 1 || process.args[0].starts_with("workload: retitled");
         assert_eq!(
             private.len(),
@@ -158,7 +158,7 @@ fn a_changed_byte_of_a_programs_text_is_found_in_every_process_that_shares_it() 
         linux.memory().read_phys(pa + 77, &mut byte).expect("there");
         linux.memory().patch(pa + 77, &[!byte[0]]);
 
-        let found = measure(&linux, process.task, &digests);
+        let found = measure(&linux, process, &digests);
         assert!(!found.is_sound());
         assert_eq!(
             found.changed,
@@ -168,7 +168,7 @@ fn a_changed_byte_of_a_programs_text_is_found_in_every_process_that_shares_it() 
         );
         let sharing = run_busybox(&linux)
             .iter()
-            .filter(|process| !measure(&linux, process.task, &digests).is_sound())
+            .filter(|process| !measure(&linux, process, &digests).is_sound())
             .count();
         assert!(sharing > 1, "{}: {sharing}", kernel.series);
     }
@@ -186,13 +186,13 @@ fn another_program_is_not_taken_for_the_measured_one() {
     let other = other
         .iter()
         .find(|p| p.exe.as_deref().is_some_and(|exe| exe.ends_with("workload")));
-    let found = measure(&linux, other.expect("a workload").task, &digests);
+    let found = measure(&linux, other.expect("a workload"), &digests);
     assert!(!found.is_sound() && found.same == 0, "{found:x?}");
     let kthread = linux
         .processes()
         .expect("processes")
         .into_iter()
         .find(|p| p.kthread);
-    let none = measure(&linux, kthread.expect("a kernel thread").task, &digests);
+    let none = measure(&linux, &kthread.expect("a kernel thread"), &digests);
     assert!(!none.is_sound(), "nothing is measured: {none:x?}");
 }

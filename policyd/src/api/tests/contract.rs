@@ -203,6 +203,8 @@ fn every_route_answers_as_the_document_says() {
     c.ask("GET /v1/stats", "", "", b"", 200);
     c.ask("GET /v1/threats", "", "?severity=alert", b"", 200);
     c.ask("GET /v1/threats/rules", "", "", b"", 200);
+    c.ask("GET /v1/measured", "", "?domain=web1", b"", 200);
+    c.ask("GET /v1/measured", "", "?domain=none", b"", 404);
     c.ask("GET /v1/signals", "", "?window=60&from=web1&to=world", b"", 200);
     measured(&served.harness.daemon.signals);
     let metrics = c.ask("GET /metrics", "", "", b"", 200);

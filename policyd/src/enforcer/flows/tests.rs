@@ -21,6 +21,7 @@ use super::*;
 use crate::control::author;
 use crate::enforcer::{Order, Policies, Request, Wish};
 use crate::events::EventLog;
+use crate::gate::{Gate, Told};
 use crate::holding::{Counts, Holding, Limits};
 use crate::lookups::Lookups;
 use crate::recorder::{Notes, Recorder};
@@ -91,6 +92,8 @@ struct Site {
     holding: Arc<Holding>,
     log: Arc<EventLog>,
     history: FlowStore,
+    world: Arc<ArcSwap<World>>,
+    facts: Sender<Told>,
 }
 
 fn mac(number: u8) -> [u8; 6] {
@@ -137,7 +140,10 @@ fn on_a_site(test: impl FnOnce(&Site) + Send) {
                 Arc::clone(&world),
                 Arc::clone(&log),
                 Arc::clone(&owners),
-                lookups,
+                crate::enforcer::Readers {
+                    lookups,
+                    measures: crate::measures::Measures::new().0,
+                },
                 Shapes::new(Problems::default()),
             );
             let mut enforcer = enforcer.expect("in force");
@@ -146,14 +152,14 @@ fn on_a_site(test: impl FnOnce(&Site) + Send) {
             let recorder = Recorder::new(
                 Some(history.clone()),
                 Arc::default(),
-                world,
+                Arc::clone(&world),
                 owners,
                 Arc::default(),
                 monotonic_ns(),
             );
             let mut threads = Some((enforcer, recorder));
             let (orders, orders_in) = bounded(100);
-            let (_facts, facts_in) = bounded(1);
+            let (facts, facts_in) = bounded(100);
             let (stop, events) = (AtomicBool::new(false), lock(&datapath).events().expect("mapped"));
             let site = Site {
                 orders,
@@ -162,6 +168,8 @@ fn on_a_site(test: impl FnOnce(&Site) + Send) {
                 holding,
                 log,
                 history,
+                world,
+                facts,
             };
             thread::scope(|scope| {
                 let (enforcer, recorder) = threads.take().expect("taken once");
@@ -210,10 +218,14 @@ impl Site {
             let attached = lock(&self.datapath).attach(&format!("vif{number}.0"), config);
             attached.expect("attached");
         }
+        self.apply(POLICY);
+    }
+
+    fn apply(&self, text: &str) {
         let request = Request {
             wish: Wish::Apply(vec![policyd_api::SourceText {
                 file: "a.yaml".into(),
-                text: POLICY.into(),
+                text: text.into(),
             }]),
             by: author(0),
             message: None,
@@ -521,5 +533,159 @@ fn what_a_dry_run_would_deny_passes_and_is_told_and_counted() {
                 site.log.since(0).events.iter().any(|event| told(&event.what))
             });
         }
+    });
+}
+
+/// What web1's program `c` must be to reach db1.
+const MEASURED: &str = "policy: m
+lock: { \"*\": address }
+programs:
+  c: { exe: /bin/c, text: { page: 1, sha256: AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA= } }
+rules:
+  - { name: m, from: { vm: web1 }, to: { vm: db1 }, ports: 83, action: allow, require: { authentication: { from: measured } } }
+";
+
+impl Site {
+    /// A process of web1 opens a connection to db1's port 83, which a trap tells.
+    fn connects(&self, gate: &mut Gate, who: &Arc<Subject>, port: u16) -> FlowKey {
+        use vmi_xen::observe::Observer;
+        let socket = Socket {
+            sk: 0xffff_8880_0000_0000 | u64::from(port),
+            protocol: linux::Protocol::Tcp,
+            state: SocketState::SynSent,
+            ipv6: false,
+            local: (address(WEB), port).into(),
+            remote: Some((address(DB), 83).into()),
+            netns: 0,
+            backlog: None,
+        };
+        gate.connecting(who, &socket);
+        ask_db_at(port, 83)
+    }
+
+    fn gate(&self) -> Gate {
+        let flows = lock(&self.datapath).flow_writer();
+        Gate::new(
+            WEB.into(),
+            Arc::clone(&self.world),
+            flows,
+            self.facts.clone(),
+            Arc::default(),
+        )
+    }
+
+    /// What the thread that looks at processes finds.
+    fn found(&self, who: &Arc<Subject>, measured: policy::Measured) {
+        let rules = Arc::clone(&self.world.load().rules);
+        let vm = VmId {
+            name: "web1".into(),
+            uuid: [WEB; 16],
+        };
+        let exe = Arc::clone(who.process.exe.as_ref().expect("a path"));
+        let among: Vec<_> = rules
+            .programs_for(&vm, &exe)
+            .map(|(_, program)| Arc::clone(&program.text))
+            .collect();
+        let is = among
+            .first()
+            .filter(|_| measured == policy::Measured::Same)
+            .cloned();
+        self.order(Order::Measured(Box::new(crate::measures::Report {
+            scope: WEB.into(),
+            who: Arc::clone(who),
+            found: Some(crate::measures::Found {
+                exe,
+                measured,
+                among,
+                is,
+            }),
+            news: None,
+        })));
+    }
+
+    fn verdict(&self, key: &FlowKey) -> Option<Action> {
+        self.record(key).map(|flow| flow.verdict.action)
+    }
+
+    fn resets(&self) -> u64 {
+        let stats = lock(&self.datapath).stats().expect("read");
+        stats.iter().map(|s| s.counters.resets).sum()
+    }
+}
+
+#[test]
+fn a_packet_waits_until_its_program_is_measured_and_its_flow_ends_when_that_changes() {
+    use policy::Measured;
+    on_a_site(|site| {
+        site.apply(MEASURED);
+        let mut gate = site.gate();
+        let who = Arc::new(crate::gate::tests::running("/bin/c"));
+        let key = site.connects(&mut gate, &who, 4100);
+        assert_eq!(site.verdict(&key), Some(HELD));
+        wait_for("it is held", || site.holding.counts().held == 1);
+        assert_eq!(site.told(&key), (0, 0), "nothing is told of it yet");
+        site.found(&who, Measured::Same);
+        wait_for("it goes on", || site.holding.counts().released == 1);
+        wait_for("it passes", || site.verdict(&key) == Some(Action::Allow));
+        wait_for("it is told, once", || site.told(&key) == (0, 1));
+
+        // It is known now: the next does not wait.
+        let second = site.connects(&mut gate, &who, 4101);
+        assert_eq!(site.verdict(&second), Some(Action::Allow));
+        assert_eq!(site.holding.counts().held, 1);
+
+        // Another process of the same program is another, and this one is not what it says.
+        let mut liar = crate::gate::tests::running("/bin/c");
+        liar.process.mm += 1;
+        let liar = Arc::new(liar);
+        let third = site.connects(&mut gate, &liar, 4102);
+        wait_for("it is held", || site.holding.counts().held == 2);
+        site.found(&liar, Measured::Changed);
+        wait_for("it is refused", || site.resets() == 1);
+        assert_eq!(
+            site.verdict(&third),
+            Some(Action::Deny(netback_filter::Refuse::Reset))
+        );
+        wait_for("that is told", || site.told(&third) == (1, 1));
+
+        // Somebody changes the first: what it has open ends.
+        site.found(&who, Measured::Changed);
+        let reset = Action::Deny(netback_filter::Refuse::Reset);
+        for key in [&key, &second] {
+            wait_for("it ends", || site.verdict(key) == Some(reset));
+        }
+        // And it opens nothing more, without waiting.
+        let last = site.connects(&mut gate, &who, 4103);
+        wait_for("it is refused", || site.resets() == 2);
+        assert_eq!(site.verdict(&last), Some(reset));
+        assert_eq!(site.holding.counts().held, 2);
+    });
+}
+
+#[test]
+fn what_a_change_of_policy_leaves_unknown_is_dropped_until_it_is_known() {
+    use policy::Measured;
+    on_a_site(|site| {
+        site.apply(MEASURED);
+        let mut gate = site.gate();
+        let who = Arc::new(crate::gate::tests::running("/bin/c"));
+        let key = site.connects(&mut gate, &who, 4200);
+        site.found(&who, Measured::Same);
+        wait_for("it passes", || site.verdict(&key) == Some(Action::Allow));
+        // The same text under another name changes nothing.
+        site.apply(&MEASURED.replace("  c: {", "  other: {"));
+        assert_eq!(site.verdict(&key), Some(Action::Allow));
+        let other = MEASURED.replace("sha256: A", "sha256: B");
+        site.apply(&other);
+        let dropped = Action::Deny(netback_filter::Refuse::Drop);
+        assert_eq!(site.verdict(&key), Some(dropped), "in force with the change");
+        // It runs that one, as it turns out.
+        site.found(&who, Measured::Same);
+        wait_for("it passes again", || site.verdict(&key) == Some(Action::Allow));
+        site.apply(MEASURED);
+        site.found(&who, Measured::Changed);
+        wait_for("it ends", || {
+            site.verdict(&key) == Some(Action::Deny(netback_filter::Refuse::Reset))
+        });
     });
 }
