@@ -194,3 +194,116 @@ impl Known {
         news
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use policy::Run;
+    use vmi_xen::linux::TextPage;
+
+    use super::*;
+
+    fn program(name: &str, digests: &[u8]) -> (String, Text) {
+        let run = Run {
+            page: 4,
+            sha256: digests.iter().map(|byte| [*byte; 32]).collect(),
+        };
+        (name.to_owned(), vec![run].into())
+    }
+
+    /// Pages from the fourth on, as in memory; `private`: those that the process has for itself.
+    fn memory(digests: &[u8], private: &[u64]) -> MemoryText {
+        let pages = (4..).zip(digests).map(|(page, byte)| TextPage {
+            offset: page * 4096,
+            sha256: [*byte; 32],
+            private: Some(private.contains(&page)),
+        });
+        MemoryText {
+            pages: pages.collect(),
+            absent: 1,
+            ..MemoryText::default()
+        }
+    }
+
+    fn look(text: &MemoryText, programs: Vec<(String, Text)>, begins: bool) -> Looked {
+        Looked::of(text, &"/bin/c".into(), programs, begins, &mut Digests::default())
+    }
+
+    #[test]
+    fn a_process_is_the_program_all_of_whose_pages_it_has() {
+        let both = || vec![program("p/old", &[1, 2, 3]), program("p/new", &[1, 2, 4])];
+        let new = look(&memory(&[1, 2, 4], &[]), both(), false);
+        assert_eq!(
+            (new.measured(), new.program.as_deref()),
+            (Measured::Same, Some("p/new"))
+        );
+        let odd = look(&memory(&[1, 9, 4], &[5]), both(), false);
+        assert_eq!(
+            (odd.measured(), odd.program.as_deref()),
+            (Measured::Changed, None)
+        );
+        // Beside the one that it is nearest to.
+        assert_eq!((odd.changed, odd.private), (vec![5 * 4096], vec![5 * 4096]));
+        assert_eq!(odd.found.map(|found| found.among.len()), Some(2));
+        let none = look(&memory(&[1, 2, 3], &[]), Vec::new(), false);
+        assert_eq!(none.measured(), Measured::Unregistered);
+    }
+
+    #[test]
+    fn where_nothing_is_in_memory_it_is_not_known_unless_nothing_could_be() {
+        let programs = || vec![program("p/c", &[1])];
+        let reclaimed = MemoryText {
+            absent: 3,
+            ..MemoryText::default()
+        };
+        assert_eq!(look(&reclaimed, programs(), false).measured(), Measured::Unknown);
+        let elsewhere = MemoryText {
+            made: 2,
+            ..MemoryText::default()
+        };
+        assert_eq!(look(&elsewhere, programs(), true).measured(), Measured::Unknown);
+        let hollow = look(&elsewhere, programs(), false);
+        assert!(hollow.unmapped && hollow.measured() == Measured::Changed);
+    }
+
+    #[test]
+    fn it_is_looked_at_soon_and_then_seldom_and_told_of_what_is_new() {
+        let mut known = Known::new(Arc::new(crate::gate::tests::running("/bin/c")));
+        let every = Some(Duration::from_secs(600));
+        let now = Instant::now;
+        let programs = || vec![program("p/c", &[1])];
+        assert!(known.is_due(now()) && known.begins());
+        let nothing = MemoryText {
+            absent: 1,
+            ..MemoryText::default()
+        };
+        assert!(known.take(look(&nothing, programs(), true), every).is_none());
+        assert!(!known.is_due(now()) && known.is_due(now() + SOON));
+        assert!(
+            known
+                .take(look(&memory(&[1], &[]), programs(), true), every)
+                .is_none()
+        );
+        assert!(!known.is_due(now() + LEAST));
+        known.ask();
+        assert!(
+            !known.is_due(now()) && known.is_due(now() + LEAST),
+            "not at once again"
+        );
+        let changed = look(&memory(&[7], &[4]), programs(), false);
+        assert_eq!(known.take(changed.clone(), every), Some(changed.clone()));
+        assert_eq!(known.take(changed, every), None, "told once");
+        let back = look(&memory(&[1], &[]), programs(), false);
+        assert!(known.take(back, every).is_some());
+        known.hurry();
+        assert!(known.is_due(now()));
+
+        // Who never has anything in memory is left to the rounds.
+        let mut known = Known::new(Arc::new(crate::gate::tests::running("/bin/c")));
+        for _ in 0..=TRIES {
+            known.put_off(every);
+        }
+        assert!(!known.begins() && !known.is_due(now() + LEAST));
+        known.put_off(None);
+        assert!(!known.is_due(now() + Duration::from_secs(1_000_000)));
+    }
+}

@@ -7,6 +7,7 @@ mod facts;
 mod kernels;
 mod life;
 mod lookup;
+mod measured;
 mod mesh;
 mod patching;
 mod qos;
