@@ -17,8 +17,10 @@ use crate::world::World;
 
 /// For how long a flow waits untold. By then its client has tried again.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// For how long one that was told of is still let go by itself. A client that tries for longer finds the verdict that is there then.
+/// For how long one that was told of is remembered for itself.
 const LONGEST: Duration = Duration::from_secs(60);
+/// For how long a client tries to connect at most (tcp(7): tcp_syn_retries), and some more.
+const TRIES: Duration = Duration::from_secs(180);
 /// Flows that wait; more are told as they are.
 const MOST: usize = 1024;
 
@@ -28,6 +30,8 @@ pub(super) struct Awaiting {
     flows: VecDeque<Flow>,
     /// Processes whose flows were decided by what they were found to run under another policy.
     pub(super) unknown: HashSet<(u32, Runs)>,
+    /// When a flow that waits was last let go from among these: any result may be for it.
+    forgotten: Option<Instant>,
     /// The flow that is being told is not to wait again.
     telling: bool,
 }
@@ -68,7 +72,11 @@ impl Enforcer {
         judged: &Judged,
         shown: Shown,
     ) -> bool {
-        let waits = !self.awaiting.telling && self.awaiting.flows.len() < MOST;
+        let room = self.awaiting.flows.len() < MOST;
+        let waits = !self.awaiting.telling && room;
+        if !room {
+            self.awaiting.forgotten = Some(Instant::now());
+        }
         if waits {
             let beyond = judged.beyond(way).remote;
             let peer = world.vm_at(beyond.ip());
@@ -97,7 +105,11 @@ impl Enforcer {
     /// Tells of flows that waited for long enough. Returns when the next is due.
     pub(super) fn overdue(&mut self) -> Option<Instant> {
         let now = Instant::now();
+        let before = self.awaiting.flows.len();
         self.awaiting.flows.retain(|flow| now < flow.since + LONGEST);
+        if self.awaiting.flows.len() < before {
+            self.awaiting.forgotten = Some(now);
+        }
         let mut due = Vec::new();
         for flow in &mut self.awaiting.flows {
             if !flow.told && now >= flow.since + PATIENCE {
@@ -144,7 +156,8 @@ impl Enforcer {
             self.refresh();
         }
         self.resume();
-        if before.is_some() || unknown || listens {
+        let forgotten = self.awaiting.forgotten.is_some_and(|at| at.elapsed() < TRIES);
+        if before.is_some() || unknown || listens || forgotten {
             let world = self.world.load_full();
             let changed = self.decide_flows_anew(&world);
             if now != Measured::Same && changed > 0 {

@@ -152,7 +152,8 @@ impl<'m> Open<'m> {
     /// The answers to so many connects of one program.
     fn visits(&self, count: u32) -> Fallible<Vec<String>> {
         let argv = ["python3", "-c", CLIENT, &count.to_string()];
-        let output = self.0.0.exec_timeout("web1", &argv, Duration::from_secs(300))?;
+        // Slow servers are slower still where two emulated machines share a processor.
+        let output = self.0.0.exec_timeout("web1", &argv, Duration::from_secs(900))?;
         assert!(output.success(), "{output:?}");
         Ok(output.text().lines().map(str::to_owned).collect())
     }
@@ -272,7 +273,7 @@ fn a_slow_version_is_named() -> Outcome {
     shop.kill("v2")?;
     shop.serve_after("v2", "1.5")?;
     shop.wait_for("v2", "up", "")?;
-    shop.visits(60)?;
+    shop.visits(40)?;
     mesh.wait("the slow version is named", |mesh| {
         let signals = mesh.json(&["signals", "--to", "shop/v2"])?;
         let findings = signals["findings"].as_array().cloned().unwrap_or_default();
@@ -285,7 +286,9 @@ fn a_slow_version_is_named() -> Outcome {
     let signals = mesh.json(&["signals"])?;
     let findings = signals["findings"].as_array().cloned().unwrap_or_default();
     // An emulator that the host starves can make others slower than they were, but none as slow as this.
-    let worst = findings.iter().find(|f| f["culprit"] == "server");
+    // dom0's own checks, of which others fail on purpose, are of no version.
+    let of_versions = |f: &&Value| f["culprit"] == "server" && f["version"].is_string();
+    let worst = findings.iter().find(of_versions);
     assert!(worst.is_some_and(|f| f["version"] == "v2"), "{findings:#?}");
     let pairs = signals["pairs"].as_array().cloned().unwrap_or_default();
     let first_byte = |version: &str| {
