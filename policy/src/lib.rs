@@ -9,7 +9,7 @@
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! use policy::{Document, Endpoint, Flow, Process, Protocol, Ruleset, Verdict, VmId};
-//! let vm = |name: &str| VmId { name: name.into(), uuid: [0; 16] };
+//! let vm = |name: &str| VmId::new(name, [0; 16]);
 //!
 //! let document = Document::parse("shop.yaml", r#"
 //! policy: shop
@@ -167,6 +167,8 @@ mod explain;
 mod flow;
 mod identity;
 mod index;
+mod label;
+mod labels;
 mod matching;
 mod mirror;
 mod parts;
@@ -189,6 +191,7 @@ pub use document::{Action, Document, Frames, Level, Lock, Other, Refuse, Share, 
 pub use explain::{Consulted, Explanation, Match, NearMiss};
 pub use flow::{Endpoint, Flow, Owner, Process, Side, VmId};
 pub use identity::{Identity, ServiceName};
+pub use label::{Facts, GuestType, Label, LabelError, LabelFrom, MAX_LABEL, MAX_LABELS, is_plain};
 pub use matching::Condition;
 pub use mirror::{MirrorId, Mirroring};
 pub use port::{PortRange, Protocol};

@@ -193,10 +193,7 @@ qos:
     }
 
     fn vm(name: &str) -> VmId {
-        VmId {
-            name: name.into(),
-            uuid: [0; 16],
-        }
+        VmId::new(name, [0; 16])
     }
 
     #[test]

@@ -132,10 +132,7 @@ impl Watcher {
         let name = self.xenstore.domain_name(info.domid).ok().flatten()?;
         let entry = Arc::new(DomainEntry::new(
             id,
-            VmId {
-                name,
-                uuid: info.uuid,
-            },
+            VmId::new(name, info.uuid),
         ));
         self.context.registry.insert(Arc::clone(&entry));
         self.context.say(

@@ -397,10 +397,7 @@ mod tests {
         let proven = |policy: &str, configured: Vec<IpAddr>, at: &str| {
             let document = policy::Document::parse("p.yaml", policy).expect("a document");
             let rules = Ruleset::compile(&[document], 1).expect("rules");
-            let id = VmId {
-                name: "web1".into(),
-                uuid: [0; 16],
-            };
+            let id = VmId::new("web1", [0; 16]);
             let vm = Vm {
                 configured,
                 ..Vm::new(id, 1)
@@ -425,10 +422,7 @@ mod tests {
     fn a_guest_cannot_claim_what_dom0_gave_to_another() {
         let address: IpAddr = "10.0.0.12".parse().expect("an address");
         let vm = |name: &str, scope: u32, configured: Vec<IpAddr>| {
-            let id = VmId {
-                name: name.into(),
-                uuid: [0; 16],
-            };
+            let id = VmId::new(name, [0; 16]);
             Vm {
                 addresses: vec![address],
                 configured,

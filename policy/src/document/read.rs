@@ -21,12 +21,13 @@ use crate::pattern::Pattern;
 use crate::port::Protocol;
 use crate::problem::{Place, Problem, Problems, nearest};
 
-pub(super) const DOCUMENT: [&str; 11] = [
+pub(super) const DOCUMENT: [&str; 12] = [
     "policy",
     "description",
     "default",
     "lock",
     "frames",
+    "labels",
     "roles",
     "services",
     "routes",
@@ -34,7 +35,7 @@ pub(super) const DOCUMENT: [&str; 11] = [
     "qos",
     "answers",
 ];
-pub(super) const SELECTOR: [&str; 10] = [
+pub(super) const SELECTOR: [&str; 12] = [
     "vm",
     "address",
     "exe",
@@ -45,6 +46,8 @@ pub(super) const SELECTOR: [&str; 10] = [
     "parent",
     "port",
     "protocol",
+    "label",
+    "xen",
 ];
 pub(super) const RULE: [&str; 12] = [
     "name",
@@ -122,6 +125,10 @@ fn read(reader: &Reader<'_>, root: &Node, file: &str) -> Option<Document> {
         .get("frames")
         .map(|n| super::frames::frames(reader, n))
         .unwrap_or_default();
+    let labels = fields
+        .get("labels")
+        .map(|n| super::labels::labels(reader, n))
+        .unwrap_or_default();
     let said = |field: &str| fields.get(field).filter(|n| !matches!(n.value, Value::Null));
     let roles = said("roles").map(|n| roles::roles(reader, n)).unwrap_or_default();
     let written_roles = roles::written(&roles);
@@ -145,6 +152,7 @@ fn read(reader: &Reader<'_>, root: &Node, file: &str) -> Option<Document> {
         defaults,
         locks,
         frames,
+        labels,
         roles: written_roles,
         services: written,
         routes,
@@ -300,6 +308,14 @@ pub(super) fn selector_but(
         parent: patterns(reader, fields.get("parent"), "`parent`", |p| p),
         port: ports(reader, fields.get("port"), "`port`"),
         protocol: fields.get("protocol").and_then(|n| protocol(reader, n)),
+        label: fields
+            .get("label")
+            .map(|n| super::labels::asked(reader, n))
+            .unwrap_or_default(),
+        xen: fields
+            .get("xen")
+            .map(|n| super::labels::xen(reader, n))
+            .unwrap_or_default(),
     };
     for (node, paths) in [
         (fields.get("exe"), &selector.exe),

@@ -134,10 +134,7 @@ pub struct End<'e> {
 impl<'e> End<'e> {
     /// None of an end that stands for many.
     pub fn of(end: &'e FlowEnd) -> Option<End<'e>> {
-        let vm = end.domain.as_ref().map(|name| VmId {
-            name: name.clone(),
-            uuid: end.uuid.as_deref().and_then(uuid).unwrap_or_default(),
-        });
+        let vm = end.domain.as_ref().map(|name| VmId::new(name.clone(), end.uuid.as_deref().and_then(uuid).unwrap_or_default()));
         if vm.is_none() && end.address.is_none() {
             return None;
         }
