@@ -17,6 +17,7 @@ mod dry_runs;
 mod enforcer;
 mod events;
 mod explain;
+mod facts;
 mod gate;
 mod graph;
 mod guardian;

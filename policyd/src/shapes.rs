@@ -70,6 +70,7 @@ fn rate(rate: policy::Rate) -> Option<Rate> {
 /// How the vifs of a guest are to be shaped.
 pub fn shaping(rules: &Ruleset, vm: &VmId) -> Shaping {
     let totals = rules.totals_of(vm).map(|said| said.value).unwrap_or_default();
+    let vm = &rules.known(vm);
     let classes = rules.classes_of(vm).filter_map(|class| {
         let bandwidth = class.treatment.bandwidth;
         Some(ShapeClass {

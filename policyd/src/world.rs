@@ -32,7 +32,7 @@ pub struct World {
 /// A guest as policy sees it.
 #[derive(Clone)]
 pub struct Vm {
-    /// Name and UUID.
+    /// Name and UUID, and what else dom0 and policy say of it. [`World::new`] adds what policy says.
     pub id: VmId,
     /// Its scope at the vifs: the domain id.
     pub scope: u32,
@@ -184,6 +184,7 @@ impl World {
     /// guests that only claim one, the one that comes first has it.
     pub fn new(rules: Arc<Ruleset>, mut vms: Vec<Vm>) -> World {
         for vm in &mut vms {
+            vm.id = rules.known(&vm.id);
             vm.locked = lock(&rules, vm) == Lock::Address;
         }
         let by_uuid = vms.iter().enumerate().map(|(i, vm)| (vm.id.uuid, i)).collect();
@@ -301,6 +302,23 @@ impl World {
 
     fn vm_of(&self, end: &Endpoint<'_>) -> Option<&Vm> {
         self.vms.get(*self.by_uuid.get(&end.vm?.uuid)?)
+    }
+
+    /// What is known of a guest of this name and UUID, which may be gone: then, what the policy alone says of it.
+    pub fn known(&self, vm: VmId) -> VmId {
+        let here = self.by_uuid.get(&vm.uuid).and_then(|i| self.vms.get(*i));
+        match here.filter(|here| here.id.name == vm.name) {
+            Some(here) => here.id.clone(),
+            None => self.rules.known(&vm),
+        }
+    }
+
+    /// Whether the guests that are in both are known to be the same: by their labels, and by what Xen says of them.
+    pub fn knows_the_same(&self, other: &World) -> bool {
+        self.vms.iter().all(|vm| {
+            let there = other.vm(vm.scope).filter(|there| there.id.uuid == vm.id.uuid);
+            there.is_none_or(|there| there.id.facts == vm.id.facts)
+        })
     }
 
     /// All guests.

@@ -261,7 +261,10 @@ mod tests {
             DomainInfo::from_raw(&raw).domain_type
         };
         assert_eq!(of(0, 0), DomainType::Pv);
-        assert_eq!(of(xc::XEN_DOMINF_hvm_guest, sys::XEN_X86_EMU_LAPIC), DomainType::Pvh);
+        assert_eq!(
+            of(xc::XEN_DOMINF_hvm_guest, sys::XEN_X86_EMU_LAPIC),
+            DomainType::Pvh
+        );
         let pc = sys::XEN_X86_EMU_LAPIC | sys::XEN_X86_EMU_HPET | sys::XEN_X86_EMU_PM;
         assert_eq!(of(xc::XEN_DOMINF_hvm_guest, pc), DomainType::Hvm);
     }

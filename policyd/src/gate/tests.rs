@@ -134,10 +134,7 @@ fn a_verdict_of_a_trap_bears_the_copies_of_its_rule() {
     let vm = |name: &str, number: u8| Vm {
         addresses: vec![[10, 0, 0, number].into()],
         trapped: true,
-        ..Vm::new(
-            VmId::new(name, [number; 16]),
-            number.into(),
-        )
+        ..Vm::new(VmId::new(name, [number; 16]), number.into())
     };
     let world = World::new(rules, vec![vm("web1", 11), vm("db1", 12), vm("ids", 13)]);
     let way = Way {
@@ -227,10 +224,7 @@ routes: {{ r: {{ address: 10.0.0.100, port: 80, backends: [{{ to: {{ vm: db1 }},
         ],
         macs: vec![([0, 0, 0, 0, 0, *number], vec![])],
         trapped: true,
-        ..Vm::new(
-            VmId::new(*name, [*number; 16]),
-            (*number).into(),
-        )
+        ..Vm::new(VmId::new(*name, [*number; 16]), (*number).into())
     });
     World::new(rules, guests.collect()).with_routes(&Nothing)
 }

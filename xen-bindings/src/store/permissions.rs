@@ -43,11 +43,7 @@ impl Permissions {
         let Some((owner, others)) = self.0.split_first() else {
             return false;
         };
-        owner.domid == DOM0
-            && !owner.write
-            && others
-                .iter()
-                .all(|other| other.domid == DOM0 || !other.write)
+        owner.domid == DOM0 && !owner.write && others.iter().all(|other| other.domid == DOM0 || !other.write)
     }
 }
 

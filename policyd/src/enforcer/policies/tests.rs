@@ -391,7 +391,7 @@ fn a_change_can_hold_for_some_first_then_for_all() {
         let why = fixture.try_to(&wrong).expect_err("under way").to_string();
         assert!(why.contains("a is being rolled out"), "{why}");
     }
-    let tried = fixture.policies.try_out(&[]);
+    let tried = fixture.policies.try_out(&[], std::iter::empty());
     assert!(tried.is_err(), "nothing to try");
 
     // A daemon that starts anew goes on with it.
