@@ -23,10 +23,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         .allowlist_type("vm_event_.*|hvm_hw_cpu|xmesh_save_code")
         .allowlist_function(
             "xenforeignmemory_(open|close|map|unmap)|xenevtchn_.*|\
-             xs_(open|close|watch|unwatch|fileno|check_watch)|xtl_createlogger_stdiostream|\
+             xs_(open|close|watch|unwatch|fileno|check_watch|get_permissions)|xtl_createlogger_stdiostream|\
              xtl_logger_destroy|xendevicemodel_(inject_event|modified_memory)",
         )
-        .allowlist_var("VM_EVENT_.*|MEM_ACCESS_.*|HVM_PARAM_.*|XEN_ALTP2M_.*|XTL_.*")
+        .allowlist_var(
+            "VM_EVENT_.*|MEM_ACCESS_.*|HVM_PARAM_.*|XEN_ALTP2M_.*|XTL_.*|XS_PERM_.*|XEN_X86_EMU_.*",
+        )
         .default_enum_style(bindgen::EnumVariation::Consts)
         .derive_default(true)
         .layout_tests(false)

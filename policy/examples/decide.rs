@@ -25,10 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         text += &format!("- {{ name: r{i}, from: s{i}, to: s{next}, action: allow }}\n");
     }
     let rules = Ruleset::compile(&[Document::parse("big.yaml", &text)?], 1)?;
-    let vm = |i: usize| VmId {
-        name: format!("vm{}", i % RULES),
-        uuid: [0; 16],
-    };
+    let vm = |i: usize| VmId::new(format!("vm{}", i % RULES), [0; 16]);
     let app = Process {
         exe: Some("/usr/bin/app-server"),
         uid: 1500,

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::document::qos::Totals;
 use crate::document::{Action, Answer, Document, Lock, Other, Tagged};
+use crate::labels::Labels;
 use crate::ruleset::severity;
 use crate::settings::Settings;
 
@@ -19,6 +20,7 @@ pub(crate) struct ByVm {
     /// By the word for a threat.
     pub answers: BTreeMap<&'static str, Settings<Answer>>,
     pub totals: Settings<Totals>,
+    pub labels: Labels,
 }
 
 impl ByVm {
@@ -31,6 +33,7 @@ impl ByVm {
             other: Settings::build_part(documents, |d| &d.frames, |frames| frames.other, Reverse),
             answers: answers(documents),
             totals: Settings::build(documents, |d| &d.qos.vms, Totals::strictness),
+            labels: Labels::of(documents),
         }
     }
 }

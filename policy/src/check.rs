@@ -280,7 +280,7 @@ fn wide(rule: &CompiledRule) -> Option<(String, &'static str)> {
     let open = |to: &&End| match to {
         End::Any => all_services(to),
         End::Selector { selector, .. } => {
-            !selector.asks_process() && !selector.vm.is_empty() && all_services(to)
+            !selector.asks_process() && selector.asks_guest() && all_services(to)
         }
         End::World | End::Unattributed => false,
     };
@@ -289,7 +289,7 @@ fn wide(rule: &CompiledRule) -> Option<(String, &'static str)> {
         End::Unattributed => false,
         End::Selector { selector, .. } => {
             !selector.asks_process()
-                && selector.vm.is_empty()
+                && !selector.asks_guest()
                 && selector.address.iter().any(|block| block.length() == 0)
         }
     });

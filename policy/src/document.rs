@@ -9,6 +9,7 @@ pub mod edit;
 mod entries;
 mod fields;
 mod frames;
+mod labels;
 mod mirror;
 mod node;
 mod programs;
@@ -37,6 +38,7 @@ use crate::problem::{Place, Problems};
 
 pub use answers::{Answer, Answers, THREATS};
 pub use frames::{Frames, Other, Tagged};
+pub use labels::{Labels, XenFacts};
 pub use mirror::{Mirror, MirrorTo, Share};
 pub use programs::{Program, Run};
 pub use require::{Authentication, Level, Require};
@@ -71,6 +73,8 @@ pub struct Document {
     pub(crate) locks: BTreeMap<Pattern, Lock>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) frames: BTreeMap<Pattern, Frames>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) labels: BTreeMap<Pattern, Labels>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) roles: BTreeMap<String, Arc<[Users]>>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -107,6 +111,7 @@ impl PartialEq for Document {
             && self.defaults == other.defaults
             && self.locks == other.locks
             && self.frames == other.frames
+            && self.labels == other.labels
             && self.roles == other.roles
             && self.programs == other.programs
             && self.services == other.services
@@ -159,6 +164,11 @@ impl Document {
     /// What becomes of a VM's frames that are not plain IP or ARP, by pattern of its name.
     pub fn frames(&self) -> &BTreeMap<Pattern, Frames> {
         &self.frames
+    }
+
+    /// The labels of VMs, by pattern of the VM's name, or by UUID.
+    pub fn labels(&self) -> &BTreeMap<Pattern, Labels> {
+        &self.labels
     }
 
     /// The roles, by name: who has each.
@@ -289,6 +299,12 @@ pub struct Selector {
     /// The protocol a server speaks; holds for the `to` end only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub protocol: Option<Protocol>,
+    /// Labels of the VM, all of which it must have: by key, patterns of which one must match the value.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub label: BTreeMap<String, Vec<Pattern>>,
+    /// What Xen must say of the VM.
+    #[serde(skip_serializing_if = "XenFacts::is_empty")]
+    pub xen: XenFacts,
 }
 
 impl Selector {
@@ -300,6 +316,11 @@ impl Selector {
             && self.role.is_empty()
             && self.container.is_empty()
             && self.parent.is_empty())
+    }
+
+    /// Whether only a guest of this host can match, whatever runs in it.
+    pub fn asks_guest(&self) -> bool {
+        !(self.vm.is_empty() && self.label.is_empty() && self.xen.is_empty())
     }
 
     /// Whether it is what a server listens on and no process: that says nothing of a client.
@@ -327,6 +348,14 @@ impl From<Pattern> for VmPattern {
 }
 
 impl VmPattern {
+    /// The pattern over names, if it is one.
+    pub(crate) fn name(&self) -> Option<&Pattern> {
+        match self {
+            VmPattern::Name(pattern) => Some(pattern),
+            VmPattern::Uuid(..) => None,
+        }
+    }
+
     /// The pattern as written.
     pub fn as_str(&self) -> &str {
         match self {

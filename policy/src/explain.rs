@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Time;
 use crate::document::{Action, Require, Selector};
-use crate::flow::{Flow, Measured, Owner, Process, Side};
-use crate::matching::{Condition, Subject, Truth, of_roles};
+use crate::flow::{Flow, Measured, Owner, Process, Side, VmId};
+use crate::label::{GuestType, Label, value_of};
+use crate::matching::{Condition, Subject, Truth, label_is, of_roles};
 use crate::ruleset::{CompiledRule, Decider, Decision, End, Ruleset, Verdict};
 
 /// At most so many near misses are listed; a large policy has many of no interest.
@@ -115,11 +116,13 @@ impl Ruleset {
             more_near: 0,
             defaults: self.consulted(flow),
         };
-        for (id, rule) in self.parts.rules_of(self.is_after(flow)) {
-            let mut misses = rule.misses(flow, self.time);
+        let after = self.is_after(flow);
+        let ends = [Side::Source, Side::Destination].map(|side| (side, Subject::of(flow, side, after)));
+        for (id, rule) in self.parts.rules_of(after) {
+            let mut misses = rule.misses(flow, &ends, self.time);
             match (misses.pop(), misses.is_empty()) {
                 (None, _) => {
-                    let matched = rule.matched(flow);
+                    let matched = rule.matched(&ends);
                     if decision.by == Decider::Rule(id) {
                         explanation.rule = Some(matched);
                     } else {
@@ -164,6 +167,9 @@ impl Ruleset {
     }
 }
 
+/// Both ends of a flow.
+type Ends<'f> = [(Side, Subject<'f>); 2];
+
 /// One thing that a rule asks and that does not hold.
 struct Miss {
     side: Option<Side>,
@@ -177,27 +183,26 @@ impl CompiledRule {
         format!("{}/{}", self.set, self.name)
     }
 
-    fn matched(&self, flow: &Flow<'_>) -> Match {
-        let end = |side| {
-            let subject = Subject::of(flow, side);
-            self.ends(side)
+    fn matched(&self, [source, destination]: &Ends<'_>) -> Match {
+        let end = |(side, subject): &(Side, Subject<'_>)| {
+            self.ends(*side)
                 .iter()
-                .find(|end| end.matches(&subject) == Truth::Yes)
+                .find(|end| end.matches(subject) == Truth::Yes)
                 .map(End::label)
                 .unwrap_or_default()
         };
         Match {
             rule: self.full_name(),
             action: self.action.as_str().to_owned(),
-            from: end(Side::Source),
-            to: end(Side::Destination),
+            from: end(source),
+            to: end(destination),
             instead: self.instead.as_ref().map(|instead| instead.name.to_string()),
             dry_run: self.dry_run,
         }
     }
 
     /// What does not hold: of the rule itself, and of the alternative at each end that misses least.
-    fn misses(&self, flow: &Flow<'_>, time: Time) -> Vec<Miss> {
+    fn misses(&self, flow: &Flow<'_>, ends: &Ends<'_>, time: Time) -> Vec<Miss> {
         let mut misses = Vec::new();
         if !self.protocol_holds(flow) {
             misses.push(Miss {
@@ -215,44 +220,42 @@ impl CompiledRule {
                 found: flow.port.to_string(),
             });
         }
-        for side in [Side::Source, Side::Destination] {
-            let subject = Subject::of(flow, side);
+        for (side, subject) in ends {
             let least = self
-                .ends(side)
+                .ends(*side)
                 .iter()
-                .map(|end| end.misses(side, &subject))
+                .map(|end| end.misses(*side, subject))
                 .min_by_key(Vec::len);
             misses.extend(least.unwrap_or_default());
         }
         if let Some(require) = &self.require {
-            misses.extend(require.misses(flow, time));
+            misses.extend(require.misses(ends, time));
         }
         misses
     }
 }
 
 impl Require {
-    fn misses(&self, flow: &Flow<'_>, time: Time) -> Vec<Miss> {
+    fn misses(&self, ends: &Ends<'_>, time: Time) -> Vec<Miss> {
         let mut misses = Vec::new();
-        for side in [Side::Source, Side::Destination] {
-            let subject = Subject::of(flow, side);
+        for (side, subject) in ends {
             let mut miss = |condition, wanted| {
                 misses.push(Miss {
-                    side: Some(side),
+                    side: Some(*side),
                     condition,
                     wanted,
-                    found: found(condition, &subject),
+                    found: found(condition, subject),
                 });
             };
             if let Some(level) = self
                 .authentication
-                .of(side)
-                .filter(|level| level.holds(&subject) != Truth::Yes)
+                .of(*side)
+                .filter(|level| level.holds(subject) != Truth::Yes)
             {
                 miss(Condition::Authentication, level.as_str().to_owned());
             }
-            let asked = side == Side::Source && !self.role.is_empty();
-            if asked && of_roles(&self.role, &subject) != Truth::Yes {
+            let asked = *side == Side::Source && !self.role.is_empty();
+            if asked && of_roles(&self.role, subject) != Truth::Yes {
                 miss(Condition::Role, join(self.role.iter().map(|role| &role.name)));
             }
         }
@@ -303,19 +306,77 @@ impl End {
                         Some(Truth::No | Truth::Maybe)
                     )
                 })
-                .map(|condition| miss(condition, selector.wanted(condition)))
+                .flat_map(|condition| match condition {
+                    // Each of their fields is one thing that is asked.
+                    Condition::Label | Condition::Xen => selector
+                        .fields_missed(condition, subject)
+                        .into_iter()
+                        .map(|(wanted, found)| Miss {
+                            found,
+                            ..miss(condition, wanted)
+                        })
+                        .collect(),
+                    _ => vec![miss(condition, selector.wanted(condition))],
+                })
                 .collect(),
         }
     }
 }
 
 impl Selector {
+    /// What of `label` or `xen` does not hold, field by field: what is asked, and what the end has.
+    fn fields_missed(&self, condition: Condition, subject: &Subject<'_>) -> Vec<(String, String)> {
+        let Some(vm) = subject.vm else {
+            return vec![(self.wanted(condition), found(condition, subject))];
+        };
+        match condition {
+            Condition::Label => self
+                .label
+                .iter()
+                .filter(|(key, values)| !label_is(subject.labels, key, values))
+                .map(|(key, values)| {
+                    let has = value_of(subject.labels, key);
+                    let has = has.map_or(format!("without {key}"), |value| format!("{key}={value}"));
+                    (format!("{key}={}", join(values)), has)
+                })
+                .collect(),
+            _ => {
+                let of_type = (!self.xen.type_holds(vm)).then(|| {
+                    let wanted = format!("type {}", join(&self.xen.guest_type));
+                    (wanted, format!("type {}", guest_type(vm)))
+                });
+                let of_pool = (!self.xen.pool_holds(vm)).then(|| {
+                    let wanted = format!("pool {}", join(&self.xen.pool));
+                    (wanted, format!("pool {}", pool(vm)))
+                });
+                of_type.into_iter().chain(of_pool).collect()
+            }
+        }
+    }
+
     /// What it asks of one condition; empty where it does not.
     fn wanted(&self, condition: Condition) -> String {
         match condition {
             Condition::Protocol => self.protocol.map(|p| p.to_string()).unwrap_or_default(),
             Condition::Port => join(&self.port),
             Condition::Vm => join(self.vm.iter().map(|p| p.as_str())),
+            Condition::Label => {
+                let pairs = self
+                    .label
+                    .iter()
+                    .map(|(key, values)| format!("{key}: {}", join(values)));
+                fields(pairs)
+            }
+            Condition::Xen => {
+                let guest_type = (!self.xen.guest_type.is_empty()).then(|| join(&self.xen.guest_type));
+                let pool = (!self.xen.pool.is_empty()).then(|| join(&self.xen.pool));
+                let guest_type = guest_type.map(|said| format!("type: {said}"));
+                fields(
+                    guest_type
+                        .into_iter()
+                        .chain(pool.map(|said| format!("pool: {said}"))),
+                )
+            }
             Condition::Address => join(&self.address),
             Condition::Exe => join(&self.exe),
             Condition::Arg => join(&self.arg),
@@ -327,6 +388,15 @@ impl Selector {
                 String::new()
             }
         }
+    }
+}
+
+/// What is said of several fields as one text; empty where there are none.
+fn fields(said: impl Iterator<Item = String>) -> String {
+    let said: Vec<String> = said.collect();
+    match said.is_empty() {
+        true => String::new(),
+        false => format!("{{ {} }}", said.join(", ")),
     }
 }
 
@@ -360,6 +430,17 @@ fn found(condition: Condition, subject: &Subject<'_>) -> String {
         Condition::Vm | Condition::World => subject
             .vm
             .map_or("not a guest of this host".to_owned(), |vm| vm.name.clone()),
+        Condition::Label => match (subject.vm, subject.labels) {
+            (None, _) => "not a guest of this host".to_owned(),
+            (Some(_), []) => "a VM without labels".to_owned(),
+            (Some(_), labels) => {
+                let labels: Vec<String> = labels.iter().map(Label::to_string).collect();
+                labels.join(", ")
+            }
+        },
+        Condition::Xen => subject.vm.map_or("not a guest of this host".to_owned(), |vm| {
+            format!("type {}, pool {}", guest_type(vm), pool(vm))
+        }),
         Condition::Address => subject.address.to_string(),
         Condition::Exe => {
             of_process.map_or_else(str::to_owned, |p| p.exe.unwrap_or("not readable").to_owned())
@@ -393,6 +474,14 @@ fn found(condition: Condition, subject: &Subject<'_>) -> String {
             p.exe.unwrap_or("a process whose path is not readable").to_owned()
         }),
     }
+}
+
+fn guest_type(vm: &VmId) -> &'static str {
+    vm.facts.guest_type.map_or("not known", GuestType::as_str)
+}
+
+fn pool(vm: &VmId) -> &str {
+    vm.facts.pool.as_deref().unwrap_or("not known")
 }
 
 /// Who a process runs as.

@@ -6,18 +6,30 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::label::Facts;
 use crate::port::Protocol;
 
-/// A guest, as dom0 knows it. Guests cannot choose either part.
+/// A guest, as dom0 knows it. Guests cannot choose any part.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct VmId {
     /// The name, unique on the host at any one time.
     pub name: String,
     /// The UUID, which stays over a rename, a reboot and a migration.
     pub uuid: [u8; 16],
+    /// Its labels, and what Xen says of it.
+    pub facts: Arc<Facts>,
 }
 
 impl VmId {
+    /// A guest of which nothing else is known.
+    pub fn new(name: impl Into<String>, uuid: [u8; 16]) -> VmId {
+        VmId {
+            name: name.into(),
+            uuid,
+            facts: Arc::default(),
+        }
+    }
+
     /// The UUID in the common form, as `xl list -v` prints it.
     pub fn uuid_text(&self) -> String {
         format_uuid(&self.uuid)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! Finds the few rules that can match a flow without trying all.
 //!
-//! Each rule is filed under what it asks most plainly: exact VM names or address blocks of either end, and
+//! Each rule is filed under what it asks most plainly: exact VM names, a label or address blocks of either end, and
 //! single ports. A flow looks under each combination of what it is and "not asked". What a rule is filed
 //! under is only ever a part of what it asks, so the index leaves out no rule that matches; the rule itself
 //! is tried in full afterwards.
@@ -19,6 +19,7 @@ use rustc_hash::{FxHashMap, FxHasher};
 use crate::block::Block;
 use crate::document::{Selector, VmPattern};
 use crate::flow::Side;
+use crate::label::{Label, MAX_LABELS};
 use crate::matching::Subject;
 use crate::port::PortRange;
 use crate::ruleset::{CompiledRule, End, severity};
@@ -42,13 +43,14 @@ pub(crate) struct Place {
 
 /// What an end is asked to be: of what kind, and a hash of it. Two that are the same by chance cost a try, and no more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-struct Anchor(u32);
+pub(crate) struct Anchor(u32);
 
 /// Kinds of anchors, in the lowest bits.
 const KIND_BITS: u32 = 4;
 const VM: u32 = 1;
 const FIRST_V4: u32 = 2;
 const FIRST_V6: u32 = FIRST_V4 + LENGTHS_V4.len() as u32;
+const LABEL: u32 = FIRST_V6 + LENGTHS_V6.len() as u32;
 const KINDS: usize = 1 << KIND_BITS;
 
 impl Anchor {
@@ -63,6 +65,10 @@ impl Anchor {
 
     fn vm(name: &str) -> Anchor {
         Anchor::new(VM, name)
+    }
+
+    pub(crate) fn label(key: &str, value: &str) -> Anchor {
+        Anchor::new(LABEL, (key, value))
     }
 
     /// Of the addresses that have their first bits in common with this one: so many as the length of that number says.
@@ -188,7 +194,7 @@ impl Asked {
     }
 
     /// What this end of a flow may be asked to be.
-    fn of(&self, subject: &Subject<'_>) -> ([Anchor; MAX_ANCHORS], usize) {
+    fn of<'s>(&self, subject: &Subject<'s>) -> Anchors<'s> {
         let mut found = [Anchor::NONE; MAX_ANCHORS];
         let mut count = usize::from(self.kinds[0] > 0);
         let mut look = |anchor: Anchor| {
@@ -211,7 +217,43 @@ impl Asked {
                 look(Anchor::block(subject.address, number));
             }
         }
-        (found, count)
+        let mut asked = 0;
+        if self.kinds[LABEL as usize] > 0 {
+            for (bit, label) in (0..u128::BITS).zip(subject.labels) {
+                asked |= u128::from(self.anchors.contains_key(&label.anchor())) << bit;
+            }
+        }
+        Anchors {
+            plain: found,
+            count,
+            labels: subject.labels,
+            asked,
+        }
+    }
+}
+
+// Each of a guest's labels has a bit in `Anchors`.
+const _: () = assert!(2 * MAX_LABELS <= u128::BITS as usize);
+
+/// What an end of a flow is that some rule asks for.
+#[derive(Clone, Copy)]
+struct Anchors<'s> {
+    /// Not asked, its VM, and the blocks around its address.
+    plain: [Anchor; MAX_ANCHORS],
+    count: usize,
+    labels: &'s [Label],
+    /// Which of the labels, by bit.
+    asked: u128,
+}
+
+impl Anchors<'_> {
+    fn iter(&self) -> impl Iterator<Item = Anchor> + '_ {
+        let labels = std::iter::successors(Some(self.asked), |left| Some(left & left.wrapping_sub(1)));
+        let labels = labels
+            .take_while(|left| *left != 0)
+            .filter_map(|left| self.labels.get(left.trailing_zeros() as usize));
+        let plain = self.plain.iter().take(self.count).copied();
+        plain.chain(labels.map(Label::anchor))
     }
 }
 
@@ -238,6 +280,13 @@ pub(crate) struct Index {
 pub(crate) struct Candidates<'i> {
     buckets: [Option<&'i Bucket>; MAX_BUCKETS],
     count: usize,
+    /// Between guests with many labels that rules ask for there may be more than fit above. Those are looked for each time.
+    more: bool,
+    index: &'i Index,
+    from: Anchors<'i>,
+    to: Anchors<'i>,
+    /// 0 where none of it is asked.
+    port: u16,
 }
 
 impl Index {
@@ -281,31 +330,36 @@ impl Index {
         }
     }
 
-    pub(crate) fn candidates(&self, source: &Subject<'_>, destination: &Subject<'_>) -> Candidates<'_> {
-        let mut found = Candidates {
-            buckets: [None; MAX_BUCKETS],
-            count: 0,
-        };
-        let (from, from_count) = self.from.of(source);
-        let (to, to_count) = self.to.of(destination);
+    pub(crate) fn candidates<'i>(
+        &'i self,
+        source: &Subject<'i>,
+        destination: &Subject<'i>,
+    ) -> Candidates<'i> {
+        let (from, to) = (self.from.of(source), self.to.of(destination));
         let port = match destination.listens {
             Some((protocol, port)) if protocol.has_ports() && self.ports.contains_key(&port) => port,
             _ => 0,
         };
-        for from in &from[..from_count] {
-            for to in &to[..to_count] {
+        let mut found = Candidates {
+            buckets: [None; MAX_BUCKETS],
+            count: 0,
+            more: false,
+            index: self,
+            from,
+            to,
+            port,
+        };
+        for from in from.iter() {
+            for to in to.iter() {
                 let mut look = |port| {
-                    let key = Key {
-                        from: *from,
-                        to: *to,
-                        port,
-                    };
-                    if self.shapes.0[key.shape()] > 0
-                        && let Some(bucket) = self.buckets.get(&key)
-                        && let Some(slot) = found.buckets.get_mut(found.count)
-                    {
-                        *slot = Some(bucket);
-                        found.count += 1;
+                    if let Some(bucket) = self.bucket(Key { from, to, port }) {
+                        match found.buckets.get_mut(found.count) {
+                            Some(slot) => {
+                                *slot = Some(bucket);
+                                found.count += 1;
+                            }
+                            None => found.more = true,
+                        }
                     }
                 };
                 look(0);
@@ -316,9 +370,37 @@ impl Index {
         }
         found
     }
+
+    fn bucket(&self, key: Key) -> Option<&Bucket> {
+        match self.shapes.0[key.shape()] > 0 {
+            true => self.buckets.get(&key),
+            false => None,
+        }
+    }
 }
 
-impl Candidates<'_> {
+impl<'i> Candidates<'i> {
+    fn buckets(&self) -> impl Iterator<Item = &'i Bucket> + '_ {
+        let more = self.more.then(|| self.all().skip(MAX_BUCKETS));
+        let found = self.buckets[..self.count].iter().flatten().copied();
+        found.chain(more.into_iter().flatten())
+    }
+
+    /// All of them, in the order in which they were found.
+    fn all(&self) -> impl Iterator<Item = &'i Bucket> + '_ {
+        let pairs = self
+            .from
+            .iter()
+            .flat_map(|from| self.to.iter().map(move |to| (from, to)));
+        let keys = pairs.flat_map(|(from, to)| {
+            let port = (self.port != 0).then_some(self.port);
+            std::iter::once(0)
+                .chain(port)
+                .map(move |port| Key { from, to, port })
+        });
+        keys.filter_map(|key| self.index.bucket(key))
+    }
+
     /// The rule that decides: the first in order of the most severe kind for which `matches` holds.
     pub(crate) fn first(
         &self,
@@ -327,7 +409,7 @@ impl Candidates<'_> {
     ) -> Option<Place> {
         (0..3).find_map(|kind| {
             let mut best: Option<(u32, Place)> = None;
-            for bucket in self.buckets[..self.count].iter().flatten() {
+            for bucket in self.buckets() {
                 for place in bucket.of(kind) {
                     let number = order(*place);
                     if best.is_some_and(|(best, _)| best <= number) {
@@ -345,7 +427,7 @@ impl Candidates<'_> {
 
     /// Calls `f` with each candidate, in no order, some more than once.
     pub(crate) fn each(&self, mut f: impl FnMut(Place)) {
-        for bucket in self.buckets[..self.count].iter().flatten() {
+        for bucket in self.buckets() {
             (0..3)
                 .flat_map(|kind| bucket.of(kind))
                 .for_each(|place| f(*place));
@@ -396,6 +478,16 @@ fn anchors_of(selector: &Selector) -> Option<Vec<Anchor>> {
         if names.is_some() {
             return names;
         }
+    }
+    // All pairs must hold, so any one of them will do: the first of those with the fewest values.
+    let labels = selector.label.iter().filter_map(|(key, values)| {
+        let exact = values
+            .iter()
+            .map(|value| Some(Anchor::label(key, value.exact()?)));
+        exact.collect::<Option<Vec<Anchor>>>()
+    });
+    if let Some(fewest) = labels.min_by_key(Vec::len) {
+        return Some(fewest);
     }
     if selector.address.is_empty() {
         return None;

@@ -9,7 +9,7 @@
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! use policy::{Document, Endpoint, Flow, Process, Protocol, Ruleset, Verdict, VmId};
-//! let vm = |name: &str| VmId { name: name.into(), uuid: [0; 16] };
+//! let vm = |name: &str| VmId::new(name, [0; 16]);
 //!
 //! let document = Document::parse("shop.yaml", r#"
 //! policy: shop
@@ -76,6 +76,13 @@
 //!   roles, users and groups of guests (see [`document::Users`]). `exe` is the file that
 //!   runs, after symbolic links (`/bin/sh` may be `/usr/bin/dash`). `port` and `protocol` are what a server
 //!   listens on: they hold for `to` and are not asked of `from`.
+//!   `label` asks for labels of the VM, all pairs of `{ tier: front, app: [shop, "pay-*"] }`, each with one of its values;
+//!   `xen` for what Xen says of it: `{ type: pvh, pool: Pool-0 }`.
+//! - **Labels** of a VM are those that sets give it, `labels: { "web*": { tier: front } }` by pattern of its name or by UUID, and those that
+//!   dom0 put in xenstore: `/local/domain/ID/xmesh/labels/KEY`, else `/vm/UUID/xmesh/labels/KEY`. Of one key what a set says counts,
+//!   of the most specific pattern, of equal ones the set that is first by name. A label never is the guest's own word. They are an
+//!   input of a decision: see [`Ruleset::known`]. Keys and values are 1 to [`MAX_LABEL`] of `a-z`, `A-Z`, `0-9`, `-`, `_` and `.`, a letter or digit
+//!   at both ends; at most [`MAX_LABELS`] keys in all sets, and as many labels of one guest in xenstore.
 //! - Patterns: see [`pattern`].
 //! - Deny beats audit beats allow; without any of them the defaults of both VMs decide: see
 //!   [`Ruleset::decide`].
@@ -170,6 +177,8 @@ mod explain;
 mod flow;
 mod identity;
 mod index;
+mod label;
+mod labels;
 mod matching;
 mod mirror;
 mod parts;
@@ -194,6 +203,7 @@ pub use document::{
 pub use explain::{Consulted, Explanation, Match, NearMiss};
 pub use flow::{Endpoint, Flow, Measured, Owner, Process, Side, VmId};
 pub use identity::{Identity, ServiceName};
+pub use label::{Facts, GuestType, Label, LabelError, LabelFrom, MAX_LABEL, MAX_LABELS, is_plain};
 pub use matching::Condition;
 pub use mirror::{MirrorId, Mirroring};
 pub use port::{PortRange, Protocol};

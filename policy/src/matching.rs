@@ -6,8 +6,10 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::document::{ContainerPattern, Role, Selector, Users, VmPattern};
+use crate::document::{ContainerPattern, Role, Selector, Users, VmPattern, XenFacts};
 use crate::flow::{Endpoint, Flow, Owner, Process, Side, VmId};
+use crate::label::{GuestType, Label, value_of};
+use crate::pattern::Pattern;
 use crate::port::{PortRange, Protocol, UidRange};
 
 /// One thing that a rule or a selector asks.
@@ -20,6 +22,10 @@ pub enum Condition {
     Port,
     /// The name or UUID of the guest.
     Vm,
+    /// A label of the guest.
+    Label,
+    /// What Xen says of the guest.
+    Xen,
     /// The address.
     Address,
     /// The path of the executable.
@@ -46,10 +52,12 @@ pub enum Condition {
 
 impl Condition {
     /// The conditions of a selector, the cheap ones first.
-    pub(crate) const OF_SELECTOR: [Condition; 10] = [
+    pub(crate) const OF_SELECTOR: [Condition; 12] = [
         Condition::Protocol,
         Condition::Port,
         Condition::Vm,
+        Condition::Label,
+        Condition::Xen,
         Condition::Address,
         Condition::Uid,
         Condition::Role,
@@ -65,6 +73,8 @@ impl Condition {
             Condition::Protocol => "protocol",
             Condition::Port => "port",
             Condition::Vm => "vm",
+            Condition::Label => "label",
+            Condition::Xen => "xen",
             Condition::Address => "address",
             Condition::Exe => "exe",
             Condition::Arg => "arg",
@@ -113,6 +123,8 @@ pub(crate) struct Subject<'a> {
     pub listens: Option<(Protocol, u16)>,
     /// The address is proven to be the guest's.
     pub proven: bool,
+    /// Of the guest, by key.
+    pub labels: &'a [Label],
 }
 
 impl<'a> Subject<'a> {
@@ -128,13 +140,19 @@ impl<'a> Subject<'a> {
             address: endpoint.address.to_canonical(),
             listens,
             proven: endpoint.proven && endpoint.vm.is_some(),
+            labels: endpoint.vm.map_or(&[], |vm| vm.facts.labels()),
         }
     }
 
-    pub fn of(flow: &Flow<'a>, side: Side) -> Self {
-        match side {
+    /// `after`: the flow is decided by the policy as it will be.
+    pub fn of(flow: &Flow<'a>, side: Side, after: bool) -> Self {
+        let subject = match side {
             Side::Source => Subject::new(&flow.source, None),
             Side::Destination => Subject::new(&flow.destination, Some((flow.protocol, flow.port))),
+        };
+        Subject {
+            labels: subject.vm.map_or(&[], |vm| vm.facts.labels_in(after)),
+            ..subject
         }
     }
 
@@ -178,6 +196,11 @@ impl Selector {
                 let named = |vm| patterns.iter().any(|p| p.matches(vm));
                 subject.vm.is_some_and(named).into()
             }),
+            Condition::Label => (!self.label.is_empty())
+                .then(|| (subject.vm.is_some() && self.is_labelled(subject.labels)).into()),
+            Condition::Xen => {
+                (!self.xen.is_empty()).then(|| subject.vm.is_some_and(|vm| self.xen.matches(vm)).into())
+            }
             Condition::Address => {
                 asked(&self.address).map(|blocks| blocks.iter().any(|b| b.contains(subject.address)).into())
             }
@@ -212,6 +235,27 @@ impl Selector {
         }
     }
 
+    /// Whether these labels of a guest, by key, are all that it asks.
+    fn is_labelled(&self, labels: &[Label]) -> bool {
+        self.label
+            .iter()
+            .all(|(key, values)| label_is(labels, key, values))
+    }
+
+    /// Whether a guest is one that it asks for, whatever runs in it and whatever its address.
+    pub fn is_guest(&self, vm: &VmId) -> bool {
+        self.is_but_for_labels(vm) && self.is_labelled(vm.facts.labels())
+    }
+
+    /// The same, where some flow with the guest may be decided by other labels: while a change is rolled out.
+    pub(crate) fn may_be_guest(&self, vm: &VmId) -> bool {
+        self.is_but_for_labels(vm) && vm.facts.all_labels().any(|labels| self.is_labelled(labels))
+    }
+
+    fn is_but_for_labels(&self, vm: &VmId) -> bool {
+        (self.vm.is_empty() || self.vm.iter().any(|p| p.matches(vm))) && self.xen.matches(vm)
+    }
+
     /// Whether all conditions hold.
     pub(crate) fn matches(&self, subject: &Subject<'_>) -> Truth {
         let mut all = Truth::Yes;
@@ -224,6 +268,27 @@ impl Selector {
         }
         all
     }
+}
+
+impl XenFacts {
+    fn matches(&self, vm: &VmId) -> bool {
+        self.type_holds(vm) && self.pool_holds(vm)
+    }
+
+    pub(crate) fn type_holds(&self, vm: &VmId) -> bool {
+        let is = |of: GuestType| self.guest_type.contains(&of);
+        self.guest_type.is_empty() || vm.facts.guest_type.is_some_and(is)
+    }
+
+    pub(crate) fn pool_holds(&self, vm: &VmId) -> bool {
+        let is = |name: &str| self.pool.iter().any(|pattern| pattern.matches(name));
+        self.pool.is_empty() || vm.facts.pool.as_deref().is_some_and(is)
+    }
+}
+
+/// Whether a label has one of these values.
+pub(crate) fn label_is(labels: &[Label], key: &str, values: &[Pattern]) -> bool {
+    value_of(labels, key).is_some_and(|value| values.iter().any(|pattern| pattern.matches(value)))
 }
 
 impl ContainerPattern {

@@ -24,11 +24,28 @@ pub struct Mirroring {
     pub share: Share,
 }
 
+/// Who may get copies.
+#[derive(Debug)]
+enum Copies {
+    Vm(VmPattern),
+    /// A service's guests; none where there is no such service.
+    Service(Option<Arc<Selector>>),
+}
+
+impl Copies {
+    fn are_for(&self, vm: &VmId) -> bool {
+        match self {
+            Copies::Vm(pattern) => pattern.matches(vm),
+            Copies::Service(selector) => selector.as_ref().is_some_and(|selector| selector.is_guest(vm)),
+        }
+    }
+}
+
 /// All guests that get copies by the rules of one set.
 #[derive(Debug, Default)]
 pub(crate) struct Mirrors {
     /// As people call them, and who may be meant.
-    targets: Vec<(String, Vec<VmPattern>)>,
+    targets: Vec<(String, Copies)>,
     numbers: HashMap<String, MirrorId>,
 }
 
@@ -41,11 +58,11 @@ impl Mirrors {
         service: impl Fn(&str) -> Option<Arc<Selector>>,
     ) -> Mirroring {
         let (name, vms) = match &mirror.to {
-            MirrorTo::Vm(vm) => (vm.as_str().to_owned(), vec![vm.clone()]),
+            MirrorTo::Vm(vm) => (vm.as_str().to_owned(), Copies::Vm(vm.clone())),
             MirrorTo::Service(name) => (
                 format!("{set}/{name}"),
                 // A document's own services hold every name its rules use.
-                service(name).map_or_else(Vec::new, |selector| selector.vm.clone()),
+                Copies::Service(service(name)),
             ),
         };
         let next = MirrorId(self.len());
@@ -79,8 +96,7 @@ impl Mirroring {
 impl Ruleset {
     /// Whether a guest is one that gets these copies; of several the first gets them. Allocates nothing.
     pub fn gets_copies(&self, vm: &VmId, to: MirrorId) -> bool {
-        self.mirror(to)
-            .is_some_and(|(_, vms)| vms.iter().any(|pattern| pattern.matches(vm)))
+        self.mirror(to).is_some_and(|(_, copies)| copies.are_for(vm))
     }
 
     /// What a person calls who gets these copies: a VM, or `set/service`.
@@ -88,7 +104,7 @@ impl Ruleset {
         self.mirror(to).map(|(name, _)| name.as_str())
     }
 
-    fn mirror(&self, MirrorId(n): MirrorId) -> Option<&(String, Vec<VmPattern>)> {
+    fn mirror(&self, MirrorId(n): MirrorId) -> Option<&(String, Copies)> {
         // The last set whose numbers begin there or before; one that has none begins where the next does.
         let (first, mirrors) = self
             .parts

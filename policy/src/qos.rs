@@ -156,9 +156,7 @@ impl Ruleset {
         let may = |end: &End| match end {
             End::Any | End::Unattributed => true,
             End::World => false,
-            End::Selector { selector, .. } => {
-                selector.vm.is_empty() || selector.vm.iter().any(|p| p.matches(vm))
-            }
+            End::Selector { selector, .. } => selector.may_be_guest(vm),
         };
         self.classes().filter(move |class| {
             self.classes

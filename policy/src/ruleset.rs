@@ -15,6 +15,7 @@ use crate::document::{
 };
 use crate::flow::{Flow, Owner, Side, VmId};
 use crate::index::{Index, Place};
+use crate::labels;
 use crate::matching::{Subject, Truth, port_in};
 use crate::mirror::Mirroring;
 use crate::parts::{Parts, Staged};
@@ -426,14 +427,14 @@ impl Ruleset {
     /// asks for a process does not match an end whose process is not known ([`Owner::Unknown`]). The class is the first that
     /// matches in that sense. A rule in dry run decides nothing; what it would decide is said beside.
     pub fn decide(&self, flow: &Flow<'_>) -> Decision {
-        let source = Subject::of(flow, Side::Source);
-        let destination = Subject::of(flow, Side::Destination);
+        let after = self.is_after(flow);
+        let source = Subject::of(flow, Side::Source, after);
+        let destination = Subject::of(flow, Side::Destination, after);
         let candidates = self.index.candidates(&source, &destination);
         let matches = |rule: &CompiledRule| {
             rule.is_open(self.time) && rule.matches(flow, &source, &destination) == Truth::Yes
         };
         let order = |place| self.parts.number(place).0;
-        let after = self.is_after(flow);
         let of_place = |place: Place| self.parts.at(place, after);
         let first = candidates.first(order, |place| {
             of_place(place).is_some_and(|rule| !rule.dry_run && matches(rule))
@@ -487,14 +488,14 @@ impl Ruleset {
     /// This is what may stand in a table that does not know processes.
     pub fn decide_for_any_process(&self, flow: &Flow<'_>) -> Option<Decision> {
         let now = self.decide(flow);
-        let source = Subject::of(flow, Side::Source);
-        let destination = Subject::of(flow, Side::Destination);
+        let after = self.is_after(flow);
+        let source = Subject::of(flow, Side::Source, after);
+        let destination = Subject::of(flow, Side::Destination, after);
         let decider = match now.by {
             Decider::Rule(id) => self.rule(id).map(|rule| (severity(rule.action), id)),
             Decider::Default(_) | Decider::Nothing | Decider::Unserved => None,
         };
         let mut depends = false;
-        let after = self.is_after(flow);
         self.index.candidates(&source, &destination).each(|place| {
             let rule = self
                 .parts
@@ -517,9 +518,7 @@ impl Ruleset {
                 && rule.ends(side).iter().any(|end| {
                     (end.asks_owner() || rule.asks_owner(side))
                         && match end {
-                            End::Selector { selector, .. } => {
-                                selector.vm.is_empty() || selector.vm.iter().any(|p| p.matches(vm))
-                            }
+                            End::Selector { selector, .. } => selector.may_be_guest(vm),
                             End::World => false,
                             End::Any | End::Unattributed => true,
                         }
@@ -746,6 +745,7 @@ fn check(documents: &[&Document]) -> Result<(), Problems> {
     }
     route::check(documents, &mut problems);
     problems.extend(qos::check(documents));
+    problems.extend(labels::check(documents));
     Problems::or(problems)
 }
 

@@ -63,7 +63,7 @@ impl Who {
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
         let (one, blocks) = match self {
             Who::Address(address) => (Some(*address), &[][..]),
-            Who::Selector(selector) if selector.vm.is_empty() => (None, selector.address.as_slice()),
+            Who::Selector(selector) if !selector.asks_guest() => (None, selector.address.as_slice()),
             Who::Selector(_) => (None, &[][..]),
         };
         let hosts = blocks.iter().filter(|block| block.address() == block.last());
@@ -74,7 +74,7 @@ impl Who {
     pub fn is_by_address(&self) -> bool {
         match self {
             Who::Address(_) => true,
-            Who::Selector(selector) => selector.vm.is_empty(),
+            Who::Selector(selector) => !selector.asks_guest(),
         }
     }
 
@@ -84,7 +84,13 @@ impl Who {
             Who::Address(address) => *address == guest.address,
             Who::Selector(selector) => {
                 let subject = Subject::new(guest, None);
-                [Condition::Vm, Condition::Address].into_iter().all(|c| {
+                let stands = [
+                    Condition::Vm,
+                    Condition::Label,
+                    Condition::Xen,
+                    Condition::Address,
+                ];
+                stands.into_iter().all(|c| {
                     selector
                         .check(c, &subject)
                         .is_none_or(|holds| holds == Truth::Yes)

@@ -60,6 +60,38 @@ fn a_denial_and_an_allow_that_cross_are_a_conflict() {
 }
 
 #[test]
+fn labels_are_compared_pair_by_pair() {
+    let front = "from: { label: { tier: front } }, to: redis, action: allow";
+    let of_shop = "from: { label: { app: shop, tier: front } }, to: redis, action: allow";
+    // What asks for more is within what asks for less.
+    assert_eq!(
+        of(&[
+            "from: { label: { tier: \"f*\" } }, to: redis, action: deny",
+            of_shop
+        ]),
+        ["shadowed p/r1 p/r0"]
+    );
+    assert!(of(&[of_shop, front]).is_empty());
+    assert_eq!(
+        of(&[
+            "from: { xen: { type: [pvh, hvm] } }, to: redis, action: deny",
+            "from: { xen: { type: pvh, pool: fast } }, to: redis, action: allow"
+        ]),
+        ["shadowed p/r1 p/r0"]
+    );
+    // Some guest may have both labels; none has two values of one.
+    let crossing = "from: { label: { app: shop } }, to: redis, ports: 6379, action: deny";
+    assert_eq!(of(&[front, crossing]), ["conflict p/r1 p/r0"]);
+    assert!(of(&[front, &crossing.replace("app: shop", "tier: back")]).is_empty());
+    // Outside nobody has a label.
+    assert!(of(&["from: world, to: redis, action: allow", crossing]).is_empty());
+    assert_eq!(
+        of(&["from: world, to: { label: { tier: front } }, action: allow"]),
+        ["too-wide p/r0"]
+    );
+}
+
+#[test]
 fn a_rule_whose_flows_another_decides_is_shadowed() {
     let narrow = "from: { vm: web1, exe: /usr/bin/curl }, to: redis, action: allow";
     assert_eq!(
@@ -193,7 +225,8 @@ proptest! {
         let ruleset = Ruleset::compile(&documents, 1).unwrap().at(time);
         for owned in &flows {
             // A flow between two ends outside is asked here, and met by no interface.
-            let flow = owned.flow();
+            let known = owned.known(&ruleset);
+            let flow = known.flow();
             if flow.source.vm.is_none() && flow.destination.vm.is_none() {
                 continue;
             }

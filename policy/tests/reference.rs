@@ -39,7 +39,10 @@ fn expect(documents: &[Document], asked: Asked<'_>) -> Expected {
     for kind in ["deny", "audit", "allow"] {
         for set in &sets {
             for rule in set.rules() {
-                if rule.action.as_str() == kind && (tried || !rule.dry_run) && holds(set, rule, flow, time) {
+                if rule.action.as_str() == kind
+                    && (tried || !rule.dry_run)
+                    && holds(&sets, set, rule, flow, time)
+                {
                     let (verdict, refuse, audit) = outcome(rule.action);
                     return (
                         verdict,
@@ -128,18 +131,21 @@ fn expect_class(documents: &[Document], flow: &Flow<'_>, time: i64) -> Option<St
                 instead: None,
                 mirror: None,
             };
-            holds(set, &rule, flow, time)
+            holds(&sets, set, &rule, flow, time)
         })?;
         Some(format!("{}/{}", set.name(), class.name))
     })
 }
 
-fn holds(set: &Document, rule: &Rule, flow: &Flow<'_>, time: i64) -> bool {
+fn holds(sets: &[&Document], set: &Document, rule: &Rule, flow: &Flow<'_>, time: i64) -> bool {
     let ported = matches!(flow.protocol.0, 6 | 17 | 132);
     rule.protocol.is_none_or(|p| p == flow.protocol)
         && (rule.ports.is_empty() || ported && rule.ports.iter().any(|r| r.contains(flow.port)))
-        && rule.from.iter().any(|p| is(set, p, &flow.source, None))
-        && rule.to.iter().any(|p| is(set, p, &flow.destination, Some(flow)))
+        && rule.from.iter().any(|p| is(sets, set, p, &flow.source, None))
+        && rule
+            .to
+            .iter()
+            .any(|p| is(sets, set, p, &flow.destination, Some(flow)))
         && required(&rule.require, flow, time)
 }
 
@@ -220,20 +226,79 @@ fn is_vm(pattern: &VmPattern, vm: &VmId) -> bool {
     }
 }
 
-fn is(set: &Document, peer: &Peer, end: &Endpoint<'_>, to: Option<&Flow<'_>>) -> bool {
+/// The labels of a guest of which the ruleset was not asked: those of xenstore are in it.
+fn labels(sets: &[&Document], vm: &VmId) -> BTreeMap<String, String> {
+    let mut said = Vec::new();
+    for set in sets {
+        for (pattern, labels) in set.labels() {
+            let text = pattern.as_str();
+            let is = match text == "01010101-0101-0101-0101-010101010101" {
+                true => vm.uuid == [1; 16],
+                false => pattern.matches(&vm.name),
+            };
+            let wild = text.contains(['*', '?']);
+            let literal = text.chars().filter(|c| !"*?".contains(*c)).count();
+            if is {
+                said.push((
+                    wild,
+                    if wild { usize::MAX - literal } else { 0 },
+                    set.name(),
+                    text,
+                    labels,
+                ));
+            }
+        }
+    }
+    // The last word is the one that counts, so the least comes first.
+    said.sort_by(|a, b| (b.0, b.1, b.2, b.3).cmp(&(a.0, a.1, a.2, a.3)));
+    let given = vm.facts.labels().iter();
+    let mut all: BTreeMap<String, String> = given
+        .map(|l| (l.key().to_owned(), l.value().to_owned()))
+        .collect();
+    for (.., labels) in said {
+        all.extend(labels.clone());
+    }
+    all
+}
+
+fn is(sets: &[&Document], set: &Document, peer: &Peer, end: &Endpoint<'_>, to: Option<&Flow<'_>>) -> bool {
+    let selects = |s: &Selector| selects(s, end, to) && is_labelled(sets, s, end);
     match peer {
         Peer::Any => true,
         Peer::World => end.vm.is_none(),
         Peer::Unattributed => end.vm.is_some() && end.owner == Owner::Unattributed,
         Peer::Service(name) => match name.split_once('@') {
-            None => selects(&set.services()[name].selector, end, to),
+            None => selects(&set.services()[name].selector),
             Some((name, version)) => {
                 let service = &set.services()[name];
-                selects(&service.selector, end, to) && selects(&service.versions[version], end, to)
+                selects(&service.selector) && selects(&service.versions[version])
             }
         },
-        Peer::Inline(selector) => selects(selector, end, to),
+        Peer::Inline(selector) => selects(selector),
     }
+}
+
+fn is_labelled(sets: &[&Document], s: &Selector, end: &Endpoint<'_>) -> bool {
+    let Some(vm) = end.vm else {
+        return s.label.is_empty() && s.xen.is_empty();
+    };
+    let labels = labels(sets, vm);
+    let labelled = s.label.iter().all(|(key, values)| match labels.get(key) {
+        Some(value) => values.iter().any(|pattern| pattern.matches(value)),
+        None => false,
+    });
+    let typed = s.xen.guest_type.is_empty()
+        || vm
+            .facts
+            .guest_type
+            .is_some_and(|of| s.xen.guest_type.contains(&of));
+    let pooled = s.xen.pool.is_empty()
+        || vm
+            .facts
+            .pool
+            .as_ref()
+            .is_some_and(|pool| s.xen.pool.iter().any(|p| p.matches(pool)));
+    labelled && typed && pooled
 }
 
 fn selects(s: &Selector, end: &Endpoint<'_>, to: Option<&Flow<'_>>) -> bool {
@@ -321,9 +386,10 @@ proptest! {
     ) {
         let ruleset = Ruleset::compile(&documents, 1).unwrap().at(time);
         for owned in &flows {
-            let flow = owned.flow();
+            let known = owned.known(&ruleset);
+            let (plain, flow) = (owned.flow(), known.flow());
             let decision = ruleset.decide(&flow);
-            let asked = Asked { flow: &flow, time, tried: false };
+            let asked = Asked { flow: &plain, time, tried: false };
             let expected = expect(&documents, asked);
             prop_assert_eq!(&got(&ruleset, &decision), &expected, "{:?}", owned);
             let tried = expect(&documents, Asked { tried: true, ..asked });
@@ -349,7 +415,7 @@ proptest! {
             prop_assert_eq!(mirror, said, "{:?}", owned);
             let class = decision.class.map(|id| ruleset.class(id).unwrap().to_string());
             let expected = match decision.verdict {
-                Verdict::Allow => expect_class(&documents, &flow, time),
+                Verdict::Allow => expect_class(&documents, &plain, time),
                 Verdict::Deny => None,
             };
             prop_assert_eq!(class, expected, "{:?}", owned);
@@ -364,12 +430,12 @@ proptest! {
 }
 
 /// The version of the first canary of the set's route that matches.
-fn canary<'d>(set: &'d Document, flow: &Flow<'_>) -> Option<&'d str> {
+fn canary<'d>(sets: &[&Document], set: &'d Document, flow: &Flow<'_>) -> Option<&'d str> {
     let route = set.routes().values().next().unwrap();
     route
         .canary
         .iter()
-        .find(|c| c.from.iter().any(|p| is(set, p, &flow.source, None)))
+        .find(|c| c.from.iter().any(|p| is(sets, set, p, &flow.source, None)))
         .map(|c| c.to.as_str())
 }
 
@@ -382,12 +448,15 @@ proptest! {
         flows in proptest::collection::vec(flow(), FLOWS),
     ) {
         let ruleset = Ruleset::compile(&documents, 1).unwrap().at(40_000);
+        let mut sets: Vec<&Document> = documents.iter().collect();
+        sets.sort_by_key(|d| d.name());
         for owned in &flows {
-            let flow = owned.flow();
+            let known = owned.known(&ruleset);
+            let (plain, flow) = (owned.flow(), known.flow());
             for route in ruleset.routes() {
                 let set = documents.iter().find(|d| d.name() == &*route.set).unwrap();
                 let version = route.canary(&flow.source).map(|v| route.version_name(v));
-                prop_assert_eq!(version, canary(set, &flow), "{:?}", owned);
+                prop_assert_eq!(version, canary(&sets, set, &plain), "{:?}", owned);
             }
         }
     }
@@ -399,7 +468,8 @@ proptest! {
     ) {
         let ruleset = Ruleset::compile(&documents, 1).unwrap().at(40_000);
         for owned in &flows {
-            let mut flow = owned.flow();
+            let labelled = owned.known(&ruleset);
+            let mut flow = labelled.flow();
             let known = ruleset.decide(&flow);
             let is_sure = |flow: &Flow<'_>| match ruleset.decide_for_any_process(flow) {
                 Some(sure) => (known.verdict, known.refuse, known.audit) == (sure.verdict, sure.refuse, sure.audit),
@@ -430,7 +500,8 @@ proptest! {
     ) {
         let ruleset = Ruleset::compile(&documents, 1).unwrap().at(40_000);
         for owned in &flows {
-            let flow = owned.flow();
+            let known = owned.known(&ruleset);
+            let flow = known.flow();
             let explanation = ruleset.explain(&flow);
             let decision = ruleset.decide(&flow);
             prop_assert_eq!(explanation.decision, decision);
@@ -477,7 +548,9 @@ proptest! {
             prop_assert_eq!(ruleset.ports(), anew.ports());
             let (then, anew) = (ruleset.at(40_000), anew.at(40_000));
             for owned in &flows {
-                let flow = owned.flow();
+                let known = owned.known(&then);
+                prop_assert_eq!(&format!("{known:?}"), &format!("{:?}", owned.known(&anew)));
+                let flow = known.flow();
                 let decision = then.decide(&flow);
                 prop_assert_eq!(decision, anew.decide(&flow));
                 prop_assert_eq!(then.decide_for_any_process(&flow), anew.decide_for_any_process(&flow));
@@ -529,28 +602,31 @@ proptest! {
                 let dry = d.dry_run.map(|d| (plain(r.rule_name(d.rule).unwrap().to_string()), d.verdict, d.audit));
                 (verdict, refuse, audit, rule.map(plain), instead, class, mirror, dry)
             };
-            prop_assert_eq!(say(&staged, staged.decide(&flow)), say(one, one.decide(&flow)), "{:?}", owned);
+            prop_assert_eq!(say(&staged, staged.decide(&owned.known(&staged).flow())), say(one, one.decide(&owned.known(one).flow())), "{:?}", owned);
             let surely = |r: &Ruleset| {
-                r.decide_for_any_process(&flow).map(|d| (d.verdict, d.refuse, d.audit))
+                r.decide_for_any_process(&owned.known(r).flow()).map(|d| (d.verdict, d.refuse, d.audit))
             };
             prop_assert_eq!(surely(&staged), surely(one), "{:?}", owned);
-            let walked = |r: &Ruleset| plain(r.explain(&flow).to_string());
+            let walked = |r: &Ruleset| plain(r.explain(&owned.known(r).flow()).to_string());
             prop_assert_eq!(walked(&staged), walked(one), "{:?}", owned);
             for vm in [flow.source.vm, flow.destination.vm].into_iter().flatten() {
                 let of = if rollout.is_for(vm) { &will_be } else { &was };
                 prop_assert_eq!(staged.lock_of(vm).map(|s| s.value), of.lock_of(vm).map(|s| s.value));
                 prop_assert_eq!(staged.default_of(vm).map(|s| s.value), of.default_of(vm).map(|s| s.value));
                 for side in [Side::Source, Side::Destination] {
-                    // It may be of the other end that the flow is decided by the policy as it will be.
-                    let depends = was.depends_on_process(vm, side) || will_be.depends_on_process(vm, side);
-                    prop_assert_eq!(staged.depends_on_process(vm, side), depends);
+                    // It may be of the other end that the flow is decided by the policy as it will be. With labels of the one
+                    // a rule of the other may seem to be about it, too.
+                    let depends = |r: &Ruleset| r.depends_on_process(&r.known(vm), side);
+                    let counts = depends(&will_be) || (!rollout.is_for(vm) && depends(&was));
+                    prop_assert!(depends(&staged) || !counts);
                 }
             }
         }
         // Taken back, nothing of it is left.
         let back = staged.changed(all(&before), 7).unwrap().at(40_000);
         for owned in &flows {
-            prop_assert_eq!(back.decide(&owned.flow()), was.decide(&owned.flow()));
+            let flow = owned.known(&back);
+            prop_assert_eq!(back.decide(&flow.flow()), was.decide(&owned.known(&was).flow()));
         }
     }
 
@@ -570,7 +646,8 @@ proptest! {
         prop_assert_eq!(&back, &documents);
         let again = Ruleset::compile(&again, 1).unwrap().at(40_000);
         for owned in &flows {
-            prop_assert_eq!(ruleset.decide(&owned.flow()), again.decide(&owned.flow()));
+            let flow = owned.known(&ruleset);
+            prop_assert_eq!(ruleset.decide(&flow.flow()), again.decide(&owned.known(&again).flow()));
         }
     }
 }

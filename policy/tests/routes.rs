@@ -30,10 +30,7 @@ routes:
 "#;
 
 fn vm(name: &str) -> VmId {
-    VmId {
-        name: name.into(),
-        uuid: [0; 16],
-    }
+    VmId::new(name, [0; 16])
 }
 
 fn with_shop<T>(test: impl FnOnce(&Route) -> T) -> T {

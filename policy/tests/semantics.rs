@@ -3,15 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use policy::{
-    Decider, Document, Endpoint, Flow, Lock, Measured, Other, Owner, Priority, Process, Protocol, Rate,
-    Refuse, RuleId, Ruleset, Side, Tagged, Verdict, VmId,
+    Decider, Document, Endpoint, Facts, Flow, GuestType, Label, LabelFrom, Lock, Measured, Other, Owner,
+    Priority, Process, Protocol, Rate, Refuse, RuleId, Ruleset, Side, Tagged, Verdict, VmId,
 };
 
 fn vm(name: &str) -> VmId {
-    VmId {
-        name: name.into(),
-        uuid: [7; 16],
-    }
+    VmId::new(name, [7; 16])
 }
 
 fn document(text: &str) -> Document {
@@ -900,5 +897,174 @@ rules:
     assert!(
         told.contains("also matches: p/closing (deny, in dry run, from any to any)\nwithout dry run: deny by rule p/closing"),
         "{told}"
+    );
+}
+
+/// A guest with labels of xenstore.
+fn labelled(name: &str, given: &[(&str, &str)]) -> VmId {
+    let from = |key: &str| LabelFrom::Xenstore(format!("/local/domain/7/xmesh/labels/{key}").into());
+    let labels = given
+        .iter()
+        .map(|(key, value)| Label::new(key, value, from(key)).unwrap());
+    VmId {
+        facts: std::sync::Arc::new(Facts::new(
+            Some(GuestType::Pvh),
+            Some("Pool-0".into()),
+            labels.collect(),
+        )),
+        ..vm(name)
+    }
+}
+
+#[test]
+fn labels_of_documents_are_by_pattern_and_beat_those_of_xenstore() {
+    let documents = [
+        document(
+            "policy: b\nlabels: { \"web*\": { tier: b-web, app: shop }, web1: { role: first }, \"*\": { zone: all } }\n",
+        ),
+        document(
+            "policy: a\nlabels: { \"web*\": { tier: a-web }, 07070707-0707-0707-0707-070707070707: { role: by-uuid } }\n",
+        ),
+    ];
+    let rules = Ruleset::compile(&documents, 1).unwrap();
+    let web = rules.known(&labelled("web1", &[("app", "given"), ("rack", "r7")]));
+    let shown: Vec<String> = web
+        .facts
+        .labels()
+        .iter()
+        .map(|label| format!("{label} by {}", label.from()))
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            "app=shop by set b (\"web*\")",
+            "rack=r7 by /local/domain/7/xmesh/labels/rack",
+            "role=by-uuid by set a (\"07070707-0707-0707-0707-070707070707\")",
+            "tier=a-web by set a (\"web*\")",
+            "zone=all by set b (\"*\")",
+        ]
+    );
+    // Asked again, it is the same; and a ruleset that says nothing leaves what xenstore says.
+    assert_eq!(rules.known(&web), web);
+    let bare = Ruleset::empty(2).known(&web);
+    assert_eq!(bare, labelled("web1", &[("app", "given"), ("rack", "r7")]));
+}
+
+#[test]
+fn selectors_ask_for_labels_and_for_what_xen_says() {
+    let rules = ruleset(
+        "policy: p
+default: { \"*\": deny }
+labels: { db1: { tier: back, app: shop } }
+services:
+  fronts: { label: { tier: front } }
+  shop: { label: { app: [shop, \"pay-*\"] }, xen: { type: [pvh, hvm] }, port: 80 }
+rules:
+- { name: a, from: fronts, to: shop, action: allow }
+- { name: b, from: { xen: { pool: \"Pool-*\" }, address: 10.0.0.1 }, to: world, ports: 443, action: allow }
+",
+    );
+    let (front, back) = (
+        labelled("web1", &[("tier", "front")]),
+        labelled("web2", &[("tier", "back")]),
+    );
+    let db = rules.known(&labelled("db1", &[("tier", "front")]));
+    let decide = |from: &VmId, to| rules.decide(&flow(at(from, "10.0.0.1"), to, 80));
+    assert_eq!(decide(&front, at(&db, "10.0.0.2")).by, Decider::Rule(RuleId(0)));
+    assert_eq!(decide(&back, at(&db, "10.0.0.2")).verdict, Verdict::Deny);
+    assert_eq!(
+        decide(&db, at(&db, "10.0.0.2")).verdict,
+        Verdict::Deny,
+        "what a document says beats xenstore"
+    );
+    let pool = rules.decide(&flow(at(&back, "10.0.0.1"), world("1.1.1.1"), 443));
+    assert_eq!(pool.by, Decider::Rule(RuleId(1)));
+    let unknown = vm("web3");
+    assert_eq!(
+        rules
+            .decide(&flow(at(&unknown, "10.0.0.1"), world("1.1.1.1"), 443))
+            .verdict,
+        Verdict::Deny
+    );
+    let told = |from: &VmId, to, port| rules.explain(&flow(at(from, "10.0.0.1"), to, port)).to_string();
+    let said = told(&back, at(&db, "10.0.0.2"), 80);
+    assert!(
+        said.contains("all but matches: p/a (allow): from label must be tier=front, is tier=back\n"),
+        "{said}"
+    );
+    let said = told(&unknown, world("1.1.1.1"), 443);
+    assert!(
+        said.contains("p/b (allow): from xen must be pool Pool-*, is pool not known\n"),
+        "{said}"
+    );
+    let said = told(&front, at(&back, "10.0.0.2"), 80);
+    assert!(
+        said.contains("p/a (allow): to label must be app=shop or pay-*, is without app\n"),
+        "{said}"
+    );
+    let services = rules.identity(&at(&front, "10.0.0.1"), None).services;
+    assert_eq!(
+        services.iter().map(|s| s.to_string()).collect::<Vec<_>>(),
+        ["p/fronts"]
+    );
+}
+
+#[test]
+fn a_label_of_a_guest_says_whether_its_process_matters() {
+    let rules = ruleset(
+        "policy: p\nrules: [{ name: r, from: { label: { tier: front }, exe: /usr/bin/curl }, to: any, action: deny }]\n",
+    );
+    let (front, back) = (
+        labelled("web1", &[("tier", "front")]),
+        labelled("web2", &[("tier", "back")]),
+    );
+    assert!(rules.depends_on_process(&front, Side::Source));
+    assert!(!rules.depends_on_process(&back, Side::Source));
+}
+
+#[test]
+fn guests_with_many_labels_are_found_by_each() {
+    let mut text = String::from("policy: p\nrules:\n");
+    for n in 0..40 {
+        text.push_str(&format!(
+            "- {{ name: r{n}, from: {{ label: {{ k{n}: v }} }}, to: {{ label: {{ k{}: v }} }}, ports: {}, action: deny }}\n",
+            39 - n,
+            100 + n
+        ));
+    }
+    let rules = ruleset(&text);
+    let all: Vec<String> = (0..40).map(|n| format!("k{n}")).collect();
+    let given: Vec<(&str, &str)> = all.iter().map(|key| (key.as_str(), "v")).collect();
+    let many = labelled("web1", &given);
+    for n in 0..40 {
+        let asked = flow(at(&many, "10.0.0.1"), at(&many, "10.0.0.2"), 100 + n);
+        assert_eq!(rules.decide(&asked).by, Decider::Rule(RuleId(n.into())), "{n}");
+    }
+    // Without a port of its own each rule is under one key of many.
+    let rules = ruleset(&text.replace("ports: ", "description: p"));
+    let asked = flow(at(&many, "10.0.0.1"), at(&many, "10.0.0.2"), 9);
+    assert_eq!(rules.decide(&asked).by, Decider::Rule(RuleId(0)));
+    let (last, first) = (labelled("a", &[("k39", "v")]), labelled("b", &[("k0", "v")]));
+    let asked = flow(at(&last, "10.0.0.1"), at(&first, "10.0.0.2"), 9);
+    assert_eq!(rules.decide(&asked).by, Decider::Rule(RuleId(39)));
+}
+
+#[test]
+fn keys_of_labels_are_bounded_over_all_sets() {
+    let set = |name: &str, from: usize, to: usize| {
+        let labels: Vec<String> = (from..to).map(|n| format!("k{n}: v")).collect();
+        document(&format!(
+            "policy: {name}\nlabels: {{ \"*\": {{ {} }} }}\n",
+            labels.join(", ")
+        ))
+    };
+    assert!(Ruleset::compile(&[set("a", 0, 40), set("b", 20, 64)], 1).is_ok());
+    let told = Ruleset::compile(&[set("a", 0, 40), set("b", 20, 65)], 1)
+        .unwrap_err()
+        .to_string();
+    assert_eq!(
+        told,
+        "test.yaml:1:9: 65 keys of labels in all sets together, the limit is 64; use one key for what is of one kind, \
+         and tell it apart by values"
     );
 }

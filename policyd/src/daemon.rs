@@ -488,6 +488,8 @@ impl Daemon {
             ),
             None => (0, 0),
         };
+        let world = self.world.load();
+        let facts = world.vm(entry.scope()).map(|vm| &vm.id.facts);
         let sight = entry.sight().clone();
         let mut problems = sight.problems;
         let lost = entry.gate.facts_lost.load(Ordering::Relaxed);
@@ -521,6 +523,9 @@ impl Daemon {
             addresses: sight.addresses,
             probes: sight.probes,
             traps: sight.traps,
+            labels: facts.map(|facts| present::labels(facts)).unwrap_or_default(),
+            guest_type: facts.and_then(|facts| Some(facts.guest_type?.as_str().to_owned())),
+            pool: facts.and_then(|facts| facts.pool.as_deref().map(str::to_owned)),
         }
     }
 

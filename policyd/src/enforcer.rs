@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender, select};
 use netback_filter::{Datapath, FlowWriter, Service};
-use policy::{Protocol, VmId};
+use policy::{Facts, Protocol, VmId};
 use policyd_api::{Applied, PolicyDocument, PolicySummary, SourceText, Stage, What};
 use vmi_xen::observe::Subject;
 
@@ -151,6 +151,13 @@ pub enum Order {
         scope: u32,
         /// The vifs.
         vifs: Vec<(Option<Mac>, Vec<IpAddr>)>,
+    },
+    /// What dom0 knows of a guest is something else.
+    Facts {
+        /// Domain id.
+        scope: u32,
+        /// All that it knows.
+        facts: Arc<Facts>,
     },
     /// A guest is paused, or runs on.
     Paused {
@@ -403,7 +410,9 @@ impl Enforcer {
             before.rules.generation() != world.rules.generation() || !before.rules.same_hours(&world.rules);
         // Where a rule sends what it denies, there may be nobody any more.
         let moved = before.routes.diversions != world.routes.diversions;
-        Ok(if policy_changed || moved || forgot {
+        // A label that a guest got or lost may be what a rule asks for.
+        let labelled = !before.knows_the_same(&world);
+        Ok(if policy_changed || moved || labelled || forgot {
             self.decide_flows_anew(&world)
         } else {
             0

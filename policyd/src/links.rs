@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! Link messages from the kernel (rtnetlink): a vif that appears is covered at once, not at the next look.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -33,9 +33,10 @@ impl LinkMonitor {
         Ok(LinkMonitor { socket })
     }
 
-    /// Waits for a change or for `timeout`. What changed is not told: the caller looks.
-    pub fn wait(&self, timeout: Duration) {
-        let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+    /// Waits for a change, for something to read from `others`, or for `timeout`. What changed is not told: the caller looks.
+    pub fn wait(&self, others: Option<BorrowedFd<'_>>, timeout: Duration) {
+        let mut fds = vec![PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        fds.extend(others.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
         // A signal or a full socket only makes the caller look early.
         if matches!(poll(&mut fds, timeout), Ok(n) if n > 0) {

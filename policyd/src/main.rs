@@ -18,6 +18,7 @@ mod dry_runs;
 mod enforcer;
 mod events;
 mod explain;
+mod facts;
 mod gate;
 mod graph;
 mod guardian;

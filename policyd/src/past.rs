@@ -173,7 +173,9 @@ impl PastFlows {
     }
 
     fn in_force(&self) -> Candidate {
-        Candidate::new(Arc::clone(&self.world.load().rules), std::iter::empty())
+        let world = self.world.load();
+        let guests = world.vms().iter().map(|vm| vm.id.clone());
+        Candidate::new(Arc::clone(&world.rules), std::iter::empty()).among(guests)
     }
 }
 

@@ -266,6 +266,16 @@ pub fn party(
     }
 }
 
+/// The labels of a guest, by key.
+pub fn labels(facts: &policy::Facts) -> Vec<api::Label> {
+    let label = |label: &policy::Label| api::Label {
+        key: label.key().to_owned(),
+        value: label.value().to_owned(),
+        from: label.from().to_string(),
+    };
+    facts.labels().iter().map(label).collect()
+}
+
 /// Refused by the lock of guest `scope`.
 pub fn locked(world: &World, scope: u32) -> api::Decision {
     let vm = world.vm(scope);

@@ -70,6 +70,7 @@ fn rate(rate: policy::Rate) -> Option<Rate> {
 /// How the vifs of a guest are to be shaped.
 pub fn shaping(rules: &Ruleset, vm: &VmId) -> Shaping {
     let totals = rules.totals_of(vm).map(|said| said.value).unwrap_or_default();
+    let vm = &rules.known(vm);
     let classes = rules.classes_of(vm).filter_map(|class| {
         let bandwidth = class.treatment.bandwidth;
         Some(ShapeClass {
@@ -193,10 +194,7 @@ qos:
     }
 
     fn vm(name: &str) -> VmId {
-        VmId {
-            name: name.into(),
-            uuid: [0; 16],
-        }
+        VmId::new(name, [0; 16])
     }
 
     #[test]

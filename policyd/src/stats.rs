@@ -187,10 +187,7 @@ mod tests {
         let document = Document::parse("t", text).expect("sound");
         let rules = Arc::new(Ruleset::compile(&[document], 7).expect("compiles"));
         let vm = |name: &str, scope: u32, address: &str| {
-            let id = VmId {
-                name: name.into(),
-                uuid: [0; 16],
-            };
+            let id = VmId::new(name, [0; 16]);
             Vm {
                 addresses: vec![address.parse().expect("an address")],
                 ..Vm::new(id, scope)

@@ -22,6 +22,7 @@ use xen_bindings::store::Store as Xenstore;
 use crate::cover::{Cover, Links, mac};
 use crate::domain::{self, Context};
 use crate::enforcer::Order;
+use crate::facts::Learner;
 use crate::registry::DomainEntry;
 
 /// Without any message the watcher looks this often all the same.
@@ -41,6 +42,7 @@ pub struct Watcher {
     configured: BTreeMap<u16, Vifs>,
     /// Since when domains are paused, and whether the enforcer was told. A pause of a moment is one of the daemon's own.
     paused: BTreeMap<u16, (Instant, bool)>,
+    learner: Learner,
 }
 
 impl Watcher {
@@ -59,6 +61,7 @@ impl Watcher {
             threads: BTreeMap::new(),
             configured: BTreeMap::new(),
             paused: BTreeMap::new(),
+            learner: Learner::new(),
         }
     }
 
@@ -75,7 +78,7 @@ impl Watcher {
                 self.context.order(Order::Settled);
             }
             match &links {
-                Ok(links) => links.wait(PERIOD),
+                Ok(links) => links.wait(self.learner.woken_by(), PERIOD),
                 Err(_) => std::thread::sleep(PERIOD),
             }
         }
@@ -106,6 +109,7 @@ impl Watcher {
         {
             self.forget(gone);
         }
+        self.learner.hear();
         let mut links = self.cover.look();
         for info in present.iter().filter(|d| !d.dying) {
             let Some(id) = number(info).filter(|id| *id != 0) else {
@@ -123,6 +127,10 @@ impl Watcher {
             };
             entry.sight().state = state(info).into();
             self.watch_pause(&entry, info.paused);
+            if let Some(facts) = self.learner.learn(&self.xenstore, id, &entry.vm.name, info) {
+                let scope = entry.scope();
+                self.context.order(Order::Facts { scope, facts });
+            }
             self.cover(&entry, &links);
         }
     }
@@ -130,13 +138,7 @@ impl Watcher {
     /// A domain that is new. None while the toolstack has not named it yet.
     fn welcome(&mut self, id: u16, info: &DomainInfo) -> Option<Arc<DomainEntry>> {
         let name = self.xenstore.domain_name(info.domid).ok().flatten()?;
-        let entry = Arc::new(DomainEntry::new(
-            id,
-            VmId {
-                name,
-                uuid: info.uuid,
-            },
-        ));
+        let entry = Arc::new(DomainEntry::new(id, VmId::new(name, info.uuid)));
         self.context.registry.insert(Arc::clone(&entry));
         self.context.say(
             &entry,
@@ -145,10 +147,14 @@ impl Watcher {
             },
         );
         entry.sight().vcpus = info.vcpus;
+        let facts = self.learner.learn(&self.xenstore, id, &entry.vm.name, info);
         let (ready, is_ready) = bounded(1);
         self.context.order(Order::GuestUp {
             scope: entry.scope(),
-            vm: entry.vm.clone(),
+            vm: VmId {
+                facts: facts.unwrap_or_default(),
+                ..entry.vm.clone()
+            },
             ready,
         });
         // Its defaults must hold before a vif is covered. A vif that has to wait longer is covered with the next look.
@@ -181,6 +187,7 @@ impl Watcher {
         }
         self.configured.remove(&entry.id);
         self.paused.remove(&entry.id);
+        self.learner.forget(entry.id);
         self.context.registry.remove(entry.id);
         self.context.order(Order::GuestDown { scope: entry.scope() });
         self.context.say(

@@ -37,7 +37,7 @@ pub struct World {
 /// A guest as policy sees it.
 #[derive(Clone)]
 pub struct Vm {
-    /// Name and UUID.
+    /// Name and UUID, and what else dom0 and policy say of it. [`World::new`] adds what policy says.
     pub id: VmId,
     /// Its scope at the vifs: the domain id.
     pub scope: u32,
@@ -205,6 +205,7 @@ impl World {
     /// guests that only claim one, the one that comes first has it.
     pub fn new(rules: Arc<Ruleset>, mut vms: Vec<Vm>) -> World {
         for vm in &mut vms {
+            vm.id = rules.known(&vm.id);
             vm.locked = lock(&rules, vm) == Lock::Address;
         }
         let by_uuid = vms.iter().enumerate().map(|(i, vm)| (vm.id.uuid, i)).collect();
@@ -344,6 +345,23 @@ impl World {
         self.vms.get(*self.by_uuid.get(&end.vm?.uuid)?)
     }
 
+    /// What is known of a guest of this name and UUID, which may be gone: then, what the policy alone says of it.
+    pub fn known(&self, vm: VmId) -> VmId {
+        let here = self.by_uuid.get(&vm.uuid).and_then(|i| self.vms.get(*i));
+        match here.filter(|here| here.id.name == vm.name) {
+            Some(here) => here.id.clone(),
+            None => self.rules.known(&vm),
+        }
+    }
+
+    /// Whether the guests that are in both are known to be the same: by their labels, and by what Xen says of them.
+    pub fn knows_the_same(&self, other: &World) -> bool {
+        self.vms.iter().all(|vm| {
+            let there = other.vm(vm.scope).filter(|there| there.id.uuid == vm.id.uuid);
+            there.is_none_or(|there| there.id.facts == vm.id.facts)
+        })
+    }
+
     /// All guests.
     pub fn vms(&self) -> &[Vm] {
         &self.vms
@@ -444,10 +462,7 @@ mod tests {
         let proven = |policy: &str, configured: Vec<IpAddr>, at: &str| {
             let document = policy::Document::parse("p.yaml", policy).expect("a document");
             let rules = Ruleset::compile(&[document], 1).expect("rules");
-            let id = VmId {
-                name: "web1".into(),
-                uuid: [0; 16],
-            };
+            let id = VmId::new("web1", [0; 16]);
             let vm = Vm {
                 configured,
                 ..Vm::new(id, 1)
@@ -472,10 +487,7 @@ mod tests {
     fn a_guest_cannot_claim_what_dom0_gave_to_another() {
         let address: IpAddr = "10.0.0.12".parse().expect("an address");
         let vm = |name: &str, scope: u32, configured: Vec<IpAddr>| {
-            let id = VmId {
-                name: name.into(),
-                uuid: [0; 16],
-            };
+            let id = VmId::new(name, [0; 16]);
             Vm {
                 addresses: vec![address],
                 configured,

@@ -11,8 +11,9 @@ use std::process::{Output, Stdio};
 use daemon::{Daemon, command, json, xmesh};
 use policyd_api::{
     Applied, BackendState, Capabilities, ConnectionStats, Decision, Distribution, Domain, DomainStats,
-    ErrorBody, Event, Explained, Flow, Mode, PacketCounts, Party, PolicyDocument, PolicySummary, Probe,
-    Process, Qos, Route, RouteBackend, Routed, ShapedClass, ShapedVif, Stats, Status, Verdict, Vif, What,
+    ErrorBody, Event, Explained, Flow, Label, Mode, PacketCounts, Party, PolicyDocument, PolicySummary,
+    Probe, Process, Qos, Route, RouteBackend, Routed, ShapedClass, ShapedVif, Stats, Status, Verdict, Vif,
+    What,
 };
 
 fn out(output: &Output) -> String {
@@ -54,6 +55,13 @@ fn domain(name: &str, id: u16, mode: Mode) -> Domain {
             share: 0.0125,
         }],
         traps: 1234,
+        labels: vec![Label {
+            key: "tier".into(),
+            value: "front".into(),
+            from: "set shop (\"web*\")".into(),
+        }],
+        guest_type: Some("pvh".into()),
+        pool: Some("Pool-0".into()),
     }
 }
 

@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 
 use daemon::{Daemon, command, json};
 use nix::pty::{Winsize, openpty};
-use policyd_api::{Decision, Domain, Flow, Mode, Party, PolicySummary, Routed, Verdict};
+use policyd_api::{Decision, Domain, Flow, Label, Mode, Party, PolicySummary, Routed, Verdict};
 
 fn domain(name: &str, id: u16) -> Domain {
     Domain {
@@ -32,6 +32,13 @@ fn domain(name: &str, id: u16) -> Domain {
         addresses: Vec::new(),
         probes: Vec::new(),
         traps: 1234,
+        labels: vec![Label {
+            key: "tier".into(),
+            value: "front".into(),
+            from: "set shop (\"web*\")".into(),
+        }],
+        guest_type: Some("pvh".into()),
+        pool: Some("Pool-0".into()),
     }
 }
 

@@ -3,7 +3,7 @@
 
 use xenctrl_sys::{self as xc, xc_domaininfo_t};
 
-use crate::{DomId, Xen, XenError};
+use crate::{DomId, Xen, XenError, sys};
 
 /// Domains asked for in one hypercall by [`list`].
 const LIST_BATCH: usize = 256;
@@ -42,6 +42,17 @@ impl ShutdownReason {
     }
 }
 
+/// How a domain is virtualised, in the words of `type=` in xl.cfg.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DomainType {
+    /// Paravirtualised.
+    Pv,
+    /// With hardware virtualisation and no emulated devices.
+    Pvh,
+    /// With hardware virtualisation and the devices of a PC.
+    Hvm,
+}
+
 /// State of one domain at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DomainInfo {
@@ -51,6 +62,10 @@ pub struct DomainInfo {
     pub uuid: [u8; 16],
     /// HVM or PVH: has hardware virtualisation, so it can be watched.
     pub hvm: bool,
+    /// Which of the two, or neither.
+    pub domain_type: DomainType,
+    /// Number of its pool of processors; `None`: it is in none.
+    pub pool: Option<u32>,
     /// Uses hardware-assisted paging.
     pub hap: bool,
     /// Paused by a toolstack.
@@ -75,6 +90,14 @@ impl DomainInfo {
             domid: DomId::from(raw.domain),
             uuid: raw.handle,
             hvm: flag(xc::XEN_DOMINF_hvm_guest),
+            domain_type: match (flag(xc::XEN_DOMINF_hvm_guest), raw.arch_config.emulation_flags) {
+                (false, _) => DomainType::Pv,
+                // libxl asks for no more than this for PVH, and for all that a PC has for HVM.
+                (true, flags) if flags & !sys::XEN_X86_EMU_LAPIC == 0 => DomainType::Pvh,
+                (true, _) => DomainType::Hvm,
+            },
+            // XEN_DOMCTL's word for none is all ones.
+            pool: Some(raw.cpupool).filter(|pool| *pool != u32::MAX),
             hap: flag(xc::XEN_DOMINF_hap),
             paused: flag(xc::XEN_DOMINF_paused),
             dying: flag(xc::XEN_DOMINF_dying),
@@ -225,6 +248,25 @@ mod tests {
         assert!(info.hvm && !info.paused && !info.dying);
         assert_eq!(info.shutdown, Some(ShutdownReason::Crash));
         assert_eq!((info.domid, info.vcpus), (5, 4));
+    }
+
+    #[test]
+    fn the_type_is_what_is_emulated() {
+        let of = |flags, emulation_flags| {
+            let mut raw = xc_domaininfo_t {
+                flags,
+                ..xc_domaininfo_t::default()
+            };
+            raw.arch_config.emulation_flags = emulation_flags;
+            DomainInfo::from_raw(&raw).domain_type
+        };
+        assert_eq!(of(0, 0), DomainType::Pv);
+        assert_eq!(
+            of(xc::XEN_DOMINF_hvm_guest, sys::XEN_X86_EMU_LAPIC),
+            DomainType::Pvh
+        );
+        let pc = sys::XEN_X86_EMU_LAPIC | sys::XEN_X86_EMU_HPET | sys::XEN_X86_EMU_PM;
+        assert_eq!(of(xc::XEN_DOMINF_hvm_guest, pc), DomainType::Hvm);
     }
 
     #[test]

@@ -121,6 +121,13 @@ fn end_covers(a: &End, b: &End) -> bool {
 /// Protocols and ports are left out: see [`Service`].
 fn selector_covers(a: &Selector, b: &Selector) -> bool {
     list_covers(&a.vm, &b.vm, vm_covers)
+        && a.label.iter().all(|(key, values)| {
+            b.label
+                .get(key)
+                .is_some_and(|others| list_covers(values, others, Pattern::covers))
+        })
+        && list_covers(&a.xen.guest_type, &b.xen.guest_type, PartialEq::eq)
+        && list_covers(&a.xen.pool, &b.xen.pool, Pattern::covers)
         && list_covers(&a.address, &b.address, block_covers)
         && list_covers(&a.uid, &b.uid, holds)
         && list_covers(&a.role, &b.role, |a: &Role, b| a.users == b.users)
@@ -138,7 +145,7 @@ fn ends_meet(a: &End, b: &End) -> bool {
     match (a, b) {
         (End::World, End::Unattributed) | (End::Unattributed, End::World) => false,
         (End::World, End::Selector { selector, .. }) | (End::Selector { selector, .. }, End::World) => {
-            selector.vm.is_empty() && !selector.asks_process()
+            !selector.asks_guest() && !selector.asks_process()
         }
         (End::Unattributed, End::Selector { selector, .. })
         | (End::Selector { selector, .. }, End::Unattributed) => !selector.asks_process(),
@@ -150,6 +157,13 @@ fn ends_meet(a: &End, b: &End) -> bool {
 /// An argument or ancestor that matches one pattern may be another than the one that matches the other.
 fn selectors_meet(a: &Selector, b: &Selector) -> bool {
     lists_meet(&a.vm, &b.vm, vms_meet)
+        && a.label.iter().all(|(key, values)| {
+            b.label
+                .get(key)
+                .is_none_or(|others| lists_meet(values, others, Pattern::overlaps))
+        })
+        && lists_meet(&a.xen.guest_type, &b.xen.guest_type, PartialEq::eq)
+        && lists_meet(&a.xen.pool, &b.xen.pool, Pattern::overlaps)
         && lists_meet(&a.address, &b.address, |a, b| {
             block_covers(a, b) || block_covers(b, a)
         })

@@ -173,7 +173,7 @@ fn target(reader: &Reader<'_>, node: &Node, services: &Services) -> Option<Mirro
             }
             Some(MirrorTo::Vm(pattern.into()))
         }
-        Some(Some(selector)) if selector.vm.is_empty() => {
+        Some(Some(selector)) if !selector.asks_guest() => {
             reader.problem(
                 node.place,
                 format_args!("the service `{text}` does not say in which VM it is"),

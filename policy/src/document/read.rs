@@ -21,12 +21,13 @@ use crate::pattern::Pattern;
 use crate::port::Protocol;
 use crate::problem::{Place, Problem, Problems, nearest};
 
-pub(super) const DOCUMENT: [&str; 12] = [
+pub(super) const DOCUMENT: [&str; 13] = [
     "policy",
     "description",
     "default",
     "lock",
     "frames",
+    "labels",
     "roles",
     "programs",
     "services",
@@ -35,7 +36,7 @@ pub(super) const DOCUMENT: [&str; 12] = [
     "qos",
     "answers",
 ];
-pub(super) const SELECTOR: [&str; 10] = [
+pub(super) const SELECTOR: [&str; 12] = [
     "vm",
     "address",
     "exe",
@@ -46,6 +47,8 @@ pub(super) const SELECTOR: [&str; 10] = [
     "parent",
     "port",
     "protocol",
+    "label",
+    "xen",
 ];
 pub(super) const RULE: [&str; 12] = [
     "name",
@@ -123,6 +126,10 @@ fn read(reader: &Reader<'_>, root: &Node, file: &str) -> Option<Document> {
         .get("frames")
         .map(|n| super::frames::frames(reader, n))
         .unwrap_or_default();
+    let labels = fields
+        .get("labels")
+        .map(|n| super::labels::labels(reader, n))
+        .unwrap_or_default();
     let said = |field: &str| fields.get(field).filter(|n| !matches!(n.value, Value::Null));
     let roles = said("roles").map(|n| roles::roles(reader, n)).unwrap_or_default();
     let written_roles = roles::written(&roles);
@@ -149,6 +156,7 @@ fn read(reader: &Reader<'_>, root: &Node, file: &str) -> Option<Document> {
         defaults,
         locks,
         frames,
+        labels,
         roles: written_roles,
         programs,
         services: written,
@@ -305,6 +313,14 @@ pub(super) fn selector_but(
         parent: patterns(reader, fields.get("parent"), "`parent`", |p| p),
         port: ports(reader, fields.get("port"), "`port`"),
         protocol: fields.get("protocol").and_then(|n| protocol(reader, n)),
+        label: fields
+            .get("label")
+            .map(|n| super::labels::asked(reader, n))
+            .unwrap_or_default(),
+        xen: fields
+            .get("xen")
+            .map(|n| super::labels::xen(reader, n))
+            .unwrap_or_default(),
     };
     for (node, paths) in [
         (fields.get("exe"), &selector.exe),

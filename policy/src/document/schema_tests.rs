@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::{SCHEMA, programs, qos, read, read_routes, require, roles};
+use super::{SCHEMA, labels, programs, qos, read, read_routes, require, roles};
 
 #[test]
 fn the_schema_names_the_fields_that_are_read() {
@@ -14,9 +14,10 @@ fn the_schema_names_the_fields_that_are_read() {
         let properties = schema.pointer(at).unwrap()["properties"].as_object().unwrap();
         properties.keys().cloned().collect()
     };
-    let read: [(&str, &[&str]); 13] = [
+    let read: [(&str, &[&str]); 14] = [
         ("", &read::DOCUMENT),
         ("/$defs/conditions", &read::SELECTOR),
+        ("/$defs/xen", &labels::XEN),
         ("/$defs/rule", &read::RULE),
         ("/$defs/users", &roles::USERS),
         ("/$defs/program", &programs::PROGRAM),

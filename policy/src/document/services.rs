@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
 
-use super::Selector;
 use super::fields::Reader;
 use super::node::{Key, Node, Value};
 use super::read::{PEERS, SELECTOR, selector_but};
 use super::roles::Roles;
 use super::values::plain_name;
+use super::{Selector, XenFacts};
 
 /// What people call a group of endpoints.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -55,6 +55,17 @@ impl Selector {
             parent: or(&more.parent, &self.parent),
             port: or(&more.port, &self.port),
             protocol: more.protocol.or(self.protocol),
+            // The keys of both are apart.
+            label: self
+                .label
+                .iter()
+                .chain(&more.label)
+                .map(|(k, v)| (k.clone(), v.clone()))
+                .collect(),
+            xen: XenFacts {
+                guest_type: or(&more.xen.guest_type, &self.xen.guest_type),
+                pool: or(&more.xen.pool, &self.xen.pool),
+            },
         }
     }
 }
@@ -165,14 +176,27 @@ fn service(reader: &Reader<'_>, node: &Node, known: &Services) -> Option<Service
 /// Whether a version says nothing that its service says. Two lists for one condition would have to be read as either or as both.
 fn is_apart(reader: &Reader<'_>, service: &Node, version: &Key, node: &Node) -> bool {
     let mut apart = true;
+    let mut both = |place, name: &str| {
+        apart = false;
+        reader.problem(
+            place,
+            format_args!("version `{}` says `{name}`, as its service does", version.text),
+            "say it in one of the two: in the service what all versions have, in each version what it alone has",
+        );
+    };
     for name in SELECTOR {
-        if let (Some(_), Some(node)) = (field(service, name), field(node, name)) {
-            apart = false;
-            reader.problem(
-                node.place,
-                format_args!("version `{}` says `{name}`, as its service does", version.text),
-                "say it in one of the two: in the service what all versions have, in each version what it alone has",
-            );
+        let (Some(of_service), Some(node)) = (field(service, name), field(node, name)) else {
+            continue;
+        };
+        match (&of_service.value, &node.value) {
+            // Each of their fields is a condition of its own.
+            (Value::Map(_), Value::Map(map)) => {
+                let again = map
+                    .iter()
+                    .filter(|(key, _)| field(of_service, &key.text).is_some());
+                again.for_each(|(key, _)| both(key.place, &format!("{name}: {}", key.text)));
+            }
+            _ => both(node.place, name),
         }
     }
     apart

@@ -46,7 +46,7 @@ pub(super) fn target(reader: &Reader<'_>, node: &Node, of: &str, services: &Serv
 
 /// It must be found: by its guest or its address.
 fn stands_somewhere(reader: &Reader<'_>, place: Place, selector: &Selector, of: impl Display) -> bool {
-    let stands = !selector.vm.is_empty() || !selector.address.is_empty();
+    let stands = selector.asks_guest() || !selector.address.is_empty();
     if !stands {
         reader.problem(
             place,

@@ -5,7 +5,10 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use policy::{Document, Endpoint, Flow, Measured, Owner, Process, Protocol, VmId};
+use policy::{
+    Document, Endpoint, Facts, Flow, GuestType, Label, LabelFrom, Measured, Owner, Process, Protocol,
+    Ruleset, VmId,
+};
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use serde_json::{Value, json};
@@ -34,6 +37,69 @@ const EXES: [&str; 5] = ["/usr/bin/curl", "/usr/bin/wget", "/usr/bin/*", "/opt/*
 const ARGS: [&str; 3] = ["-v", "*.py", "x?"];
 const PARENTS: [&str; 4] = ["/sbin/init", "/usr/sbin/*", "/usr/sbin/cron", "**/sshd"];
 const ROLES: [&str; 3] = ["admins", "web-users", "logged-in"];
+/// What selectors ask of labels, and of what Xen says.
+fn label() -> impl Strategy<Value = Value> {
+    select(vec![
+        json!({ "tier": "front" }),
+        json!({ "tier": ["front", "b*"], "app": "shop" }),
+        json!({ "app": "*" }),
+        json!({ "app": ["shop", "pay"] }),
+        json!({ "zone": "z?", "tier": "back" }),
+    ])
+}
+
+fn xen() -> impl Strategy<Value = Value> {
+    select(vec![
+        json!({ "type": "pvh" }),
+        json!({ "pool": "Pool-*" }),
+        json!({ "type": ["pv", "hvm"], "pool": ["fast", "Pool-0"] }),
+    ])
+}
+
+/// What documents say of labels.
+fn labels() -> impl Strategy<Value = Value> {
+    let of_one = select(vec![
+        json!({ "tier": "front" }),
+        json!({ "tier": "back", "app": "shop" }),
+        json!({ "app": "pay" }),
+        json!({ "zone": "z1", "app": "bare" }),
+    ]);
+    proptest::collection::btree_map(select(&VMS[..]), of_one, 0..4)
+        .prop_map(|said| {
+            said.into_iter()
+                .map(|(vm, labels)| (vm.to_owned(), labels))
+                .collect()
+        })
+        .prop_map(Value::Object)
+}
+
+/// What dom0 knows of a guest.
+fn facts() -> impl Strategy<Value = Facts> {
+    let given = subsequence(
+        vec![
+            ("tier", "front"),
+            ("app", "shop"),
+            ("zone", "z2"),
+            ("zone", "away"),
+        ],
+        0..=3,
+    );
+    let guest_type = select(vec![
+        None,
+        Some(GuestType::Pv),
+        Some(GuestType::Pvh),
+        Some(GuestType::Hvm),
+    ]);
+    let pool = select(vec![None, Some("Pool-0"), Some("fast")]);
+    (given, guest_type, pool).prop_map(|(given, guest_type, pool)| {
+        let from = LabelFrom::Xenstore("/local/domain/1/xmesh/labels".into());
+        let given = given
+            .into_iter()
+            .map(|(key, value)| Label::new(key, value, from.clone()).unwrap());
+        Facts::new(guest_type, pool.map(Into::into), given.collect())
+    })
+}
+
 const CONTAINERS: [&str; 3] = ["none", "3f*", "*"];
 const ADDRESSES: [&str; 7] = [
     "10.0.0.1",
@@ -67,7 +133,6 @@ fn protocol() -> impl Strategy<Value = &'static str> {
 
 /// A selector with at least one condition; `listens`: it may ask ports.
 fn selector(listens: bool) -> BoxedStrategy<Value> {
-    let maybe = |p: f64| proptest::option::weighted(p, Just(()));
     let who = (
         proptest::option::weighted(0.5, some(&VMS)),
         proptest::option::weighted(0.3, some(&BLOCKS)),
@@ -81,11 +146,12 @@ fn selector(listens: bool) -> BoxedStrategy<Value> {
     let what = (
         proptest::option::weighted(0.4, ports()),
         proptest::option::weighted(0.3, protocol()),
-        maybe(0.5),
+        proptest::option::weighted(0.25, label()),
+        proptest::option::weighted(0.1, xen()),
     );
     (who, what)
         .prop_map(
-            move |((vm, address, exe, arg, uid, container, role, parent), (port, protocol, _))| {
+            move |((vm, address, exe, arg, uid, container, role, parent), (port, protocol, label, xen))| {
                 let mut map = serde_json::Map::new();
                 let mut put = |name: &str, value: Option<Value>| {
                     if let Some(value) = value {
@@ -100,6 +166,8 @@ fn selector(listens: bool) -> BoxedStrategy<Value> {
                 put("container", container.map(|v| json!(v)));
                 put("role", role.map(|v| json!(v)));
                 put("parent", parent.map(|v| json!(v)));
+                put("label", label);
+                put("xen", xen);
                 if listens {
                     put("port", port);
                     put("protocol", protocol.map(|v| json!(v)));
@@ -280,9 +348,10 @@ fn document(name: &'static str) -> BoxedStrategy<Document> {
         proptest::collection::vec(rule(), 0..8),
         proptest::collection::vec((peers(false), select(vec!["v1", "v2", "v3"])), 0..4),
         proptest::collection::vec(class(), 0..5),
+        labels(),
     )
         .prop_map(
-            move |(defaults, client, server, mut rules, canary, mut classes)| {
+            move |(defaults, client, server, mut rules, canary, mut classes, labels)| {
                 for (i, rule) in rules.iter_mut().chain(&mut classes).enumerate() {
                     rule["name"] = json!(format!("r{i}"));
                 }
@@ -298,7 +367,11 @@ fn document(name: &'static str) -> BoxedStrategy<Document> {
                     .collect();
                 let versioned = json!({
                     "address": "10.0.0.0/8",
-                    "versions": { "v1": { "vm": "web1" }, "v2": { "vm": "web*", "uid": "0-999" } },
+                    "label": { "app": "*" },
+                    "versions": {
+                        "v1": { "vm": "web1", "label": { "tier": "front" } },
+                        "v2": { "vm": "web*", "uid": "0-999" },
+                    },
                 });
                 let roles = json!({
                     "admins": { "uid": 0 },
@@ -307,7 +380,7 @@ fn document(name: &'static str) -> BoxedStrategy<Document> {
                 });
                 let services = json!({ "client": client, "server": server, "versioned": versioned });
                 let text = json!({
-                    "policy": name, "default": defaults, "roles": roles,
+                    "policy": name, "default": defaults, "roles": roles, "labels": labels,
                     "programs": { "p": { "exe": "/usr/bin/*", "text": [{ "page": 1, "sha256": "A".repeat(43) + "=" }] } },
                     "services": services, "rules": rules,
                     "routes": { "r": route(name, canary) },
@@ -446,11 +519,11 @@ fn end() -> BoxedStrategy<End> {
         Some(("other", 4)),
     ]);
     let address = select(ADDRESSES.to_vec());
-    (vm, owner(), address, any::<bool>())
-        .prop_map(|(vm, owner, address, proven)| End {
+    (vm, owner(), address, any::<bool>(), facts())
+        .prop_map(|(vm, owner, address, proven, facts)| End {
             vm: vm.map(|(name, byte)| VmId {
-                name: name.to_owned(),
-                uuid: [byte; 16],
+                facts: Arc::new(facts),
+                ..VmId::new(name, [byte; 16])
             }),
             owner,
             address: address.parse().unwrap(),
@@ -494,6 +567,19 @@ pub struct OwnedFlow {
 }
 
 impl OwnedFlow {
+    /// The same with the labels that the guests have by this ruleset.
+    pub fn known(&self, ruleset: &Ruleset) -> OwnedFlow {
+        let end = |end: &End| End {
+            vm: end.vm.as_ref().map(|vm| ruleset.known(vm)),
+            ..end.clone()
+        };
+        OwnedFlow {
+            source: end(&self.source),
+            destination: end(&self.destination),
+            ..self.clone()
+        }
+    }
+
     pub fn flow(&self) -> Flow<'_> {
         Flow {
             protocol: self.protocol,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! A policy that is not in force, tried on kinds of flow as the history has them.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -15,6 +16,10 @@ pub struct Candidate {
     asks_arguments: bool,
     /// Something in it asks for what is kept of no flow: a role, an ancestor, a level of authentication, a time of the week.
     asks_more: bool,
+    /// What xenstore and Xen say of guests is asked.
+    asks_guests: bool,
+    /// The guests that there are, by UUID.
+    guests: HashMap<[u8; 16], VmId>,
 }
 
 /// What a policy says of a kind of flow.
@@ -31,7 +36,7 @@ pub struct Judgement {
 impl Candidate {
     /// `documents`: those that `rules` were compiled from.
     pub fn new<'d>(rules: Arc<Ruleset>, documents: impl Iterator<Item = &'d Document>) -> Candidate {
-        let (mut asks_arguments, mut asks_more) = (false, false);
+        let (mut asks_arguments, mut asks_more, mut asks_guests) = (false, false, false);
         for document in documents {
             let services = document.services().values().map(|service| &service.selector);
             let ends = document
@@ -44,6 +49,7 @@ impl Candidate {
             });
             for selector in services.chain(inline) {
                 asks_arguments |= !selector.arg.is_empty();
+                asks_guests |= !selector.label.is_empty() || !selector.xen.is_empty();
                 asks_more |= !selector.role.is_empty() || !selector.parent.is_empty();
             }
             asks_more |= document.rules().iter().any(|rule| !rule.require.is_empty());
@@ -52,6 +58,33 @@ impl Candidate {
             rules,
             asks_arguments,
             asks_more,
+            asks_guests,
+            guests: HashMap::new(),
+        }
+    }
+
+    /// The same where these guests are known: a flow of one of them is judged by the labels that it has now.
+    pub fn among(self, guests: impl IntoIterator<Item = VmId>) -> Candidate {
+        let guests = guests.into_iter().map(|vm| (vm.uuid, self.rules.known(&vm)));
+        Candidate {
+            guests: guests.collect(),
+            ..self
+        }
+    }
+
+    /// The guest of a name, if it is here.
+    fn here(&self, vm: &VmId) -> Option<&VmId> {
+        self.guests.get(&vm.uuid).filter(|here| here.name == vm.name)
+    }
+
+    fn is_gone(&self, end: &End<'_>) -> bool {
+        end.vm.as_ref().is_some_and(|vm| self.here(vm).is_none())
+    }
+
+    fn known(&self, vm: VmId) -> VmId {
+        match self.here(&vm) {
+            Some(here) => here.clone(),
+            None => self.rules.known(&vm),
         }
     }
 
@@ -61,7 +94,8 @@ impl Candidate {
             return None;
         }
         let protocol: Protocol = name.protocol.parse().ok()?;
-        let (from, to) = (End::of(&name.from)?, End::of(&name.to)?);
+        let end = |end| Some(End::of(end)?.known(|vm| self.known(vm)));
+        let (from, to) = (end(&name.from)?, end(&name.to)?);
         let flow = Flow {
             protocol,
             source: from.endpoint(),
@@ -77,6 +111,9 @@ impl Candidate {
             }
             () if self.asks_arguments && (cut(&name.from) || cut(&name.to)) => {
                 Some("arguments of the program are not kept")
+            }
+            () if self.asks_guests && (self.is_gone(&from) || self.is_gone(&to)) => {
+                Some("what xenstore and Xen said of a guest that is gone is not kept")
             }
             () if self.asks_more => {
                 Some("roles, ancestors, levels of authentication and times of the week are not kept")
@@ -134,9 +171,9 @@ pub struct End<'e> {
 impl<'e> End<'e> {
     /// None of an end that stands for many.
     pub fn of(end: &'e FlowEnd) -> Option<End<'e>> {
-        let vm = end.domain.as_ref().map(|name| VmId {
-            name: name.clone(),
-            uuid: end.uuid.as_deref().and_then(uuid).unwrap_or_default(),
+        let vm = end.domain.as_ref().map(|name| {
+            let uuid = end.uuid.as_deref().and_then(uuid);
+            VmId::new(name.as_str(), uuid.unwrap_or_default())
         });
         if vm.is_none() && end.address.is_none() {
             return None;
@@ -146,6 +183,14 @@ impl<'e> End<'e> {
             address: end.address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
             of: end,
         })
+    }
+
+    /// The same with what is known of its guest.
+    pub fn known(self, known: impl FnOnce(VmId) -> VmId) -> End<'e> {
+        End {
+            vm: self.vm.map(known),
+            ..self
+        }
     }
 
     /// For the policy engine. What it may ask of a process beyond what the history has, is not met.
@@ -272,6 +317,31 @@ rules:
         assert!(!verdict(&asks, &name).2);
         name.port = None;
         assert!(!verdict(&plain, &name).2);
+    }
+
+    #[test]
+    fn guests_are_judged_by_the_labels_that_they_have_now() {
+        let text = POLICY.replace("vm: web1, exe", "label: { tier: front }, exe");
+        let curl = flow(Some("/usr/bin/curl"), Verdict::Allow);
+        // By the candidate's own word.
+        let own = candidate(&format!("{text}labels: {{ web1: {{ tier: front }} }}\n"));
+        assert_eq!(verdict(&own, &curl).0, Verdict::Allow);
+        let from = policy::LabelFrom::Xenstore("/local/domain/1/xmesh/labels/tier".into());
+        let front = policy::Label::new("tier", "front", from).expect("a label");
+        let web = VmId {
+            facts: Arc::new(policy::Facts::new(None, None, vec![front])),
+            ..VmId::new("web1", 0xff_u128.to_be_bytes())
+        };
+        let gone = candidate(&text);
+        assert_eq!(
+            verdict(&gone, &curl),
+            (Verdict::Deny, "default (to)".into(), false)
+        );
+        let mut curl = curl;
+        curl.to.uuid = Some("00000000-0000-0000-0000-000000000001".into());
+        let db = VmId::new("db1", 1_u128.to_be_bytes());
+        let here = candidate(&text).among([web, db]);
+        assert_eq!(verdict(&here, &curl), (Verdict::Allow, "shop/reads".into(), true));
     }
 
     #[test]

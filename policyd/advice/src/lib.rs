@@ -13,6 +13,10 @@ mod candidate;
 pub mod suggest;
 pub mod usage;
 
+use std::sync::Arc;
+
+use policy::{Facts, VmId};
+
 pub use candidate::{Candidate, End, Judgement};
 
 /// A guest that there is.
@@ -22,6 +26,18 @@ pub struct Guest {
     pub name: String,
     /// Its UUID.
     pub uuid: [u8; 16],
+    /// What is known of it besides.
+    pub facts: Arc<Facts>,
     /// Its processes can be read. What no program was seen for is by none that the guest's kernel knows of, and not only unknown.
     pub sighted: bool,
+}
+
+impl Guest {
+    /// As policy knows it.
+    pub fn id(&self) -> VmId {
+        VmId {
+            facts: Arc::clone(&self.facts),
+            ..VmId::new(self.name.as_str(), self.uuid)
+        }
+    }
 }

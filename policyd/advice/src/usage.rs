@@ -18,7 +18,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use policy::document::{Action, Peer, Rule, Selector, VmPattern};
+use policy::document::{Action, Peer, Rule, Selector};
 use policy::{Block, Document, PortRange, Protocol, Ruleset};
 use policyd_api::{Dimension, Excess, FlowEnd, FlowName, FlowTotals, PolicyUsage, UnusedRule, WideRule};
 
@@ -41,7 +41,7 @@ pub fn usage(
     flows: &[(Arc<FlowName>, FlowTotals)],
     guests: &[Guest],
 ) -> PolicyUsage {
-    let candidate = Candidate::new(Arc::clone(rules), documents.iter());
+    let candidate = Candidate::new(Arc::clone(rules), documents.iter()).among(guests.iter().map(Guest::id));
     let mut uses: HashMap<String, Uses<'_>> = HashMap::new();
     for (name, totals) in flows {
         let now = candidate.judge(name).map(|judged| (judged.rule, judged.verdict));
@@ -154,13 +154,7 @@ impl Allowed {
         match self {
             Allowed::Any | Allowed::Unattributed => true,
             Allowed::World => false,
-            Allowed::Selector(selector) => {
-                let is = |pattern: &VmPattern| match pattern {
-                    VmPattern::Name(name) => name.matches(&guest.name),
-                    VmPattern::Uuid(uuid, _) => *uuid == guest.uuid,
-                };
-                selector.vm.is_empty() || selector.vm.iter().any(is)
-            }
+            Allowed::Selector(selector) => selector.is_guest(&guest.id()),
         }
     }
 
@@ -184,7 +178,7 @@ impl Allowed {
         match self {
             Allowed::Any | Allowed::World => ADDRESSES,
             Allowed::Unattributed => 0,
-            Allowed::Selector(selector) if !selector.vm.is_empty() || selector.asks_process() => 0,
+            Allowed::Selector(selector) if selector.asks_guest() || selector.asks_process() => 0,
             Allowed::Selector(selector) if selector.address.is_empty() => ADDRESSES,
             Allowed::Selector(selector) => selector.address.iter().map(size).sum(),
         }
@@ -493,6 +487,7 @@ rules:
             .map(|name| Guest {
                 name: name.into(),
                 uuid: [0; 16],
+                facts: Arc::default(),
                 sighted: true,
             })
             .into();

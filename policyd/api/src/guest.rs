@@ -68,6 +68,26 @@ pub struct Domain {
     pub probes: Vec<Probe>,
     /// Events handled since the attach.
     pub traps: u64,
+    /// Its labels, by key.
+    #[serde(default)]
+    pub labels: Vec<Label>,
+    /// How it is virtualised: `pv`, `pvh` or `hvm`; none where that is not known.
+    #[serde(default)]
+    pub guest_type: Option<String>,
+    /// Its pool of processors; none where that is not known.
+    #[serde(default)]
+    pub pool: Option<String>,
+}
+
+/// A label of a domain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Label {
+    /// Its key.
+    pub key: String,
+    /// Its value.
+    pub value: String,
+    /// Where it is said: `set SET ("PATTERN")`, or a node of xenstore.
+    pub from: String,
 }
 
 /// A virtual interface of a domain, as dom0 sees it.

@@ -190,10 +190,7 @@ impl Daemon {
         run(&format!("ip link set {vif} up"));
         run(&format!("ip link set eth{number} up"));
         let (ready, is_ready) = bounded(1);
-        let vm = VmId {
-            name: name.into(),
-            uuid: [number; 16],
-        };
+        let vm = VmId::new(name, [number; 16]);
         let send = |order| self.orders.send(order).expect("the enforcer runs");
         send(Order::GuestUp {
             scope,

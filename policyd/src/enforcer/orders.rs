@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use policy::{Decider, Endpoint, Protocol, VmId};
+use policy::{Decider, Endpoint, Facts, Protocol, VmId};
 use policyd_api::{Seen, What};
 use vmi_xen::linux::Socket;
 use vmi_xen::observe::Subject;
@@ -39,7 +39,7 @@ impl Enforcer {
                 let _ = reply.send(rollout.map(|stage| (self.policies.generation(), stage)));
             }
             Order::Compile { documents, reply } => {
-                let _ = reply.send(self.policies.try_out(&documents));
+                let _ = reply.send(self.try_out(&documents));
             }
             Order::Shadow { asked, reply } => {
                 self.set_shadow(*asked);
@@ -70,6 +70,7 @@ impl Enforcer {
                 }
             }
             Order::Vifs { scope, vifs } => self.take_vifs(scope, vifs),
+            Order::Facts { scope, facts } => self.take_facts(scope, facts),
             Order::Paused { scope, paused } => {
                 if let Some(vm) = self.guests.get_mut(&scope) {
                     self.dirty |= vm.paused != paused;
@@ -371,6 +372,20 @@ impl Enforcer {
             self.dirty |= vm.macs != macs;
             vm.macs = macs;
         }
+    }
+
+    fn take_facts(&mut self, scope: u32, facts: Arc<Facts>) {
+        let Some(vm) = self.guests.get_mut(&scope).filter(|vm| vm.id.facts != facts) else {
+            return;
+        };
+        vm.id.facts = facts;
+        // Its classes first, so that flows are marked with none that its vifs have not.
+        let rules = self.policies.rules();
+        // Said in the log, and by the API.
+        let _ = self.shape(&rules);
+        self.refresh();
+        // It is judged by what is known of the guests.
+        self.run_shadow();
     }
 
     /// `configured`: dom0 gave them, in xenstore; else the guest's memory says so.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use policy::pattern::Pattern;
-use policy::{Document, Ruleset};
+use policy::{Document, Ruleset, VmId};
 use policyd_api::chain::{Attempt, Outcome};
 use policyd_api::export::Export;
 use policyd_api::{Action, Author, PolicyDocument, PolicySummary, SourceText, Stage, StageOptions};
@@ -369,13 +369,16 @@ impl Policies {
     }
 
     /// Compiles sets beside those in force, in place of those of their names; changes nothing.
-    pub fn try_out(&self, documents: &[SourceText]) -> Result<Candidate, DaemonError> {
+    /// `guests`: those that there are.
+    pub fn try_out<'g>(
+        &self,
+        documents: &[SourceText],
+        guests: impl Iterator<Item = &'g VmId>,
+    ) -> Result<Candidate, DaemonError> {
         let documents = with(self.documents(), &parse_all(documents)?);
         let rules = compile(&self.rules, &documents, None, self.generation() + 1, self.now())?;
-        Ok(Candidate::new(
-            rules,
-            documents.values().map(|document| &**document),
-        ))
+        let candidate = Candidate::new(rules, documents.values().map(|document| &**document));
+        Ok(candidate.among(guests.cloned()))
     }
 
     fn documents(&self) -> BTreeMap<String, Arc<Document>> {

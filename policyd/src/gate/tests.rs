@@ -103,10 +103,7 @@ rules:
     let document = Document::parse("t", &text).unwrap_or_else(|p| panic!("{p}"));
     let rules = Arc::new(Ruleset::compile(&[document], 3).expect("compiles"));
     let vm = |name: &str, number: u8| {
-        let id = VmId {
-            name: name.into(),
-            uuid: [number; 16],
-        };
+        let id = VmId::new(name, [number; 16]);
         Vm {
             addresses: vec![[10, 0, 0, number].into()],
             trapped: true,
@@ -139,13 +136,7 @@ fn a_verdict_of_a_trap_bears_the_copies_of_its_rule() {
     let vm = |name: &str, number: u8| Vm {
         addresses: vec![[10, 0, 0, number].into()],
         trapped: true,
-        ..Vm::new(
-            VmId {
-                name: name.into(),
-                uuid: [number; 16],
-            },
-            number.into(),
-        )
+        ..Vm::new(VmId::new(name, [number; 16]), number.into())
     };
     let world = World::new(rules, vec![vm("web1", 11), vm("db1", 12), vm("ids", 13)]);
     let way = Way {
@@ -235,13 +226,7 @@ routes: {{ r: {{ address: 10.0.0.100, port: 80, backends: [{{ to: {{ vm: db1 }},
         ],
         macs: vec![([0, 0, 0, 0, 0, *number], vec![])],
         trapped: true,
-        ..Vm::new(
-            VmId {
-                name: (*name).into(),
-                uuid: [*number; 16],
-            },
-            (*number).into(),
-        )
+        ..Vm::new(VmId::new(*name, [*number; 16]), (*number).into())
     });
     World::new(rules, guests.collect()).with_routes(&Nothing)
 }

@@ -149,6 +149,7 @@ mod tests {
         let vm = VmId {
             name: "web1".into(),
             uuid: [1; 16],
+            facts: Arc::default(),
         };
         let (one, same, other, none) = (
             rules(&program(DIGEST)),

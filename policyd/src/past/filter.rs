@@ -140,6 +140,7 @@ fn services(world: &World, name: &FlowName, side: Side) -> Vec<String> {
     let Some(end) = End::of(end) else {
         return Vec::new();
     };
+    let end = end.known(|vm| world.known(vm));
     let identity = world.rules.identity(&end.endpoint(), listens);
     identity.services.iter().map(|s| s.to_string()).collect()
 }

@@ -133,6 +133,7 @@ fn guests(world: &World) -> Vec<Guest> {
     let guest = |vm: &crate::world::Vm| Guest {
         name: vm.id.name.clone(),
         uuid: vm.id.uuid,
+        facts: std::sync::Arc::clone(&vm.id.facts),
         sighted: !vm.opaque,
     };
     world.vms().iter().map(guest).collect()

@@ -59,9 +59,11 @@ impl Site {
         std::thread::spawn(move || {
             for order in orders_in {
                 match order {
-                    Order::Compile { documents, reply } => drop(reply.send(policies.try_out(&documents))),
+                    Order::Compile { documents, reply } => {
+                        drop(reply.send(policies.try_out(&documents, std::iter::empty())))
+                    }
                     Order::Shadow { asked, reply } => {
-                        let candidate = policies.try_out(&asked.documents);
+                        let candidate = policies.try_out(&asked.documents, std::iter::empty());
                         enforcers.set(*asked, candidate);
                         let _ = reply.send(());
                     }

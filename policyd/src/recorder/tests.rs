@@ -26,10 +26,7 @@ fn world(text: &str, generation: u64) -> World {
     let documents = [Document::parse("t.yaml", text).expect("valid")];
     let rules = Arc::new(Ruleset::compile(&documents, generation).expect("valid"));
     let vm = |name: &str, scope: u32, address: &str| {
-        let id = VmId {
-            name: name.into(),
-            uuid: [scope as u8; 16],
-        };
+        let id = VmId::new(name, [scope as u8; 16]);
         Vm {
             addresses: vec![address.parse().expect("an address")],
             trapped: true,

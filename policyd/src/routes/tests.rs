@@ -33,10 +33,7 @@ impl Condition for Known {
 }
 
 fn vm(name: &str, number: u8) -> Vm {
-    let id = VmId {
-        name: name.into(),
-        uuid: [number; 16],
-    };
+    let id = VmId::new(name, [number; 16]);
     let address = IpAddr::from([10, 0, 0, number]);
     Vm {
         addresses: vec![address],

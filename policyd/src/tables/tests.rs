@@ -7,10 +7,7 @@ use policy::{Document, Ruleset, VmId};
 use super::*;
 
 fn vm(name: &str, scope: u32, address: &str) -> Vm {
-    let id = VmId {
-        name: name.into(),
-        uuid: [scope as u8; 16],
-    };
+    let id = VmId::new(name, [scope as u8; 16]);
     Vm {
         addresses: vec![address.parse().expect("an address")],
         trapped: true,

@@ -241,10 +241,7 @@ mod tests {
     fn it_is_about_that_program_and_no_other() {
         let text = denial("web1", "/tmp/a*b").to_string();
         let rules = Ruleset::compile(&[Document::parse("x", &text).expect("a policy")], 1).expect("rules");
-        let vm = VmId {
-            name: "web1".into(),
-            uuid: [1; 16],
-        };
+        let vm = VmId::new("web1", [1; 16]);
         let verdict = |exe: &str| {
             let subject = crate::gate::tests::running(exe);
             let source = policy::Endpoint::guest(&vm, [10, 0, 0, 1].into());
@@ -265,10 +262,7 @@ mod tests {
     fn the_rule_counts_before_how_bad_it_is() {
         let text = r#"{policy: p, answers: {"web*": {alert: quarantine, miner: tell, sweep: {decoy: honey1}}, web1: {alert: deny}}}"#;
         let rules = Ruleset::compile(&[Document::parse("p", text).expect("a policy")], 1).expect("rules");
-        let vm = |name: &str| VmId {
-            name: name.into(),
-            uuid: [1; 16],
-        };
+        let vm = |name: &str| VmId::new(name, [1; 16]);
         let answer = |name: &str, rule: &str| {
             rules
                 .answer_of(&vm(name), rule, "alert")

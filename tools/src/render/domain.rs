@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! Domains, their processes and their sockets.
 
-use policyd_api::{Connection, Domain, Process, Status};
+use policyd_api::{Connection, Domain, Label, Process, Status};
 
 use super::table::{Align::Left, Align::Right, Table};
 use super::time::{bytes, duration};
@@ -48,6 +48,14 @@ pub fn list(domains: &[Domain], verbose: bool) -> String {
 
 fn details(d: &Domain) -> Vec<String> {
     let mut details = vec![format!("uuid {}; vcpus {}; traps {}", d.uuid, d.vcpus, d.traps)];
+    let guest_type = d.guest_type.as_ref().map(|is| format!("type {is}"));
+    let pool = d.pool.as_ref().map(|is| format!("pool {is}"));
+    let of_xen: Vec<String> = guest_type.into_iter().chain(pool).collect();
+    if !of_xen.is_empty() {
+        details.push(of_xen.join("; "));
+    }
+    let label = |label: &Label| format!("label {}={} by {}", label.key, label.value, label.from);
+    details.extend(d.labels.iter().map(label));
     if !d.addresses.is_empty() {
         let addresses: Vec<String> = d.addresses.iter().map(ToString::to_string).collect();
         details.push(format!("addresses {}", addresses.join(", ")));

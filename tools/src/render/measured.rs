@@ -186,6 +186,7 @@ mod tests {
         let vm = |name: &str| VmId {
             name: name.into(),
             uuid: [1; 16],
+            facts: std::sync::Arc::default(),
         };
         assert_eq!(rules.programs_for(&vm("web1"), "/opt/a*b/curl").count(), 1);
         assert_eq!(rules.programs_for(&vm("web1"), "/opt/axb/curl").count(), 0);

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-3.0-only
-//! xenstore: names of domains and the vifs that dom0 serves them with.
+//! xenstore: names of domains, who may write a node, and the vifs that dom0 serves them with.
 //!
 //! Reading goes through the crate `xenstore-rs`. It has no watches in its
-//! blocking part, so those ([`Watch`]) go through libxenstore.
+//! blocking part, nor does it ask for permissions, so
+//! those ([`Watch`], [`Permissions`]) go through libxenstore.
 
+mod permissions;
 mod watch;
 
 use std::io;
@@ -12,6 +14,7 @@ use thiserror::Error;
 use xenstore_rs::{Xs, unix::XsUnix};
 
 use crate::DomId;
+pub use permissions::{Permission, Permissions};
 pub use watch::{INTRODUCE_DOMAIN, RELEASE_DOMAIN, Watch};
 
 /// Where dom0 keeps the back ends of network interfaces.
@@ -33,6 +36,7 @@ pub struct StoreError {
 /// A connection to xenstored.
 pub struct Store {
     xs: XsUnix,
+    permissions: permissions::Handle,
 }
 
 /// A network interface of a domain, as its back end in dom0 describes it.
@@ -65,7 +69,10 @@ impl Store {
             path: "xenstored".to_owned(),
             source,
         })?;
-        Ok(Self { xs })
+        Ok(Self {
+            xs,
+            permissions: permissions::Handle::open()?,
+        })
     }
 
     /// Reads a node; `None` where it does not exist.
@@ -83,6 +90,24 @@ impl Store {
     pub fn list(&self, path: &str) -> Result<Vec<String>, StoreError> {
         let names = optional("list", path, self.xs.directory(path))?;
         Ok(names.unwrap_or_default().into_iter().map(String::from).collect())
+    }
+
+    /// Who may read and write a node; `None` where it does not exist.
+    ///
+    /// # Errors
+    /// Where xenstored cannot be reached or refuses.
+    pub fn permissions(&self, path: &str) -> Result<Option<Permissions>, StoreError> {
+        self.permissions.permissions(path)
+    }
+
+    /// The name of a pool of processors, as `xl cpupool-list` shows it.
+    ///
+    /// # Errors
+    /// Where xenstored cannot be reached or refuses.
+    pub fn pool_name(&self, pool: u32) -> Result<Option<String>, StoreError> {
+        let name = self.read(&format!("/local/pool/{pool}/name"))?;
+        // libxl has this name for the first pool, too, before anybody has written it.
+        Ok(name.or_else(|| (pool == 0).then(|| "Pool-0".to_owned())))
     }
 
     /// The name of a domain, as `xl list` shows it.

@@ -41,17 +41,30 @@ impl Watch {
         Ok(watch)
     }
 
-    fn add(&self, path: &str) -> Result<(), StoreError> {
-        let text = CString::new(path).map_err(|source| StoreError {
-            action: "watch",
-            path: path.to_owned(),
-            source: io::Error::new(io::ErrorKind::InvalidInput, source),
-        })?;
+    /// Watches one more path and all below it, which need not exist. It fires once at the start.
+    ///
+    /// # Errors
+    /// Where the path is refused, or watched already.
+    pub fn add(&self, path: &str) -> Result<(), StoreError> {
+        let text = c_path("watch", path)?;
         // SAFETY: the handle is live and both texts end in NUL.
         if unsafe { sys::xs_watch(self.handle.as_ptr(), text.as_ptr(), c"xmesh".as_ptr()) } {
             Ok(())
         } else {
             Err(last_os("watch", path))
+        }
+    }
+
+    /// Watches a path no more. What it fired before may still come.
+    ///
+    /// # Errors
+    /// Where it was not watched.
+    pub fn remove(&self, path: &str) -> Result<(), StoreError> {
+        let text = c_path("unwatch", path)?;
+        // SAFETY: the handle is live and both texts end in NUL.
+        match unsafe { sys::xs_unwatch(self.handle.as_ptr(), text.as_ptr(), c"xmesh".as_ptr()) } {
+            true => Ok(()),
+            false => Err(last_os("unwatch", path)),
         }
     }
 
@@ -92,7 +105,15 @@ impl Drop for Watch {
     }
 }
 
-fn last_os(action: &'static str, path: &str) -> StoreError {
+pub(super) fn c_path(action: &'static str, path: &str) -> Result<CString, StoreError> {
+    CString::new(path).map_err(|source| StoreError {
+        action,
+        path: path.to_owned(),
+        source: io::Error::new(io::ErrorKind::InvalidInput, source),
+    })
+}
+
+pub(super) fn last_os(action: &'static str, path: &str) -> StoreError {
     StoreError {
         action,
         path: path.to_owned(),

@@ -243,7 +243,8 @@ impl<'f> Making<'_, 'f> {
                 Side::From => (&name.from, None),
                 Side::To => (&name.to, name.port.map(|port| (draft.protocol, port))),
             };
-            let Some(end) = End::of(end) else {
+            let end = End::of(end).map(|end| end.known(|vm| self.in_force.known(&vm)));
+            let Some(end) = end else {
                 return BTreeSet::new();
             };
             let identity = self.in_force.identity(&end.endpoint(), listens);

@@ -60,6 +60,7 @@ fn there(names: &[&str]) -> Vec<Guest> {
         .map(|name| Guest {
             name: (*name).to_owned(),
             uuid: [0; 16],
+            facts: std::sync::Arc::default(),
             sighted: true,
         })
         .collect()
@@ -359,6 +360,7 @@ fn what_no_program_was_seen_for_is_by_guest_only_where_none_can_be_seen() {
     let blind = [Guest {
         name: "web1".into(),
         uuid: [0; 16],
+        facts: std::sync::Arc::default(),
         sighted: false,
     }];
     let suggestion = suggest(&flows, (0, 1), &blind, &Ruleset::empty(0), &Options::default()).unwrap();

@@ -202,10 +202,7 @@ impl Site {
             run(&format!("ip link set vif{number}.0 up"));
             run(&format!("ip link set eth{number} up"));
             let (ready, is_ready) = bounded(1);
-            let vm = VmId {
-                name: name.into(),
-                uuid: [number; 16],
-            };
+            let vm = VmId::new(name, [number; 16]);
             let scope = u32::from(number);
             self.order(Order::GuestUp { scope, vm, ready });
             is_ready.recv().expect("an answer");
@@ -580,6 +577,7 @@ impl Site {
         let vm = VmId {
             name: "web1".into(),
             uuid: [WEB; 16],
+            facts: Arc::default(),
         };
         let exe = Arc::clone(who.process.exe.as_ref().expect("a path"));
         let among: Vec<_> = rules

@@ -341,10 +341,7 @@ fn a_policy_that_is_lost_is_held_at_the_vifs_until_there_is_another() {
 /// Of each VM, whether `a` denies what it sends.
 fn denied(policies: &Policies) -> [bool; 2] {
     let denied = |name: &str| {
-        let vm = policy::VmId {
-            name: name.into(),
-            uuid: [0; 16],
-        };
+        let vm = policy::VmId::new(name, [0; 16]);
         let flow = policy::Flow {
             protocol: policy::Protocol::TCP,
             source: policy::Endpoint::guest(&vm, [10, 0, 0, 1].into()),
@@ -394,7 +391,7 @@ fn a_change_can_hold_for_some_first_then_for_all() {
         let why = fixture.try_to(&wrong).expect_err("under way").to_string();
         assert!(why.contains("a is being rolled out"), "{why}");
     }
-    let tried = fixture.policies.try_out(&[]);
+    let tried = fixture.policies.try_out(&[], std::iter::empty());
     assert!(tried.is_err(), "nothing to try");
 
     // A daemon that starts anew goes on with it.
