@@ -44,7 +44,7 @@ impl Ruleset {
         let subject = Subject::new(endpoint, listens);
         let services = self
             .parts
-            .services(self.is_after_for(endpoint.vm))
+            .services(self.is_after_for(endpoint.vm), endpoint.vm)
             .filter(|service| {
                 let answerable = listens.is_some() || !service.selector.is_listener_only();
                 answerable && service.selector.matches(&subject) == Truth::Yes

@@ -2,9 +2,13 @@
 //! The documents of a ruleset, each compiled by itself. A part stays as it is for as long as its document does, and so does the
 //! number that its rules are filed under; what numbers the rules have follows from the parts before it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::document::{Document, Level};
+use rustc_hash::FxHashMap;
+
+use crate::document::{Document, Level, VmPattern};
+use crate::flow::VmId;
 use crate::index::{Index, Place};
 use crate::mirror::Mirrors;
 use crate::rollout::Stage;
@@ -22,6 +26,7 @@ pub(crate) struct Part {
     pub rules: Box<[CompiledRule]>,
     /// By name.
     pub services: Box<[Service]>,
+    guests: ServicesByGuest,
     pub routes: Box<[Arc<Route>]>,
     pub mirrors: Mirrors,
     /// Some rule is in dry run.
@@ -80,10 +85,58 @@ impl Part {
             tries: rules.iter().any(|rule| rule.dry_run),
             measures: rules.iter().any(|rule| rule.asks_level(Level::Measured)),
             document: document.clone(),
+            guests: ServicesByGuest::of(&services),
             rules,
             services: services.into(),
             mirrors,
         }
+    }
+}
+
+/// The services of a part, by the guests that may serve them: so that it does not take a look at each to say who somebody is.
+#[derive(Debug)]
+struct ServicesByGuest {
+    /// Those of guests that are named, by name.
+    named: FxHashMap<Box<str>, Vec<u32>>,
+    /// Those that may be of any.
+    others: Vec<u32>,
+}
+
+impl ServicesByGuest {
+    fn of(services: &[Service]) -> ServicesByGuest {
+        let mut all = ServicesByGuest {
+            named: FxHashMap::default(),
+            others: Vec::new(),
+        };
+        for (number, service) in (0..).zip(services) {
+            let name = |pattern: &VmPattern| match pattern {
+                VmPattern::Name(pattern) => pattern.exact().map(Box::from),
+                VmPattern::Uuid(..) => None,
+            };
+            let names: Option<BTreeSet<Box<str>>> = service.selector.vm.iter().map(name).collect();
+            match names.filter(|names| !names.is_empty()) {
+                Some(names) => names
+                    .into_iter()
+                    .for_each(|name| all.named.entry(name).or_default().push(number)),
+                None => all.others.push(number),
+            }
+        }
+        all
+    }
+}
+
+impl Part {
+    /// The services that may be of this guest, or of none, by name.
+    fn services_of(&self, vm: Option<&VmId>) -> impl Iterator<Item = &Service> {
+        let named = vm.and_then(|vm| self.guests.named.get(vm.name.as_str()));
+        let mut numbers: Vec<u32> = self.guests.others.clone();
+        if let Some(named) = named {
+            numbers.extend(named);
+            numbers.sort_unstable();
+        }
+        numbers
+            .into_iter()
+            .filter_map(|number| self.services.get(number as usize))
     }
 }
 
@@ -236,10 +289,14 @@ impl Parts {
         (0..).map(RuleId).zip(all)
     }
 
-    /// The services of the policy as it will be, or as it was, by set and name.
-    pub(crate) fn services(&self, after: bool) -> impl Iterator<Item = &Service> {
+    /// The services of the policy as it will be, or as it was, that may be of this guest, or of none; by set and name.
+    pub(crate) fn services<'p>(
+        &'p self,
+        after: bool,
+        vm: Option<&'p VmId>,
+    ) -> impl Iterator<Item = &'p Service> {
         let of_it = self.iter().filter(move |(_, stage)| stage.holds(after));
-        of_it.flat_map(|(part, _)| part.services.iter())
+        of_it.flat_map(move |(part, _)| part.services_of(vm))
     }
 
     /// The rules of the policy as it will be, or as it was, in order.

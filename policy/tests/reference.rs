@@ -494,6 +494,31 @@ proptest! {
     }
 
     #[test]
+    fn who_somebody_is_is_every_service_that_he_may_be(
+        documents in documents(),
+        flows in proptest::collection::vec(flow(), FLOWS),
+    ) {
+        let ruleset = Ruleset::compile(&documents, 1).unwrap();
+        let mut sets: Vec<&Document> = documents.iter().collect();
+        sets.sort_by_key(|d| d.name());
+        for owned in &flows {
+            let known = owned.known(&ruleset);
+            let (flow, known) = (owned.flow(), known.flow());
+            let identity = ruleset.identity(&known.destination, Some((flow.protocol, flow.port)));
+            let mut expected = Vec::new();
+            for set in &sets {
+                let named = set.services().iter().flat_map(|(name, service)| service.selectors(name));
+                let mut names: Vec<String> = named.map(|(name, _)| name).collect();
+                names.sort();
+                names.retain(|name| is(&sets, set, &Peer::Service(name.clone()), &flow.destination, Some(&flow)));
+                expected.extend(names.into_iter().map(|name| format!("{}/{name}", set.name())));
+            }
+            let named: Vec<String> = identity.services.iter().map(ToString::to_string).collect();
+            prop_assert_eq!(named, expected, "{:?}", owned);
+        }
+    }
+
+    #[test]
     fn explanations_agree_with_decisions(
         documents in documents(),
         flows in proptest::collection::vec(flow(), 20),
