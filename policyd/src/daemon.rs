@@ -279,7 +279,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         let stop = Arc::clone(&stop);
         move || watch.run(&stop)
     })?;
-    let threats = Arc::new(Threats::default());
+    let threats = Arc::new(Threats::load(history.as_ref().ok()));
     let threat_rules = spawn("threats", {
         let (threats, events, registry) = (Arc::clone(&threats), Arc::clone(&events), Arc::clone(&registry));
         let (orders, history, stop) = (orders.clone(), history.as_ref().ok().cloned(), Arc::clone(&stop));
