@@ -152,7 +152,24 @@ fn miners_by_name_and_arguments() {
         ),
         ["miner"]
     );
-    assert!(of("/usr/bin/curl", &["curl", "https://example.org/xmrig"]).is_empty());
+    for arguments in [
+        ["x", "--url=stratum+ssl://pool.example:1"],
+        ["x", "-ostratum+tcp://pool.example:1"],
+        ["x", "--donate-level"],
+        ["x", "--donate-level=1"],
+        ["x", "--randomx-mode=fast"],
+    ] {
+        assert_eq!(of("/usr/bin/kworker", &arguments), ["miner"], "{arguments:?}");
+    }
+    for honest in [
+        ["curl", "https://example.org/xmrig"],
+        ["grep", "stratum+tcp://"],
+        ["sh", "echo stratum+tcp://pool.example:1 is blocked"],
+        ["sh", "echo never use --donate-level=1"],
+        ["x", "--donate-levels"],
+    ] {
+        assert!(of("/usr/bin/honest", &honest).is_empty(), "{honest:?}");
+    }
 }
 
 #[test]
