@@ -21,7 +21,7 @@ pub mod spread;
 mod volume;
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use policyd_api::{Event, Process, Severity, Threat, Verdict, What};
 
@@ -213,7 +213,7 @@ impl Detector {
                 protocol,
                 local,
                 remote,
-            } => found.push((
+            } if !is_dhcp(protocol, *local, *remote) => found.push((
                 catalog::threat(
                     "unowned-traffic",
                     format!("{protocol} traffic to {remote} belongs to no process"),
@@ -260,6 +260,11 @@ impl Detector {
             key,
         })
     }
+}
+
+/// Whether a guest asks for an address: it has none yet, so it asks everybody, past all sockets.
+fn is_dhcp(protocol: &str, local: SocketAddr, remote: SocketAddr) -> bool {
+    protocol == "udp" && local.port() == 68 && remote == SocketAddr::from((Ipv4Addr::BROADCAST, 67))
 }
 
 /// Whether a guest speaks to itself.

@@ -310,6 +310,23 @@ fn a_scan_from_outside_is_told_by_what_is_refused() {
 }
 
 #[test]
+fn what_nobody_owns_is_told_but_not_who_asks_for_an_address() {
+    let unowned = |protocol: &str, local: &str, remote: &str| {
+        let ends = json!({"protocol": protocol, "local": local, "remote": remote});
+        seen([event(1, "unowned", ends)])
+    };
+    assert!(unowned("udp", "0.0.0.0:68", "255.255.255.255:67").is_empty());
+    for (protocol, local, remote) in [
+        ("udp", "10.0.0.11:33333", "10.0.0.12:7777"),
+        ("udp", "10.0.0.11:68", "192.0.2.9:67"),
+        ("udp", "10.0.0.11:53", "255.255.255.255:67"),
+        ("tcp", "10.0.0.11:68", "255.255.255.255:67"),
+    ] {
+        assert_eq!(unowned(protocol, local, remote), ["unowned-traffic"]);
+    }
+}
+
+#[test]
 fn regular_intervals_are_a_beacon_and_others_are_none() {
     let implant = |at: u64| connect(at, process(5, 1, "/usr/bin/x", &[]), "192.0.2.9:443", None);
     let regular = (0..13u64).map(|n| implant(1000 + n * 60 + n % 3));
