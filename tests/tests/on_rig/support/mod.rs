@@ -54,6 +54,17 @@ impl Mesh {
     /// The same, with a budget in percent for traps.
     pub fn start_with(&self, budget: &str) -> Outcome {
         self.launch(budget)?;
+        self.seen()
+    }
+
+    /// The same, with a policy and a history of its own.
+    pub fn start_with_store(&self, store: &str) -> Outcome {
+        self.launch(&format!("100 --store {store}"))?;
+        self.seen()
+    }
+
+    /// Waits until web1 and db1 are seen.
+    fn seen(&self) -> Outcome {
         let trapped = self.trapped();
         self.wait(&format!("web1 and db1 are seen by {trapped}"), |mesh| {
             Ok(["web1", "db1"]
@@ -62,7 +73,7 @@ impl Mesh {
         })
     }
 
-    /// Starts policyd unless it runs.
+    /// Starts policyd unless it runs. What follows the budget are further options.
     pub fn launch(&self, budget: &str) -> Outcome {
         if !self.0.exec("dom0", &["xmesh", "info"])?.success() {
             let start = format!(
