@@ -118,7 +118,17 @@ impl Mesh {
         is_so: impl Fn(&Mesh) -> Result<bool, Box<dyn std::error::Error>>,
     ) -> Outcome {
         // Two emulated processors may share one of the host's, and the kernel's verifier takes long on them.
-        let end = Instant::now() + Duration::from_secs(400);
+        self.wait_within(Duration::from_secs(400), what, is_so)
+    }
+
+    /// The same, no longer than this.
+    pub fn wait_within(
+        &self,
+        time: Duration,
+        what: &str,
+        is_so: impl Fn(&Mesh) -> Result<bool, Box<dyn std::error::Error>>,
+    ) -> Outcome {
+        let end = Instant::now() + time;
         while !is_so(self).unwrap_or(false) {
             if Instant::now() > end {
                 let log = self.0.check("dom0", &["tail", "-n", "30", "/run/policyd.log"])?;

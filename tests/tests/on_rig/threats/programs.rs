@@ -30,6 +30,7 @@ const CGI: &str = "import socket, subprocess, sys
 listener = socket.create_server(('', 4447))
 while True:
     s, _ = listener.accept()
+    s.recv(99)
     done = subprocess.run([sys.argv[1], '-c', 'sleep 1; echo hello'], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     s.sendall(done.stdout)
     s.close()";

@@ -56,9 +56,12 @@ impl Scene {
 
     /// Waits until a rule has found it.
     pub fn is_told(&self, rule: &str, word: &str) -> Outcome {
-        self.mesh.wait(&format!("{rule} by {word} is told"), |_| {
-            Ok(!self.found(rule, word)?.is_empty())
-        })
+        // Some rules look once in a minute of the guest's time, of which an emulated one may take several of ours.
+        let time = Duration::from_secs(900);
+        self.mesh
+            .wait_within(time, &format!("{rule} by {word} is told"), |_| {
+                Ok(!self.found(rule, word)?.is_empty())
+            })
     }
 
     /// Nothing was told of honest programs, nor of any of these words.
