@@ -45,7 +45,7 @@ s.shutdown(socket.SHUT_WR); s.recv(1)";
 #[test]
 #[ignore = "needs a rig: cargo xtask test"]
 fn what_never_was_is_told_and_what_is_usual_is_not() -> Outcome {
-    let mesh = Mesh::up()?;
+    let mesh = Scene::begin()?.mesh;
     mesh.end()?;
     let told = with_a_history(&mesh);
     // It may have ended before: then that is what went wrong.

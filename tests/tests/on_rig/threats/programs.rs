@@ -182,7 +182,7 @@ fn who_is_made_root_is_told_and_who_may_become_it_is_not() -> Outcome {
 
     scene.must("rm -f /tmp/victim.*")?;
     let victim = format!("{ATTACKS}/victim");
-    scene.copy("/usr/bin/python3", &victim)?;
+    scene.link_python(&victim)?;
     let as_app = [
         "setpriv",
         "--reuid",
