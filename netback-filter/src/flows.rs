@@ -176,6 +176,22 @@ impl FlowWriter {
         }
     }
 
+    /// A flow that packets were seen of. Some system calls.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn record(&self, key: &FlowKey) -> io::Result<Option<FlowRecord>> {
+        let raw = key.raw();
+        let seen = |value: &RawFlowValue| value.first_ns != 0;
+        let value = match self.value(key)?.filter(seen) {
+            Some(value) => Some(value),
+            // A verdict that came when rules had decided it already.
+            None => self.tables.flows.get(&raw)?.filter(seen),
+        };
+        let Some(value) = value else { return Ok(None) };
+        Ok(Some(FlowRecord::from_raw(&raw, &value, self.backend(key)?)))
+    }
+
     /// Forgets the flow, and where it was to be redirected to: its next packet is decided by the rules. A connection under way
     /// keeps its backend. Returns whether there was a verdict or an entry of it.
     ///

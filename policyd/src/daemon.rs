@@ -31,7 +31,7 @@ use crate::control::Control;
 use crate::domain::Context;
 use crate::dry_runs::DryRuns;
 use crate::enforcer::{Enforcer, Order, Owners, Policies, Readers};
-use crate::events::EventLog;
+use crate::events::{EventLog, now_ns};
 use crate::gate::{Way, decider, is_instead};
 use crate::graph;
 use crate::guardian::{self, Supervisor};
@@ -208,7 +208,8 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     if let Err(why) = &history {
         log::warn!("{why}");
     }
-    let signals = Arc::new(Signals::default());
+    let now = now_ns() / 1_000_000_000;
+    let signals = Arc::new(Signals::load(history.as_ref().ok(), now));
     let (notes, notes_in) = Notes::new();
     let lost = notes.lost();
     enforcer.record(notes, Arc::clone(&shadow));
@@ -304,7 +305,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         let stop = Arc::clone(&stop);
         move || watch.run(&stop)
     })?;
-    let threats = Arc::new(Threats::default());
+    let threats = Arc::new(Threats::load(history.as_ref().ok()));
     let threat_rules = spawn("threats", {
         let (threats, events, registry) = (Arc::clone(&threats), Arc::clone(&events), Arc::clone(&registry));
         let (orders, history, stop) = (orders.clone(), history.as_ref().ok().cloned(), Arc::clone(&stop));

@@ -162,12 +162,14 @@ impl Recorder {
     fn write(&mut self, all: bool) {
         let Some(store) = &self.store else { return };
         let before = store.status().problem;
-        if let Err(e) = store.write(now_ns() / 1_000_000_000, all)
+        let now = now_ns() / 1_000_000_000;
+        if let Err(e) = store.write(now, all)
             && before.as_deref() != Some(&*e.to_string())
         {
             log::warn!("a minute of the flow history is lost: {e}");
         }
         self.shadow.save(store, all);
+        self.signals.save(store, now, all);
     }
 
     fn take(&mut self, at: u64, note: Note) {

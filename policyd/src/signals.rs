@@ -2,13 +2,15 @@
 //! Golden signals of the flows that the recorder counts: who their ends are, and what each look at a flow tells that is new.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use netback_filter::{Direction, FlowKey, FlowRecord};
-use policyd_analytics::signals::{Ledger, Pair, Sample, SinceBegin};
+use policyd_analytics::signals::{Bucket, Ledger, MINUTES, Pair, Sample, SinceBegin};
 use policyd_api::{self as api, FlowEnd, FlowName, Peer, PeerKind, Totals, Verdict};
+use policyd_store::{FlowStore, Records};
+use serde::{Deserialize, Serialize};
 
 use crate::daemon::{Daemon, DaemonError};
 use crate::events::now_ns;
@@ -21,15 +23,94 @@ use crate::world::World;
 /// How often it is looked what classes carry: a minute of looks is kept.
 const LOOK_AT_CLASSES: Duration = Duration::from_secs(10);
 
+/// Of what kind the records of minutes are.
+const KIND: &str = "signals";
+/// A minute may take one part in so many of the room that the history has: an hour of them is a small part of it.
+const SHARE: u64 = 1024;
+
+/// A minute as it is on the disk, under its number modulo [`MINUTES`]: each takes the place of the one an hour before.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    minute: u64,
+    pairs: Vec<(Pair, Bucket)>,
+}
+
 /// The signals of all pairs. The recorder alone tells; anybody reads.
 #[derive(Default)]
 pub struct Signals {
     ledger: Mutex<Ledger>,
+    /// The last minute that was kept, or could not be; 0: none yet.
+    kept: AtomicU64,
     /// What was refused, by domains.
     pub refused: Arc<Refused>,
 }
 
 impl Signals {
+    /// What an earlier daemon kept of the hour before `now`, seconds since 1970.
+    pub fn load(store: Option<&FlowStore>, now: u64) -> Signals {
+        let signals = Signals::default();
+        let Some(store) = store else { return signals };
+        let Records { mut whole, damaged } = store.records::<Kept>(KIND).unwrap_or_else(|why| {
+            log::warn!("signals of the last hour cannot be read: {why}");
+            Records::default()
+        });
+        if !damaged.is_empty() {
+            log::warn!("{} minutes of signals are damaged, and left out", damaged.len());
+        }
+        let now = now / 60;
+        // A clock that went back: what is ahead of it would take in all that comes.
+        whole.retain(|(_, kept)| kept.minute <= now && kept.minute + MINUTES > now);
+        whole.sort_by_key(|(_, kept)| kept.minute);
+        let mut ledger = lock(&signals.ledger);
+        for (_, kept) in whole {
+            ledger.resume(kept.minute, kept.pairs);
+        }
+        drop(ledger);
+        signals
+    }
+
+    /// Keeps the minute that is over at `now`, seconds since 1970, if it was not kept yet; or `all`: the one under way, too. What cannot
+    /// be written is lost.
+    pub fn save(&self, store: &FlowStore, now: u64, all: bool) {
+        let now = now / 60;
+        let over = now.saturating_sub(1);
+        let due = self.kept.swap(over, Ordering::Relaxed) != over;
+        if !(due || all) {
+            return;
+        }
+        let most = usize::try_from(store.status().limit / SHARE).unwrap_or(usize::MAX);
+        let minutes = [due.then_some(over), all.then_some(now)];
+        let records: Vec<(u64, Option<Kept>)> = minutes
+            .into_iter()
+            .flatten()
+            .filter_map(|minute| Some((minute % MINUTES, Some(self.keep(minute, most)?))))
+            .collect();
+        if records.is_empty() {
+            return;
+        }
+        if let Err(why) = store.put_records(KIND, records) {
+            log::debug!("a minute of signals is not kept: {why}");
+        }
+    }
+
+    /// Of a minute so many pairs, the busiest, as bytes allow.
+    fn keep(&self, minute: u64, most: usize) -> Option<Kept> {
+        let ledger = lock(&self.ledger);
+        let mut left = most;
+        let pairs: Vec<(Pair, Bucket)> = ledger
+            .minute(minute)
+            .into_iter()
+            .take_while(|pair| {
+                let bytes = serde_json::to_vec(pair).map_or(usize::MAX, |bytes| bytes.len());
+                let fits = bytes <= left;
+                left = left.saturating_sub(bytes);
+                fits
+            })
+            .map(|(pair, bucket)| (pair.clone(), bucket.clone()))
+            .collect();
+        (!pairs.is_empty()).then_some(Kept { minute, pairs })
+    }
+
     /// `GET /v1/signals`.
     pub fn report(&self, query: &api::SignalsQuery) -> api::Signals {
         lock(&self.ledger).report(query, now_ns() / 1_000_000_000)
@@ -229,5 +310,107 @@ fn peer(end: &FlowEnd) -> Peer {
     Peer {
         name: name.to_owned(),
         kind,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use policyd_store::FlowConfig;
+
+    use super::*;
+
+    const NOW: u64 = 1_700_000_000;
+
+    fn store(dir: &std::path::Path, bytes: u64) -> FlowStore {
+        let config = FlowConfig {
+            bytes,
+            reserve: 0,
+            ..FlowConfig::default()
+        };
+        FlowStore::open(&dir.join("flows"), config).expect("opens")
+    }
+
+    fn connects(signals: &Signals, from: &str, at: u64, times: u64) {
+        let peer = |name: &str| Peer {
+            name: name.into(),
+            kind: PeerKind::Domain,
+        };
+        let pair = Pair {
+            from: peer(from),
+            to: peer("db1"),
+            protocol: "tcp".into(),
+            ..Pair::default()
+        };
+        let counts = Totals {
+            connections: times,
+            ..Totals::default()
+        };
+        let sample = Sample {
+            counts,
+            setup_us: Some(100 * times),
+            ..Sample::default()
+        };
+        let mut ledger = lock(&signals.ledger);
+        let pair = ledger.enter(pair, at);
+        ledger.add(&pair, at, &sample);
+    }
+
+    fn connections(signals: &Signals, now: u64) -> u64 {
+        let query = api::SignalsQuery {
+            window: Some(3600),
+            ..api::SignalsQuery::default()
+        };
+        let report = lock(&signals.ledger).report(&query, now);
+        report
+            .pairs
+            .iter()
+            .map(|pair| pair.window.counts.connections)
+            .sum()
+    }
+
+    #[test]
+    fn the_hour_before_a_restart_is_there_after_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = store(dir.path(), 16 << 20);
+        let signals = Signals::load(Some(&store), NOW);
+        for minute in 0..100 {
+            let now = NOW + 60 * minute;
+            connects(&signals, "web1", now, 1);
+            signals.save(&store, now, false);
+        }
+        let now = NOW + 60 * 99;
+        assert_eq!(connections(&signals, now), 60);
+        // After a crash the minute under way is missing.
+        assert_eq!(connections(&Signals::load(Some(&store), now), now), 59);
+        signals.save(&store, now, true);
+        let next = Signals::load(Some(&store), now);
+        assert_eq!(connections(&next, now), 60);
+        // It goes on in the minute in which the other ended.
+        connects(&next, "web1", now + 1, 1);
+        assert_eq!(connections(&next, now), 61);
+        next.save(&store, now + 2, true);
+        assert_eq!(connections(&Signals::load(Some(&store), now), now), 61);
+        assert_eq!(store.records::<Kept>(KIND).expect("reads").whole.len(), 60);
+        // An hour later nothing of it counts, nor where the clock went back.
+        for other in [now + 2 * 3600, now - 2 * 3600] {
+            assert_eq!(connections(&Signals::load(Some(&store), other), other), 0);
+        }
+    }
+
+    #[test]
+    fn a_minute_takes_little_room_and_the_busiest_pairs_have_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = store(dir.path(), 16 << 20);
+        let signals = Signals::default();
+        for n in 0..1000 {
+            connects(&signals, &format!("web{n}"), NOW, 1 + n);
+        }
+        signals.save(&store, NOW, true);
+        let records = store.records::<Kept>(KIND).expect("reads").whole;
+        assert_eq!(records.len(), 1);
+        let kept = &records[0].1;
+        let bytes = serde_json::to_vec(kept).expect("writes").len();
+        assert!((8 << 10..20 << 10).contains(&bytes), "{bytes}");
+        assert_eq!(kept.pairs[0].0.from.name, "web999");
     }
 }

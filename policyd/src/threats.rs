@@ -5,21 +5,22 @@
 //! What a rule wants to know of a guest is read through the guest's inspector, at most so often.
 
 mod answers;
+mod known;
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use policyd_analytics::{Baseline, Descriptor, Detector, Found, Question, Volume};
-use policyd_api::{self as api, KnownThreat, What};
+use policyd_api::What;
 use policyd_store::FlowStore;
 
 use crate::enforcer::Order;
 use crate::events::{EventLog, now_ns};
 use crate::registry::{Registry, lock};
 pub use answers::Answers;
+pub use known::Threats;
 
 /// How often the log is looked at. A threat is to be answered within a second of what shows it.
 const TICK: Duration = Duration::from_millis(50);
@@ -29,98 +30,10 @@ const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: u64 = 3600;
 /// Hours of the history that say what is usual.
 const USUAL: u64 = 7 * 24;
-/// Threats that are remembered.
-const REMEMBERED: usize = 1000;
-/// Quiet after which a threat that comes again is told again, ns.
-const QUIET: u64 = 3_600_000_000_000;
 /// Questions that wait.
 const WAITING: usize = 256;
 /// Guests are read at most so often in a second, and after a quiet while so often at once.
 const READS: f64 = 20.0;
-
-/// What makes a threat the same as another: rule, domain, and a key of the rule's own.
-type Same = (String, String, String);
-
-#[derive(Default)]
-struct Known {
-    threats: HashMap<Same, KnownThreat>,
-    forgotten: u64,
-}
-
-/// What was found.
-#[derive(Default)]
-pub struct Threats {
-    known: Mutex<Known>,
-    missed: AtomicU64,
-}
-
-impl Threats {
-    /// `GET /v1/threats`.
-    pub fn list(&self, domain: Option<&str>, severity: Option<api::Severity>) -> api::Threats {
-        let known = lock(&self.known);
-        let wanted = |threat: &&KnownThreat| {
-            domain.is_none_or(|name| threat.domain.as_deref() == Some(name))
-                && severity.is_none_or(|least| threat.threat.severity >= least)
-        };
-        let mut threats: Vec<KnownThreat> = known.threats.values().filter(wanted).cloned().collect();
-        threats.sort_by_key(|threat| std::cmp::Reverse(threat.last_ns));
-        api::Threats {
-            threats,
-            forgotten: known.forgotten,
-            missed: self.missed.load(Ordering::Relaxed),
-        }
-    }
-
-    /// Notes what was done about it.
-    fn answered(&self, found: &Found) {
-        if let Some(known) = lock(&self.known).threats.get_mut(&same(found)) {
-            known.threat.answer.clone_from(&found.threat.answer);
-        }
-    }
-
-    /// Notes what was found; whether it is to be told.
-    fn note(&self, found: &Found, now: u64) -> bool {
-        let same = same(found);
-        let mut known = lock(&self.known);
-        if let Some(before) = known.threats.get_mut(&same) {
-            let quiet = now.saturating_sub(before.last_ns) >= QUIET;
-            let worse = found.threat.severity > before.threat.severity;
-            (before.last_ns, before.count) = (now, before.count + 1);
-            if worse {
-                before.threat = found.threat.clone();
-            }
-            return quiet || worse;
-        }
-        if known.threats.len() >= REMEMBERED {
-            let oldest = known
-                .threats
-                .iter()
-                .min_by_key(|(_, threat)| (threat.threat.severity, threat.last_ns))
-                .map(|(same, _)| same.clone());
-            if let Some(oldest) = oldest {
-                known.threats.remove(&oldest);
-                known.forgotten += 1;
-            }
-        }
-        known.threats.insert(
-            same,
-            KnownThreat {
-                domain: Some(found.domain.clone()),
-                domid: found.domid,
-                first_ns: now,
-                last_ns: now,
-                count: 1,
-                threat: found.threat.clone(),
-            },
-        );
-        true
-    }
-}
-
-fn same(found: &Found) -> Same {
-    let rule = found.threat.rule.clone();
-    (rule, found.domain.clone(), found.key.clone())
-}
 
 /// Looks for threats until `stop`.
 pub fn run(
@@ -146,6 +59,9 @@ pub fn run(
         if *newest.borrow() > after {
             let batch = log.since(after);
             threats.missed.fetch_add(batch.missed, Ordering::Relaxed);
+            if batch.missed > 0 {
+                detector.lost(None);
+            }
             for event in &batch.events {
                 after = event.seq;
                 let outcome = detector.observe(event);
@@ -167,7 +83,13 @@ pub fn run(
         for found in found {
             tell(threats, registry, orders, &mut answers, found);
         }
+        if let Some(store) = history {
+            threats.save(store, false);
+        }
         std::thread::sleep(TICK);
+    }
+    if let Some(store) = history {
+        threats.save(store, true);
     }
 }
 
@@ -336,9 +258,11 @@ impl Past {
 
 #[cfg(test)]
 mod tests {
+    use policyd_api as api;
+
     use super::*;
 
-    fn found(rule: &str, key: &str, severity: api::Severity) -> Found {
+    pub(in crate::threats) fn found(rule: &str, key: &str, severity: api::Severity) -> Found {
         Found {
             domid: Some(1),
             domain: "web1".into(),
@@ -353,40 +277,6 @@ mod tests {
             },
             key: key.into(),
         }
-    }
-
-    #[test]
-    fn a_threat_is_told_once_until_it_was_quiet_or_is_worse() {
-        use api::Severity::{Alert, Warning};
-        let threats = Threats::default();
-        let scan = |severity| found("port-scan", "x", severity);
-        assert!(threats.note(&scan(Warning), 1));
-        assert!(!threats.note(&scan(Warning), 2));
-        assert!(threats.note(&scan(Alert), 3));
-        assert!(!threats.note(&scan(Alert), 4));
-        assert!(threats.note(&found("port-scan", "y", Warning), 5));
-        assert!(threats.note(&scan(Alert), 4 + QUIET));
-        let list = threats.list(Some("web1"), None).threats;
-        assert_eq!(list.len(), 2);
-        assert_eq!(
-            (list[0].count, list[0].first_ns, list[0].threat.severity),
-            (5, 1, Alert)
-        );
-        assert_eq!(threats.list(Some("db1"), None).threats.len(), 0);
-        assert_eq!(threats.list(None, Some(Alert)).threats.len(), 1);
-    }
-
-    #[test]
-    fn the_least_and_oldest_are_forgotten_first() {
-        use api::Severity::{Alert, Notice};
-        let threats = Threats::default();
-        threats.note(&found("a", "worst", Alert), 0);
-        for n in 0..REMEMBERED {
-            threats.note(&found("b", &n.to_string(), Notice), 1 + n as u64);
-        }
-        let list = threats.list(None, None);
-        assert_eq!((list.threats.len(), list.forgotten), (REMEMBERED, 1));
-        assert!(list.threats.iter().any(|threat| threat.threat.rule == "a"));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! tamper hook DOMID NUMBER   sends a system call of the guest to the one that does nothing
 //! tamper heal DOMID NUMBER ADDRESS   sends it where it went; ADDRESS is what `hook` printed
 //! tamper put DOMID SYMBOL VALUE      writes 8 bytes at a symbol of the kernel, and prints what was there
+//! tamper root DOMID PID      makes a process root where its credentials lie, as exploits do that can write to the kernel's memory
 //! ```
 //!
 //! A hidden process must be shown again before it ends: its neighbours do not know it any more.
@@ -40,11 +41,23 @@ impl Guest {
     }
 
     fn write(&self, va: u64, value: u64) -> anyhow::Result<()> {
+        self.write_bytes(va, &value.to_le_bytes())
+    }
+
+    /// Within a page.
+    fn write_bytes(&self, va: u64, bytes: &[u8]) -> anyhow::Result<()> {
         let space = &self.linux.kernel().space;
         let pa = space.translate(self.linux.memory(), va)?;
         let (gfn, offset) = (pa / PAGE_SIZE as u64, (pa % PAGE_SIZE as u64) as usize);
         let page = ForeignPages::map_one(&self.xen, self.domid, gfn, true)?;
-        Ok(page.write(offset, &value.to_le_bytes())?)
+        Ok(page.write(offset, bytes)?)
+    }
+
+    fn process(&self, pid: &str) -> anyhow::Result<u64> {
+        let pid: u32 = pid.parse()?;
+        let processes = self.linux.processes()?;
+        let process = processes.iter().find(|p| p.pid == pid);
+        Ok(process.context("no such process")?.task.0)
     }
 
     fn link(&self, task: u64) -> anyhow::Result<u64> {
@@ -63,23 +76,18 @@ fn main() -> anyhow::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let [what, domid, rest @ ..] = args.as_slice() else {
-        bail!("usage: tamper hide|show|hook|heal|put DOMID …");
+        bail!("usage: tamper hide|show|hook|heal|put|root DOMID …");
     };
     let guest = Guest::open(domid.parse()?)?;
     let _held = PauseGuard::new(&guest.xen, guest.domid)?;
     match (*what, rest) {
         ("hide", [pid]) => {
-            let pid: u32 = pid.parse()?;
-            let processes = guest.linux.processes()?;
-            let process = processes
-                .iter()
-                .find(|p| p.pid == pid)
-                .context("no such process")?;
-            let link = guest.link(process.task.0)?;
+            let task = guest.process(pid)?;
+            let link = guest.link(task)?;
             let (next, prev) = (guest.read(link)?, guest.read(link + 8)?);
             guest.write(prev, next)?;
             guest.write(next + 8, prev)?;
-            println!("{:#x}", process.task.0);
+            println!("{task:#x}");
         }
         ("show", [task]) => {
             let link = guest.link(address(task)?)?;
@@ -100,7 +108,18 @@ fn main() -> anyhow::Result<()> {
             println!("{:#x}", guest.read(at)?);
             guest.write(at, address(value)?)?;
         }
-        _ => bail!("usage: tamper hide|show|hook|heal|put DOMID …"),
+        ("root", [pid]) => {
+            let layout = &guest.linux.kernel().layout;
+            let offsets = (layout.task.as_ref(), layout.cred.as_ref());
+            let (Ok(task), Ok(cred)) = offsets else {
+                bail!("its credentials are not known");
+            };
+            let at = guest.read(guest.process(pid)? + task.real_cred)?;
+            for field in [cred.uid, cred.euid] {
+                guest.write_bytes(at + field, &0u32.to_le_bytes())?;
+            }
+        }
+        _ => bail!("usage: tamper hide|show|hook|heal|put|root DOMID …"),
     }
     Ok(())
 }

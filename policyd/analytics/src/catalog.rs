@@ -133,7 +133,7 @@ const ALL: [Entry; 17] = [
         Notice,
         "T1095",
         "The guest sends what none of its processes owns",
-        "The kernel itself (NFS, WireGuard), and DHCP clients, which send by raw sockets",
+        "The kernel itself (NFS, WireGuard); programs that send by raw sockets. Who asks everybody for an address is not told",
     ),
     entry_of(
         crate::text::ID,

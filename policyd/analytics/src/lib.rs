@@ -22,7 +22,7 @@ mod text;
 mod volume;
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use policyd_api::{Event, Process, Severity, Threat, Verdict, What};
 
@@ -32,6 +32,7 @@ pub use volume::Volume;
 
 use beacon::Beacons;
 use family::Family;
+use privilege::Rights;
 use scan::Scans;
 
 /// A threat, and what makes it the same as another.
@@ -84,6 +85,7 @@ pub struct Outcome {
 #[derive(Default)]
 struct Guest {
     family: Family,
+    rights: Rights,
     scans: Scans,
     beacons: Beacons,
 }
@@ -107,6 +109,9 @@ impl Detector {
     /// Takes an event in.
     pub fn observe(&mut self, event: &Event) -> Outcome {
         let mut outcome = Outcome::default();
+        if let What::Lost { .. } = &event.what {
+            self.lost(event.domid);
+        }
         let Some(domid) = event.domid else { return outcome };
         let name = event.domain.clone().unwrap_or_else(|| domid.to_string());
         if let What::Domain { change } = &event.what {
@@ -115,7 +120,10 @@ impl Detector {
             }
             return outcome;
         }
-        let guest = self.guests.entry(domid).or_default();
+        let guest = self.guests.entry(domid).or_insert_with(|| Guest {
+            scans: Scans::knowing(self.baseline.take_met(&name)),
+            ..Guest::default()
+        });
         let mut found: Vec<(Threat, String)> = Vec::new();
         let ask = |process: &Process, after_ms| Question {
             domid,
@@ -124,26 +132,44 @@ impl Detector {
             after_ms,
         };
         match &event.what {
-            What::Fork { process } => guest.family.lives(process),
+            What::Fork { process } => {
+                guest.family.lives(process);
+                found.extend(guest.rights.forked(process));
+            }
             What::Exec { process } => {
                 guest.family.lives(process);
+                guest.rights.begins(process);
                 found.extend(program::look(process));
                 if shell::is_interpreter(process) && guest.family.is_connected(process, event.time_ns) {
                     outcome.questions.push(ask(process, 0));
                 }
             }
-            What::Exit { process, .. } => guest.family.ended(process),
+            What::Exit { process, .. } => {
+                guest.family.ended(process);
+                guest.rights.ended(process);
+            }
             What::Cred {
                 process,
                 before,
                 after,
-            } => found.extend(privilege::look(process, before, after)),
+            } => {
+                found.extend(privilege::look(process, before, after));
+                guest.rights.changed(process, after);
+            }
+            What::Listen { process, .. } | What::Bind { process, .. } => {
+                found.extend(guest.rights.acts(process));
+            }
             What::Accept {
                 process,
                 local,
                 remote,
                 ..
-            } => guest.family.connected(process, *local, *remote, false, event.time_ns),
+            } => {
+                found.extend(guest.rights.acts(process));
+                guest
+                    .family
+                    .connected(process, *local, *remote, false, event.time_ns);
+            }
             What::Connect {
                 process,
                 protocol,
@@ -153,7 +179,8 @@ impl Detector {
                 decision,
                 ..
             } => {
-                let outside = to.domain.is_none() && !remote.ip().is_loopback();
+                found.extend(guest.rights.acts(process));
+                let outside = to.domain.is_none() && !is_inside(*local, *remote);
                 if protocol == "tcp" && !remote.ip().is_loopback() {
                     guest
                         .family
@@ -169,10 +196,13 @@ impl Detector {
                 if outside && decision.verdict == Verdict::Allow {
                     found.extend(guest.beacons.connects(process, exe, *remote, event.time_ns));
                 }
-                found.extend(
-                    self.baseline
-                        .connects(&name, process, exe, to, *remote, event.time_ns),
-                );
+                // What stays inside of the guest is in no history either.
+                if !is_inside(*local, *remote) {
+                    found.extend(
+                        self.baseline
+                            .connects(&name, process, exe, to, *remote, event.time_ns),
+                    );
+                }
             }
             What::Refused {
                 direction,
@@ -184,7 +214,7 @@ impl Detector {
                 protocol,
                 local,
                 remote,
-            } => found.push((
+            } if !is_dhcp(protocol, *local, *remote) => found.push((
                 catalog::threat(
                     "unowned-traffic",
                     format!("{protocol} traffic to {remote} belongs to no process"),
@@ -214,6 +244,13 @@ impl Detector {
         outcome
     }
 
+    /// Events of a domain, or of any, did not get here: what follows only from all of them is not concluded.
+    pub fn lost(&mut self, domid: Option<u16>) {
+        let all = self.guests.iter_mut();
+        let those = all.filter(|(id, _)| domid.is_none_or(|domid| **id == domid));
+        those.for_each(|(_, guest)| guest.rights.lost());
+    }
+
     /// Takes the answer to a question in: the sockets among the process's first three descriptors.
     pub fn answered(&self, question: &Question, sockets: &[Descriptor]) -> Option<Found> {
         let family = &self.guests.get(&question.domid)?.family;
@@ -225,6 +262,17 @@ impl Detector {
             key,
         })
     }
+}
+
+/// Whether a guest asks for an address: it has none yet, so it asks everybody, past all sockets.
+fn is_dhcp(protocol: &str, local: SocketAddr, remote: SocketAddr) -> bool {
+    protocol == "udp" && local.port() == 68 && remote == SocketAddr::from((Ipv4Addr::BROADCAST, 67))
+}
+
+/// Whether a guest speaks to itself.
+fn is_inside(local: SocketAddr, remote: SocketAddr) -> bool {
+    let ip = remote.ip().to_canonical();
+    ip.is_loopback() || ip.is_unspecified() || ip == local.ip().to_canonical()
 }
 
 /// `/usr/bin/curl` (pid 17, uid 0), as evidence names a process.

@@ -10,16 +10,28 @@ use crate::{started, who};
 const MINERS: [&str; 8] = [
     "xmrig", "minerd", "cpuminer", "cgminer", "bfgminer", "ethminer", "t-rex", "nbminer",
 ];
-/// What only they are told.
-const WORDS: [&str; 5] = [
-    "stratum+tcp://",
-    "stratum+ssl://",
-    "stratum2+tcp://",
-    "--donate-level",
-    "--randomx-mode",
-];
+/// Whom only they are told to work for.
+const POOLS: [&str; 3] = ["stratum+tcp://", "stratum+ssl://", "stratum2+tcp://"];
+/// Options that only they have.
+const OPTIONS: [&str; 2] = ["--donate-level", "--randomx-mode"];
 /// How runc and crun call the copy of themselves that they run from.
 const RUNTIMES: [&str; 2] = ["/memfd:runc_cloned:", "/memfd:crun_cloned:"];
+
+/// What of an argument only a miner is told. A text in which it comes up, as a shell's script or what is searched for, is none.
+fn mines(arg: &str) -> Option<&'static str> {
+    let option = |option: &&&str| {
+        arg.strip_prefix(**option)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+    };
+    let pool = |pool: &&&str| {
+        arg.split_once(**pool).is_some_and(|(before, after)| {
+            let is_option = before.starts_with('-') && (before.ends_with('=') || before.len() == 2);
+            !after.is_empty() && (before.is_empty() || is_option)
+        })
+    };
+    let found = POOLS.iter().find(pool).or_else(|| OPTIONS.iter().find(option));
+    found.copied()
+}
 
 /// What an exec shows.
 pub(crate) fn look(process: &Process) -> Option<(Threat, String)> {
@@ -29,10 +41,8 @@ pub(crate) fn look(process: &Process) -> Option<(Threat, String)> {
         Some((threat(rule, what, evidence, Some(process)), exe.to_owned()))
     };
     let name = exe.rsplit('/').next().unwrap_or(exe);
-    let word = process
-        .args
-        .iter()
-        .find_map(|arg| WORDS.iter().find(|word| arg.contains(**word)));
+    // The first is what it calls itself.
+    let word = process.args.iter().skip(1).find_map(|arg| mines(arg));
     if let Some(word) = word {
         return found(
             "miner",

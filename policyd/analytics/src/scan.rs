@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use policyd_api::{Process, Severity, Threat};
 
 use crate::catalog::threat;
+use crate::novelty::Met;
 use crate::{started, who};
 
 /// How long is counted, ns.
@@ -34,9 +35,19 @@ struct Tried {
 #[derive(Default)]
 pub(crate) struct Scans {
     sources: HashMap<String, Tried>,
+    /// What programs met in earlier days: monitoring that meets its hosts again is no sweep only because we began anew.
+    before: Met,
 }
 
 impl Scans {
+    /// Scans of a domain of which the history knows.
+    pub(crate) fn knowing(before: Met) -> Scans {
+        Scans {
+            before,
+            ..Scans::default()
+        }
+    }
+
     /// A process of the guest connects.
     pub(crate) fn connects(
         &mut self,
@@ -102,6 +113,11 @@ impl Scans {
         if ports.len() == PORTS || ports.len() == MANY_PORTS {
             let what = format!("{} ports of {} within a minute", ports.len(), to.ip());
             return Some(("port-scan", what, severity, to.ip().to_string()));
+        }
+        let met_before =
+            |met: &HashSet<SocketAddr>| met.contains(&SocketAddr::new(to.ip().to_canonical(), to.port()));
+        if self.before.get(source).is_some_and(met_before) {
+            return None;
         }
         let addresses = tried.addresses.entry(to.port()).or_default();
         addresses.insert(to.ip());

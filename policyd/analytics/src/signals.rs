@@ -10,6 +10,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use policyd_api::{PairSignals, Peer, PeerKind, Signals, SignalsQuery, Times, Totals, Window};
+use serde::{Deserialize, Serialize};
 
 use crate::sketch::Sketch;
 use crate::spread::Spread;
@@ -17,11 +18,11 @@ use crate::spread::Spread;
 /// Pairs that are told apart. With sketches each takes some kilobytes for a minute in which it is busy.
 const PAIRS: usize = 2048;
 /// Minutes that are kept.
-const MINUTES: u64 = 60;
+pub const MINUTES: u64 = 60;
 const MINUTE: u64 = 60;
 
 /// What flows have in common that are added up.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Pair {
     /// Who opens them.
     pub from: Peer,
@@ -52,8 +53,9 @@ pub struct Sample {
     pub client_rtt_us: Option<u64>,
 }
 
-#[derive(Default, Clone)]
-struct Bucket {
+/// What was counted and measured of a pair in one minute.
+#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Bucket {
     counts: Totals,
     setup: Sketch,
     server_rtt: Sketch,
@@ -202,6 +204,37 @@ impl Ledger {
         }
         while kept.minutes.front().is_some_and(|(m, _)| *m + MINUTES <= minute) {
             kept.minutes.pop_front();
+        }
+    }
+
+    /// What a minute (since 1970) has of each pair, the busiest first: for who keeps it.
+    pub fn minute(&self, minute: u64) -> Vec<(&Pair, &Bucket)> {
+        let mut all: Vec<(&Pair, &Bucket)> = self
+            .pairs
+            .iter()
+            .filter_map(|(pair, kept)| {
+                let (_, bucket) = kept.minutes.iter().rev().find(|(m, _)| *m == minute)?;
+                Some((&**pair, bucket))
+            })
+            .collect();
+        all.sort_by(|(a, x), (b, y)| {
+            let busy = |bucket: &Bucket| (bucket.counts.connections, bucket.counts.packets_out);
+            busy(y).cmp(&busy(x)).then_with(|| a.cmp(b))
+        });
+        all
+    }
+
+    /// Takes in what was kept of a minute, from the oldest on, before anything else is. What was counted since the beginning is not
+    /// more by that.
+    pub fn resume(&mut self, minute: u64, kept: impl IntoIterator<Item = (Pair, Bucket)>) {
+        for (pair, bucket) in kept {
+            let pair = self.enter(pair, minute.saturating_mul(MINUTE));
+            let minutes = &mut self.pairs.entry(pair).or_default().minutes;
+            match minutes.back_mut() {
+                Some((last, there)) if *last == minute => there.merge(&bucket),
+                Some((last, _)) if *last > minute => {}
+                _ => minutes.push_back((minute, bucket)),
+            }
         }
     }
 

@@ -3,9 +3,10 @@
 //! a fast and fully-mergeable quantile sketch with relative-error guarantees", VLDB 2019), and beside it what is exact.
 
 use policyd_api::{Histogram, Quantiles};
+use serde::{Deserialize, Serialize};
 
 /// Counts of values. Sketches can be added up.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sketch {
     counts: Histogram,
     sum: f64,

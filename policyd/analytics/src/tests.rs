@@ -152,7 +152,24 @@ fn miners_by_name_and_arguments() {
         ),
         ["miner"]
     );
-    assert!(of("/usr/bin/curl", &["curl", "https://example.org/xmrig"]).is_empty());
+    for arguments in [
+        ["x", "--url=stratum+ssl://pool.example:1"],
+        ["x", "-ostratum+tcp://pool.example:1"],
+        ["x", "--donate-level"],
+        ["x", "--donate-level=1"],
+        ["x", "--randomx-mode=fast"],
+    ] {
+        assert_eq!(of("/usr/bin/kworker", &arguments), ["miner"], "{arguments:?}");
+    }
+    for honest in [
+        ["curl", "https://example.org/xmrig"],
+        ["grep", "stratum+tcp://"],
+        ["sh", "echo stratum+tcp://pool.example:1 is blocked"],
+        ["sh", "echo never use --donate-level=1"],
+        ["x", "--donate-levels"],
+    ] {
+        assert!(of("/usr/bin/honest", &honest).is_empty(), "{honest:?}");
+    }
 }
 
 #[test]
@@ -173,6 +190,86 @@ fn only_who_has_no_right_to_become_root_is_told() {
     assert!(of(1000, 1 << 7, 0).is_empty());
     assert!(of(0, u64::MAX >> 23, 1000).is_empty());
     assert!(of(1000, 0, 1001).is_empty());
+}
+
+/// A process with credentials: user, effective user, and whether it may take others.
+fn user(pid: u32, ppid: u32, exe: &str, ids: [u32; 2], setuid: bool) -> Value {
+    let mut process = process(pid, ppid, exe, &[exe]);
+    let zero = "0000000000000000";
+    let permitted = if setuid { "0000000000000080" } else { zero };
+    (process["uid"], process["euid"]) = (ids[0].into(), ids[1].into());
+    process["capabilities"] = json!({
+        "inheritable": zero, "permitted": permitted, "effective": zero, "bounding": zero, "ambient": zero,
+    });
+    process
+}
+
+#[test]
+fn who_is_root_without_having_become_it_is_told() {
+    let fork = |process: Value| event(1, "fork", json!({"process": process}));
+    let connects = |process: Value| connect(1, process, "10.0.0.12:80", Some("db1"));
+    let own = |ids: [u32; 2]| user(5, 1, "/usr/bin/x", ids, false);
+    assert_eq!(seen([exec(own([1000; 2])), connects(own([0; 2]))]), ["privilege"]);
+    assert_eq!(
+        seen([connects(own([1000; 2])), connects(own([1000, 0]))]),
+        ["privilege"]
+    );
+    let child = |ids: [u32; 2]| fork(user(6, 5, "/usr/bin/x", ids, false));
+    assert_eq!(seen([exec(own([1000; 2])), child([0; 2])]), ["privilege"]);
+    let honest = [
+        // Another program: setuid, as told with its exec.
+        vec![
+            exec(own([1000; 2])),
+            exec(user(5, 1, "/usr/bin/su", [1000, 0], true)),
+            connects(user(5, 1, "/usr/bin/su", [1000, 0], true)),
+        ],
+        // The same without its exec: that may not have been told.
+        vec![
+            exec(own([1000; 2])),
+            connects(user(5, 1, "/usr/bin/su", [1000, 0], true)),
+        ],
+        // It gave root up for a while.
+        vec![
+            exec(user(5, 1, "/usr/bin/x", [1000; 2], true)),
+            connects(own([0; 2])),
+        ],
+        // One of its threads never did.
+        vec![exec(own([0; 2])), connects(own([1000; 2])), connects(own([0; 2]))],
+        // Another process of that number, by its start.
+        vec![exec(own([1000; 2])), {
+            let mut other = own([0; 2]);
+            other["start_time_ns"] = 99.into();
+            connects(other)
+        }],
+        // It ended, and another got its number.
+        vec![
+            exec(own([1000; 2])),
+            event(1, "exit", json!({"process": own([1000; 2]), "code": 0})),
+            connects(own([0; 2])),
+        ],
+        // What happened in between was not told.
+        vec![
+            exec(own([1000; 2])),
+            event(1, "lost", json!({"count": 3, "place": "x"})),
+            connects(own([0; 2])),
+        ],
+        vec![exec(own([1000; 2])), child([1000; 2]), connects(own([1000; 2]))],
+    ];
+    for events in honest {
+        assert!(seen(events.clone()).is_empty(), "{events:#?}");
+    }
+    // What it asked for is looked at by itself.
+    let credentials = |uid: u32, permitted: u64| json!({"uid": uid, "euid": uid, "gid": 1, "egid": 1, "permitted": permitted, "effective": permitted});
+    let asked =
+        json!({"process": own([1000; 2]), "before": credentials(1000, 1 << 7), "after": credentials(0, 0)});
+    assert!(
+        seen([
+            exec(own([1000; 2])),
+            event(1, "cred", asked),
+            connects(own([0; 2]))
+        ])
+        .is_empty()
+    );
 }
 
 #[test]
@@ -213,6 +310,23 @@ fn a_scan_from_outside_is_told_by_what_is_refused() {
 }
 
 #[test]
+fn what_nobody_owns_is_told_but_not_who_asks_for_an_address() {
+    let unowned = |protocol: &str, local: &str, remote: &str| {
+        let ends = json!({"protocol": protocol, "local": local, "remote": remote});
+        seen([event(1, "unowned", ends)])
+    };
+    assert!(unowned("udp", "0.0.0.0:68", "255.255.255.255:67").is_empty());
+    for (protocol, local, remote) in [
+        ("udp", "10.0.0.11:33333", "10.0.0.12:7777"),
+        ("udp", "10.0.0.11:68", "192.0.2.9:67"),
+        ("udp", "10.0.0.11:53", "255.255.255.255:67"),
+        ("tcp", "10.0.0.11:68", "255.255.255.255:67"),
+    ] {
+        assert_eq!(unowned(protocol, local, remote), ["unowned-traffic"]);
+    }
+}
+
+#[test]
 fn regular_intervals_are_a_beacon_and_others_are_none() {
     let implant = |at: u64| connect(at, process(5, 1, "/usr/bin/x", &[]), "192.0.2.9:443", None);
     let regular = (0..13u64).map(|n| implant(1000 + n * 60 + n % 3));
@@ -250,6 +364,119 @@ fn what_is_new_is_told_where_what_is_usual_is_known() {
     let browser = (0..40u64).map(|n| connect(day + n, curl(), &format!("192.0.2.{n}:443"), None));
     let later = connect(9 * day, curl(), "203.0.113.9:443", None);
     assert!(seen(browser.chain([later])).is_empty());
+}
+
+#[test]
+fn what_a_guest_says_to_itself_goes_nowhere() {
+    let day = DAY / SECOND;
+    let curl = || process(5, 1, "/usr/bin/curl", &[]);
+    // Its own address: as it is outside of all guests where the guest's vif is not known yet.
+    let itself = |remote: &str| connect(9 * day, process(6, 1, "/usr/bin/app", &[]), remote, None);
+    let known = connect(day, curl(), "10.0.0.12:80", Some("db1"));
+    let inside = [
+        "127.0.0.1:80",
+        "[::1]:80",
+        "[::ffff:127.0.0.1]:80",
+        "0.0.0.0:80",
+        "10.0.0.11:80",
+    ];
+    assert!(seen([known.clone()].into_iter().chain(inside.map(itself))).is_empty());
+    assert_eq!(seen([known, itself("10.0.0.12:80")]), ["new-program"]);
+}
+
+/// What a daemon that begins again finds, with a history of flows from a week ago.
+fn seen_after(past: &[FlowName], events: impl IntoIterator<Item = Event>) -> Vec<String> {
+    let totals = FlowTotals {
+        flows: 1,
+        first: DAY / SECOND,
+        ..FlowTotals::default()
+    };
+    let mut detector = Detector::new(Baseline::learned(past.iter().map(|name| (name, totals))));
+    let outcomes = events.into_iter().map(|event| detector.observe(&event));
+    let found = outcomes.flat_map(|outcome| outcome.found);
+    found.map(|found| found.threat.rule).collect()
+}
+
+fn went(exe: &str, to: Value, port: Option<u16>) -> FlowName {
+    serde_json::from_value(json!({
+        "from": {"domain": "web1", "exe": exe}, "to": to, "protocol": "tcp", "port": port, "verdict": "allow",
+        "rule": "default", "by_policy": true,
+    }))
+    .expect("a name")
+}
+
+#[test]
+fn what_the_history_does_not_tell_apart_is_known_all_the_same() {
+    let week = 8 * DAY / SECOND;
+    let past = [
+        went(
+            "/usr/bin/app",
+            json!({"address": "192.0.2.0", "prefix": 24}),
+            Some(443),
+        ),
+        went(
+            "/usr/bin/app",
+            json!({"domain": "db1", "address": "10.0.0.12"}),
+            None,
+        ),
+        went(
+            "/usr/bin/app",
+            json!({"address": "2001:db8:1::", "prefix": 48}),
+            None,
+        ),
+    ];
+    let app = |remote: &str, to: Option<&str>| connect(week, process(5, 1, "/usr/bin/app", &[]), remote, to);
+    let usual = [
+        app("192.0.2.77:443", None),
+        app("10.0.0.12:9999", Some("db1")),
+        app("[2001:db8:1:5::9]:80", None),
+    ];
+    assert!(seen_after(&past, usual).is_empty());
+    let unusual = [
+        app("192.0.2.77:444", None),
+        app("192.0.3.77:443", None),
+        app("[2001:db8:2::9]:80", None),
+    ];
+    assert_eq!(seen_after(&past, unusual), ["new-destination"; 3]);
+}
+
+#[test]
+fn monitoring_sweeps_nothing_after_a_restart_and_others_do() {
+    let week = 8 * DAY / SECOND;
+    let host = |n: u32| format!("10.0.1.{n}");
+    let past: Vec<FlowName> = (1..=60)
+        .map(|n| went("/usr/bin/monitor", json!({"address": host(n)}), Some(9100)))
+        .collect();
+    let round = |exe: &'static str, port: u16| {
+        (1..=60).map(move |n| {
+            connect(
+                week,
+                process(5, 1, exe, &[]),
+                &format!("{}:{port}", host(n)),
+                Some("x"),
+            )
+        })
+    };
+    assert!(seen_after(&past, round("/usr/bin/monitor", 9100)).is_empty());
+    let only_sweeps = |found: Vec<String>| -> Vec<String> {
+        let is_new = |rule: &String| rule.starts_with("new-");
+        found.into_iter().filter(|rule| !is_new(rule)).collect()
+    };
+    assert_eq!(
+        only_sweeps(seen_after(&past, round("/usr/bin/monitor", 22))),
+        ["sweep"]
+    );
+    assert_eq!(only_sweeps(seen_after(&past, round("/tmp/x", 9100))), ["sweep"]);
+    // Of one address that it knows it may try all ports.
+    let ports = (1..=30u16).map(|port| {
+        connect(
+            week,
+            process(5, 1, "/usr/bin/monitor", &[]),
+            &format!("10.0.1.1:{port}"),
+            None,
+        )
+    });
+    assert_eq!(only_sweeps(seen_after(&past, ports)), ["port-scan"]);
 }
 
 #[test]

@@ -42,13 +42,13 @@ pub struct Threat {
     pub answer: Option<String>,
 }
 
-/// A threat in the list of those that were found since policyd began.
+/// A threat in the list of those that were found, by earlier daemons, too.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct KnownThreat {
     /// The domain's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub domain: Option<String>,
-    /// The domain's id.
+    /// The domain's id when it was found last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub domid: Option<u16>,
     /// Found first, nanoseconds since 1970.
@@ -78,7 +78,7 @@ pub struct ThreatQuery {
 pub struct Threats {
     /// Those that were found.
     pub threats: Vec<KnownThreat>,
-    /// Threats that were let go for room.
+    /// Threats that were let go for room, or whose record was damaged.
     pub forgotten: u64,
     /// Events that came faster than they could be looked at.
     pub missed: u64,

@@ -220,6 +220,12 @@ impl Enforcer {
             let beyond = way.to(backend);
             let peer = world.vm_at(beyond.remote.ip()).map(|vm| beyond.seen_by(vm.scope));
             for way in [Some(way), peer].into_iter().flatten() {
+                // Nobody looks at it again: what it carried since the last look counts, too.
+                if self.notes.wanted()
+                    && let Ok(Some(record)) = self.flows.record(&way.key())
+                {
+                    self.notes.tell(Note::Ended(Box::new(record)));
+                }
                 if let Err(e) = self.flows.remove(&way.key()) {
                     log::warn!("{way:?}: an old verdict stays until it is idle: {e}");
                 }

@@ -3,11 +3,13 @@
 //!
 //! One thread counts and writes ([`FlowStore::add`], [`FlowStore::write`]), any number read. What it cannot write is lost and counted:
 //! unlike policy, history is worth no waiting and no room that policy may need. A minute is written once it is over; a crash
-//! loses the one that was being counted.
+//! loses the one that was being counted. What others remember of the past is kept beside it ([`FlowStore::put_note`],
+//! [`FlowStore::put_records`]), with the same worth.
 
 mod cells;
 mod disk;
 mod names;
+mod notes;
 mod plan;
 mod upkeep;
 
@@ -24,6 +26,7 @@ use names::Names;
 use plan::{Grain, Kept, MINUTE};
 
 pub use names::MAX_NAMES;
+pub use notes::Records;
 
 /// How much is kept.
 #[derive(Debug, Clone, Copy)]
@@ -275,25 +278,6 @@ impl FlowStore {
         })
     }
 
-    /// A small record that others keep here: it is on the disk when this returns.
-    ///
-    /// # Errors
-    /// When it could not be written.
-    pub fn put_note(&self, name: &str, value: &impl Serialize) -> Result<(), FlowsError> {
-        let disk = self.0.disk.read().unwrap_or_else(PoisonError::into_inner);
-        self.has_room(&disk, 0)?;
-        let mut batch = sled::Batch::default();
-        batch.insert(note_key(name), to_json(value)?);
-        disk.write(batch)
-    }
-
-    /// What was put there; none, too, if it is not what this version writes.
-    pub fn note<T: for<'d> Deserialize<'d>>(&self, name: &str) -> Option<T> {
-        let disk = self.0.disk.read().unwrap_or_else(PoisonError::into_inner);
-        let bytes = disk.get(&note_key(name)).ok()??;
-        serde_json::from_slice(&bytes).ok()
-    }
-
     /// How it is. What was lost on the way here is not known here.
     pub fn status(&self) -> FlowHistoryStatus {
         let bytes = self.0.disk.read().unwrap_or_else(PoisonError::into_inner).size();
@@ -410,10 +394,6 @@ fn key(grain: Grain, start: u64) -> Vec<u8> {
 fn start_of(key: &[u8], grain: Grain) -> u64 {
     let number = key.get(1..5).and_then(|n| <[u8; 4]>::try_from(n).ok());
     u64::from(number.map_or(0, u32::from_be_bytes)) * grain.seconds()
-}
-
-fn note_key(name: &str) -> Vec<u8> {
-    format!("t-{name}").into_bytes()
 }
 
 fn to_json(value: &impl Serialize) -> Result<Vec<u8>, FlowsError> {

@@ -29,7 +29,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub use damage::Recovery;
 pub use error::StoreError;
 pub use export::Scope;
-pub use flows::{FlowConfig, FlowStore, FlowsError, MAX_NAMES, Past};
+pub use flows::{FlowConfig, FlowStore, FlowsError, MAX_NAMES, Past, Records};
 pub use store::{Change, Set, StagedChange, Store, Undo};
 
 /// How much is kept, and how much room is left to others.

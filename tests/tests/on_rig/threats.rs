@@ -1,43 +1,18 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! Attacks by real programs are named, and answered as the policy says; ordinary work is not.
 
+mod history;
+mod network;
+mod ordinary;
+mod programs;
+mod scene;
+
 use std::time::Duration;
 
-use crate::support::{Mesh, Outcome};
 use serde_json::Value;
 
-/// What a threat is known by in `xmesh threats`.
-fn found(mesh: &Mesh, rule: &str) -> Result<Vec<Value>, Box<dyn std::error::Error>> {
-    // Its exit status says whether there are alerts.
-    let output = mesh.0.exec("dom0", &["xmesh", "--json", "threats", "web1"])?;
-    let list: Value = serde_json::from_slice(&output.stdout)?;
-    let all = list["threats"].as_array().cloned().unwrap_or_default();
-    Ok(all.into_iter().filter(|threat| threat["rule"] == rule).collect())
-}
-
-fn is_found(mesh: &Mesh, rule: &str, exe: &str) -> Outcome {
-    mesh.wait(&format!("{rule} by {exe} is found"), |mesh| {
-        Ok(found(mesh, rule)?
-            .iter()
-            .any(|threat| threat["process"]["exe"] == exe))
-    })
-}
-
-fn run(mesh: &Mesh, script: &str) -> Result<bool, Box<dyn std::error::Error>> {
-    let output = mesh
-        .0
-        .exec_timeout("web1", &["bash", "-c", script], Duration::from_secs(120))?;
-    Ok(output.success())
-}
-
-fn events(mesh: &Mesh, kind: &str) -> Result<Vec<Value>, Box<dyn std::error::Error>> {
-    let argv = ["xmesh", "--json", "events", "--domain", "web1", "--kind", kind];
-    let text = mesh.0.check("dom0", &argv)?;
-    Ok(text
-        .lines()
-        .filter_map(|line| serde_json::from_str(line).ok())
-        .collect())
-}
+use crate::support::Outcome;
+use scene::{Fallible, Scene};
 
 /// What ordinary machines do all day.
 const ORDINARY: &str = "
@@ -64,32 +39,24 @@ subprocess.call(['/bin/sh', '-c', 'read line; exit 7'])";
 #[test]
 #[ignore = "needs a rig: cargo xtask test"]
 fn attacks_are_named_and_answered_and_ordinary_work_is_not() -> Outcome {
-    let mesh = Mesh::up()?;
-    // What other tests did to this guest was told before.
-    let before = events(&mesh, "threat")?
-        .iter()
-        .filter_map(|event| event["seq"].as_u64())
-        .max();
-    assert!(run(&mesh, ORDINARY)?);
+    let scene = Scene::begin()?;
+    let mesh = &scene.mesh;
+    assert!(scene.run(ORDINARY)?);
     // Beyond what looks at it again: the latest is a good half second after a connect.
     std::thread::sleep(Duration::from_secs(5));
-    let threats = events(&mesh, "threat")?;
+    let threats = scene.threats("web1")?;
     let loud: Vec<&Value> = threats
         .iter()
-        .filter(|event| event["seq"].as_u64() > before && event["threat"]["severity"] == "alert")
+        .filter(|threat| threat["severity"] == "alert")
         .collect();
     assert!(loud.is_empty(), "{loud:#?}");
 
-    run(&mesh, &format!("python3 -c \"{FROM_MEMORY}\""))?;
-    let memory = |mesh: &Mesh| Ok(!found(mesh, "fileless-program")?.is_empty());
-    mesh.wait("a program from memory is found", memory)?;
-    run(&mesh, "cp /usr/bin/true /tmp/true; /tmp/true; rm /tmp/true")?;
-    is_found(&mesh, "temporary-program", "/tmp/true")?;
-    run(
-        &mesh,
-        "for p in $(seq 30); do (echo > /dev/tcp/10.0.0.12/$p) 2> /dev/null; done; true",
-    )?;
-    is_found(&mesh, "port-scan", "/usr/bin/bash")?;
+    scene.run(&format!("python3 -c \"{FROM_MEMORY}\""))?;
+    scene.is_told("fileless-program", "memfd:x")?;
+    scene.run("cp /usr/bin/true /tmp/true; /tmp/true; rm /tmp/true")?;
+    scene.is_told("temporary-program", "/tmp/true")?;
+    scene.run("for p in $(seq 30); do (echo > /dev/tcp/10.0.0.12/$p) 2> /dev/null; done; true")?;
+    scene.is_told("port-scan", "/usr/bin/bash")?;
 
     // Seen and cut: what the program opened ends, by an ordinary policy.
     let listen = "timeout 300 nc -lk -p 4444 > /dev/null 2>&1 < /dev/null & sleep 1";
@@ -104,14 +71,14 @@ fn attacks_are_named_and_answered_and_ordinary_work_is_not() -> Outcome {
         Duration::from_secs(90),
     )?;
     assert_ne!(cut.status, 124, "its connection was not ended: {cut:?}");
-    is_found(&mesh, "reverse-shell", "/usr/bin/bash")?;
-    let threat = found(&mesh, "reverse-shell")?.remove(0);
+    scene.is_told("reverse-shell", "/usr/bin/bash")?;
+    let threat = scene.found("reverse-shell", "/usr/bin/bash")?.remove(0);
     let set = threat["answer"]
         .as_str()
         .and_then(|answer| answer.split("policy ").nth(1));
     let set = set.and_then(|rest| rest.split(' ').next()).ok_or("no answer")?;
-    let since = |kind: &str, is: &dyn Fn(&Value) -> bool| -> Result<u64, Box<dyn std::error::Error>> {
-        let event = events(&mesh, kind)?.into_iter().rfind(is).ok_or("no event")?;
+    let since = |kind: &str, is: &dyn Fn(&Value) -> bool| -> Fallible<u64> {
+        let event = scene.events(kind)?.into_iter().rfind(is).ok_or("no event")?;
         event["time_ns"].as_u64().ok_or_else(|| "no time".into())
     };
     let connected = since("connect", &|event| event["remote"] == "10.0.0.12:4444")?;
@@ -121,43 +88,35 @@ fn attacks_are_named_and_answered_and_ordinary_work_is_not() -> Outcome {
         (told - connected) / 1_000_000
     );
     assert!(
-        !run(&mesh, "echo > /dev/tcp/10.0.0.12/80")?,
+        !scene.run("echo > /dev/tcp/10.0.0.12/80")?,
         "bash in web1 opens nothing more"
     );
-    assert!(run(&mesh, "curl -s -o /dev/null http://10.0.0.12/")?, "others do");
+    assert!(scene.run("curl -s -o /dev/null http://10.0.0.12/")?, "others do");
     for policy in [set, "answers"] {
         mesh.0.check("dom0", &["xmesh", "policy-delete", policy])?;
     }
 
     // A shell that is a child of who connected.
-    run(&mesh, &format!("timeout 20 python3 -c \"{SHELL}\""))?;
-    is_found(&mesh, "reverse-shell", "/usr/bin/dash")?;
+    scene.run(&format!("timeout 20 python3 -c \"{SHELL}\""))?;
+    scene.is_told("reverse-shell", "/usr/bin/dash")?;
 
     // Who is caught goes on against a decoy: nobody serves there in dom0, and db1 answers.
     let answers = "policy: answers\nanswers: { web1: { temporary-program: { decoy: db1 } } }\n";
     let applied = mesh.apply_text(answers)?;
     assert!(applied.success(), "{applied:?}");
     let ask = "curl -s -o /dev/null -m 60 http://10.0.0.1/";
-    assert!(!run(&mesh, ask)?, "nobody serves in dom0");
-    run(
-        &mesh,
-        &format!(
-            "cp /usr/bin/curl /tmp/lured; /tmp/{}",
-            ask.replace("curl", "lured")
-        ),
-    )?;
-    is_found(&mesh, "temporary-program", "/tmp/lured")?;
-    mesh.wait("it reaches the decoy", |mesh| {
-        run(mesh, &format!("/tmp/{}", ask.replace("curl", "lured")))
+    assert!(!scene.run(ask)?, "nobody serves in dom0");
+    scene.run(&format!(
+        "cp /usr/bin/curl /tmp/lured; /tmp/{}",
+        ask.replace("curl", "lured")
+    ))?;
+    scene.is_told("temporary-program", "/tmp/lured")?;
+    mesh.wait("it reaches the decoy", |_| {
+        scene.run(&format!("/tmp/{}", ask.replace("curl", "lured")))
     })?;
-    assert!(!run(&mesh, ask)?, "others do not");
-    let threat = found(&mesh, "temporary-program")?;
-    let threat = threat
-        .iter()
-        .find(|threat| threat["process"]["exe"] == "/tmp/lured");
-    let answer = threat
-        .and_then(|threat| threat["answer"].as_str())
-        .unwrap_or_default();
+    assert!(!scene.run(ask)?, "others do not");
+    let threat = scene.found("temporary-program", "/tmp/lured")?.remove(0);
+    let answer = threat["answer"].as_str().unwrap_or_default();
     let set = answer
         .split("policy ")
         .nth(1)
@@ -166,5 +125,58 @@ fn attacks_are_named_and_answered_and_ordinary_work_is_not() -> Outcome {
         mesh.0.check("dom0", &["xmesh", "policy-delete", policy])?;
     }
     mesh.0.check("web1", &["rm", "/tmp/lured"])?;
+    Ok(())
+}
+
+/// What is known of a program: when it was found first and last, and how often.
+fn known(scene: &Scene, exe: &str) -> Fallible<[u64; 3]> {
+    let argv = ["xmesh", "--json", "threats", "web1"];
+    let list: Value = serde_json::from_slice(&scene.mesh.0.exec("dom0", &argv)?.stdout)?;
+    let all = list["threats"].as_array().ok_or("no list")?;
+    let threat = all.iter().find(|threat| threat["process"]["exe"] == exe);
+    let threat = threat.ok_or_else(|| format!("{exe} is not known: {list}"))?;
+    let number = |field: &str| threat[field].as_u64().ok_or("no number");
+    Ok([number("first_ns")?, number("last_ns")?, number("count")?])
+}
+
+#[test]
+#[ignore = "needs a rig: cargo xtask test"]
+fn what_was_found_survives_the_daemon_and_is_not_told_again() -> Outcome {
+    let scene = Scene::begin()?;
+    let mesh = &scene.mesh;
+    // A name of its own: what an earlier run left is known, too.
+    let exe = format!("/tmp/known-{}", std::process::id());
+    scene.must(&format!("cp /usr/bin/true {exe}; {exe}"))?;
+    scene.is_told("temporary-program", &exe)?;
+    let told = |scene: &Scene| -> Fallible<usize> {
+        let events = scene.events("threat")?;
+        Ok(events
+            .iter()
+            .filter(|e| e["threat"]["process"]["exe"] == *exe)
+            .count())
+    };
+    assert_eq!(told(&scene)?, 1);
+    let before = known(&scene, &exe)?;
+    assert_eq!(before[2], 1);
+
+    mesh.end()?;
+    mesh.start()?;
+    assert_eq!(known(&scene, &exe)?, before);
+    scene.must(&exe)?;
+    mesh.wait("it is seen again", |_| Ok(known(&scene, &exe)?[2] == 2))?;
+    assert_eq!(told(&scene)?, 0, "this daemon's log has it");
+
+    // As an end that nobody asked for: what is new is written at once.
+    let other = format!("{exe}-other");
+    scene.must(&format!("cp /usr/bin/true {other}; {other}"))?;
+    scene.is_told("temporary-program", &other)?;
+    std::thread::sleep(Duration::from_secs(3));
+    mesh.0.check("dom0", &["kill", "-9", &mesh.daemon()?])?;
+    mesh.start()?;
+    assert_eq!(known(&scene, &exe)?[0], before[0]);
+    assert_eq!(known(&scene, &other)?[2], 1);
+    scene.must(&format!("{other}; rm {exe} {other}"))?;
+    mesh.wait("it is seen again", |_| Ok(known(&scene, &other)?[2] == 2))?;
+    assert_eq!(told(&scene)?, 0);
     Ok(())
 }

@@ -297,3 +297,40 @@ fn ordinary_differences_are_not_told() {
     );
     assert_eq!(findings(&ledger), []);
 }
+
+#[test]
+fn minutes_that_were_kept_are_those_of_the_next_ledger() {
+    let web = pair("web", "db", Some("v2"));
+    let mut ledger = Ledger::default();
+    let entered = ledger.enter(web.clone(), NOW);
+    let quiet = ledger.enter(pair("cron", "db", None), NOW);
+    for minute in 0..5 {
+        for n in 1..=20 {
+            ledger.add(&entered, NOW + minute * MINUTE, &answered(100 * n, 1000 * n));
+        }
+    }
+    ledger.add(&quiet, NOW, &answered(5, 5));
+    let mut next = Ledger::default();
+    for minute in NOW / MINUTE..NOW / MINUTE + 5 {
+        let kept = serde_json::to_vec(&ledger.minute(minute)).expect("writes");
+        let kept: Vec<(Pair, Bucket)> = serde_json::from_slice(&kept).expect("reads");
+        assert_eq!(kept[0].0, web, "the busiest is the first");
+        next.resume(minute, kept);
+    }
+    let now = NOW + 5 * MINUTE;
+    let query = SignalsQuery {
+        window: Some(600),
+        ..SignalsQuery::default()
+    };
+    let (mut before, after) = (ledger.report(&query, now), next.report(&query, now));
+    // Counts since the beginning are those of a daemon.
+    for pair in &mut before.pairs {
+        pair.total = Totals::default();
+    }
+    assert_eq!(after.pairs.len(), 2);
+    assert_eq!(after, before);
+    // What comes then is added.
+    let entered = next.enter(web, now);
+    next.add(&entered, now, &answered(100, 1000));
+    assert_eq!(next.report(&query, now).pairs[0].window.counts.connections, 101);
+}

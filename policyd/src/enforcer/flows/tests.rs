@@ -21,7 +21,7 @@ use super::*;
 use crate::control::author;
 use crate::enforcer::{Order, Policies, Request, Wish};
 use crate::events::EventLog;
-use crate::gate::{Gate, Told};
+use crate::gate::{Fact, Gate, Told};
 use crate::holding::{Counts, Holding, Limits};
 use crate::lookups::Lookups;
 use crate::recorder::{Notes, Recorder};
@@ -87,6 +87,7 @@ impl Drop for Bpffs {
 /// The daemon's threads but for `lookups`, which is the test.
 struct Site {
     orders: Sender<Order>,
+    facts: Sender<Told>,
     questions: Receiver<Question>,
     datapath: Arc<Mutex<Datapath>>,
     holding: Arc<Holding>,
@@ -163,6 +164,7 @@ fn on_a_site(test: impl FnOnce(&Site) + Send) {
             let (stop, events) = (AtomicBool::new(false), lock(&datapath).events().expect("mapped"));
             let site = Site {
                 orders,
+                facts,
                 questions,
                 datapath,
                 holding,
@@ -328,16 +330,23 @@ fn wait_for(what: &str, mut is: impl FnMut() -> bool) {
 
 /// A SYN out of an interface, as of the guest of this number, or to it.
 pub fn send_syn(interface: &str, from: SocketAddr, to: SocketAddr, macs: [[u8; 6]; 2]) {
+    let rest = [0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0xff, 0xff, 0, 0, 0, 0];
+    send(interface, 6, from, to, macs, &rest);
+}
+
+/// The same of a packet of any protocol with ports. `rest`: what its header has behind them.
+fn send(interface: &str, protocol: u8, from: SocketAddr, to: SocketAddr, macs: [[u8; 6]; 2], rest: &[u8]) {
     let (SocketAddr::V4(from), SocketAddr::V4(to)) = (from, to) else {
         panic!("IPv4")
     };
+    let length = u8::try_from(24 + rest.len()).expect("short");
     let mut frame = macs.concat();
-    frame.extend([0x08, 0, 0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0]);
+    frame.extend([0x08, 0, 0x45, 0, 0, length, 0, 0, 0x40, 0, 64, protocol, 0, 0]);
     frame.extend(from.ip().octets());
     frame.extend(to.ip().octets());
     frame.extend(from.port().to_be_bytes());
     frame.extend(to.port().to_be_bytes());
-    frame.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0xff, 0xff, 0, 0, 0, 0]);
+    frame.extend(rest);
     // SAFETY: takes numbers only.
     let socket = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW, 0) };
     assert!(socket >= 0);
@@ -685,5 +694,69 @@ fn what_a_change_of_policy_leaves_unknown_is_dropped_until_it_is_known() {
         wait_for("it ends", || {
             site.verdict(&key) == Some(Action::Deny(netback_filter::Refuse::Reset))
         });
+    });
+}
+
+/// Who sends a few datagrams and goes is gone before flows are looked at again.
+#[test]
+fn what_a_socket_carried_that_is_closed_at_once_is_counted() {
+    on_a_site(|site| {
+        let (local, remote) = (
+            SocketAddr::from((address(WEB), 4000)),
+            SocketAddr::from(([192, 0, 2, 9], 53)),
+        );
+        let key = FlowKey {
+            scope: WEB.into(),
+            protocol: netback_filter::Protocol::UDP,
+            local,
+            remote,
+            vlan: netback_filter::Vlan::NONE,
+        };
+        let told = |number: u64, fact: Fact| {
+            let scope = WEB.into();
+            site.facts
+                .send(Told { scope, number, fact })
+                .expect("the enforcer runs");
+        };
+        let socket = Socket {
+            sk: 0xffff_8880_0000_4000,
+            protocol: linux::Protocol::Udp,
+            state: SocketState::Close,
+            ipv6: false,
+            local,
+            remote: None,
+            netns: 0,
+            backlog: None,
+        };
+        let who = Arc::new(crate::gate::tests::running("/bin/c"));
+        let sk = socket.sk;
+        told(1, Fact::Serving { who, socket });
+        wait_for("its port is known", || {
+            let events = site.log.since(0).events;
+            events.iter().any(|event| matches!(event.what, What::Bind { .. }))
+        });
+        for _ in 0..3 {
+            // Length and checksum, which nobody looks at, and 12 bytes.
+            let mut rest = vec![0, 20, 0, 0];
+            rest.extend([7; 12]);
+            send("eth11", 17, local, remote, [mac(1), mac(WEB)], &rest);
+        }
+        let owned = ("web1:/bin/c".to_owned(), policyd_api::Verdict::Allow, 1, 0);
+        wait_for("its process is known", || site.past().contains(&owned));
+        wait_for("it is counted", || {
+            site.record(&key).is_some_and(|flow| flow.packets == [3, 0])
+        });
+        told(2, Fact::Closing { sk });
+        let sent = || {
+            let now = crate::events::now_ns() / 1_000_000_000;
+            let past = site.history.past(now - 600, now + 60, |_| true).expect("reads");
+            past.flows
+                .iter()
+                .map(|(_, totals)| (totals.packets_out, totals.bytes_out))
+                .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+        };
+        wait_for("the history has what it sent", || sent() == (3, 3 * (14 + 40)));
+        assert!(site.record(&key).is_none());
+        assert_eq!(site.past(), [owned]);
     });
 }

@@ -239,6 +239,7 @@ fn on_a_full_disk_minutes_are_lost_and_counted_and_nothing_else_is() {
     let status = store.status();
     assert_eq!((status.unwritten, status.problem), (1, Some(error.to_string())));
     assert!(store.put_note("x", &1).is_err());
+    assert!(store.put_records("x", [(1, Some(1))]).is_err());
     assert_eq!(sum(&store, START, START + 60), 0);
 }
 
@@ -335,4 +336,34 @@ fn notes_outlive_the_process() {
         FlowStore::open(&path, config()).expect("opens").note::<u32>("a"),
         Some(7)
     );
+}
+
+#[test]
+fn records_outlive_the_process_and_damaged_ones_are_told_of() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("flows");
+    let store = FlowStore::open(&path, config()).expect("opens");
+    assert_eq!(store.records::<u32>("a").expect("reads"), Records::default());
+    let changes = [(1, Some(10u32)), (2, Some(20)), (1 << 40, Some(30))];
+    store.put_records("a", changes).expect("writes");
+    // Of another kind whose name begins alike.
+    store.put_records("ab", [(3, Some("x"))]).expect("writes");
+    store
+        .put_records("a", [(1, None), (2, Some(21))])
+        .expect("writes");
+    {
+        let disk = store.0.disk.read().expect("whole");
+        let mut batch = sled::Batch::default();
+        batch.insert(b"r-a\0\0\0\0\0\0\0\0\x07".to_vec(), b"{\"half".to_vec());
+        disk.write(batch).expect("writes");
+    }
+    drop(store);
+    let store = FlowStore::open(&path, config()).expect("opens");
+    // What makes room for minutes lets them be.
+    store.0.disk.write().expect("whole").compact().expect("compacts");
+    let records = store.records::<u32>("a").expect("reads");
+    assert_eq!(records.whole, [(2, 21), (1 << 40, 30)]);
+    assert_eq!(records.damaged, [7]);
+    store.put_records::<u32>("a", [(7, None)]).expect("writes");
+    assert!(store.records::<u32>("a").expect("reads").damaged.is_empty());
 }

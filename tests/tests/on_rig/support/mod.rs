@@ -54,6 +54,17 @@ impl Mesh {
     /// The same, with a budget in percent for traps.
     pub fn start_with(&self, budget: &str) -> Outcome {
         self.launch(budget)?;
+        self.seen()
+    }
+
+    /// The same, with a policy and a history of its own.
+    pub fn start_with_store(&self, store: &str) -> Outcome {
+        self.launch(&format!("100 --store {store}"))?;
+        self.seen()
+    }
+
+    /// Waits until web1 and db1 are seen.
+    fn seen(&self) -> Outcome {
         let trapped = self.trapped();
         self.wait(&format!("web1 and db1 are seen by {trapped}"), |mesh| {
             Ok(["web1", "db1"]
@@ -62,7 +73,7 @@ impl Mesh {
         })
     }
 
-    /// Starts policyd unless it runs.
+    /// Starts policyd unless it runs. What follows the budget are further options.
     pub fn launch(&self, budget: &str) -> Outcome {
         if !self.0.exec("dom0", &["xmesh", "info"])?.success() {
             let start = format!(
@@ -107,7 +118,17 @@ impl Mesh {
         is_so: impl Fn(&Mesh) -> Result<bool, Box<dyn std::error::Error>>,
     ) -> Outcome {
         // Two emulated processors may share one of the host's, and the kernel's verifier takes long on them.
-        let end = Instant::now() + Duration::from_secs(400);
+        self.wait_within(Duration::from_secs(400), what, is_so)
+    }
+
+    /// The same, no longer than this.
+    pub fn wait_within(
+        &self,
+        time: Duration,
+        what: &str,
+        is_so: impl Fn(&Mesh) -> Result<bool, Box<dyn std::error::Error>>,
+    ) -> Outcome {
+        let end = Instant::now() + time;
         while !is_so(self).unwrap_or(false) {
             if Instant::now() > end {
                 let log = self.0.check("dom0", &["tail", "-n", "30", "/run/policyd.log"])?;
