@@ -45,6 +45,11 @@ impl Ruleset {
         changes.min()
     }
 
+    /// Which of the times that rules name it is, one after the other: the same rules hold where this is the same. For one ruleset.
+    pub fn hours_at(&self, time: i64) -> Box<[bool]> {
+        self.windows.iter().map(|window| window.is_open(time)).collect()
+    }
+
     /// Whether the same rules hold in both, as far as that is a matter of time. For two of one generation.
     pub fn same_hours(&self, other: &Ruleset) -> bool {
         self.holds_alike(self.time, other.time)

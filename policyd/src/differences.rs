@@ -8,11 +8,20 @@ use std::sync::Arc;
 use policyd_api::{Difference, Differences, FlowExample, FlowName, FlowTotals, PastFlow, Verdict};
 
 use policyd_advice::{Candidate, Judgement};
+use policyd_store::{FlowStore, FlowsError};
 
 /// Differences that are listed.
 const LISTED: usize = 1000;
 /// Kinds of flow that are counted each; of more, only the flows are.
 const KINDS: usize = 8192;
+
+/// A time, seconds since 1970.
+pub struct Span {
+    /// From when on.
+    pub since: u64,
+    /// Until when.
+    pub until: u64,
+}
 
 /// What differs so far.
 #[derive(Default)]
@@ -54,6 +63,10 @@ impl Tally {
         }
         if let Some(kind) = self.kinds.get_mut(name) {
             kind.totals.add(totals);
+            // Of one time it may be sure, and of another not.
+            if kind.judged.unsure.is_none() {
+                kind.judged.unsure = judged.unsure.clone();
+            }
             kind.example = example().or(kind.example.take());
         } else if self.kinds.len() < KINDS {
             let kind = Kind {
@@ -65,6 +78,35 @@ impl Tally {
         } else {
             self.left_out += 1;
         }
+    }
+
+    /// Takes all flows of some time, each by the rules of the policy that held when it was.
+    pub fn of_past(
+        store: &FlowStore,
+        since: u64,
+        until: u64,
+        candidate: &Candidate,
+    ) -> Result<(Span, Tally), FlowsError> {
+        let clock = candidate.clock();
+        let time = |from, to| {
+            let times = clock.times(from, to);
+            let is_one = times.is_one();
+            (times, is_one)
+        };
+        let parts = store.past_apart(since, until, |_| true, time)?;
+        // All parts are of one span, and there is one at least.
+        let span = parts.first().map_or(Span { since, until }, |(_, past)| Span {
+            since: past.since,
+            until: past.until,
+        });
+        let mut tally = Tally::default();
+        for (times, past) in parts {
+            let candidates = candidate.at_each(&times);
+            for (name, totals) in &past.flows {
+                tally.take(name, candidates.judge(name).as_ref(), totals, || None);
+            }
+        }
+        Ok((span, tally))
     }
 
     /// What was counted before.

@@ -133,11 +133,7 @@ impl PastFlows {
         let store = self.store()?;
         let (since, until) = span(request.since, request.until, REPLAY_BACK)?;
         let candidate = self.control.compile(&request.documents)?;
-        let past = store.past(since, until, |_| true)?;
-        let mut tally = Tally::default();
-        for (name, totals) in &past.flows {
-            tally.take(name, candidate.judge(name).as_ref(), totals, || None);
-        }
+        let (past, tally) = Tally::of_past(store, since, until, &candidate)?;
         Ok(api::Replay {
             since: past.since,
             until: past.until,

@@ -47,6 +47,8 @@ struct State {
     asked: Asked,
     /// None while there is none, or it is not valid.
     candidate: Option<Candidate>,
+    /// From when until when the rules of it hold by which flows are judged now.
+    hours: (u64, u64),
     problem: Option<String>,
     tally: Tally,
     judged: HashMap<Arc<FlowName>, Option<Judgement>>,
@@ -128,6 +130,7 @@ impl Shadow {
             state.unsaved = true;
         }
         state.judged.clear();
+        state.hours = (0, 0);
         (state.candidate, state.problem) = match candidate {
             _ if state.asked.documents.is_empty() => (None, None),
             Ok(candidate) => (Some(candidate), None),
@@ -138,9 +141,15 @@ impl Shadow {
     /// A flow was decided.
     pub fn observe(&self, name: &Arc<FlowName>, at: u64, example: impl FnOnce() -> FlowExample) {
         let state = &mut *lock(&self.0);
-        let Some(candidate) = &state.candidate else {
+        let Some(candidate) = &mut state.candidate else {
             return;
         };
+        let (from, to) = state.hours;
+        if !(from..to).contains(&at) {
+            *candidate = candidate.at(at);
+            state.hours = (at, candidate.next_change(at).unwrap_or(u64::MAX));
+            state.judged.clear();
+        }
         if state.judged.len() >= JUDGED && !state.judged.contains_key(name) {
             state.judged.clear();
         }
@@ -226,6 +235,30 @@ rules:
             remote: "10.0.0.12:80".parse().expect("an address"),
             pid: Some(7),
         }
+    }
+
+    #[test]
+    fn flows_are_judged_by_the_rules_of_their_time() {
+        let shadow = Shadow::default();
+        let text = CANDIDATE.replace(
+            "action: allow }",
+            "action: allow, require: { time: { hours: 08:00-18:00 } } }",
+        );
+        shadow.set(asked(), Ok(candidate(&text)));
+        let name = Arc::new(flow(Some("/bin/a"), Verdict::Allow));
+        let cut = || shadow.status(&candidate("policy: a\n")).differences.cut;
+        let hour = 3600;
+        shadow.observe(&name, 9 * hour, example);
+        shadow.observe(&name, 17 * hour, example);
+        assert_eq!(cut(), 0);
+        shadow.observe(&name, 18 * hour, example);
+        shadow.observe(&name, 20 * hour, example);
+        assert_eq!(cut(), 2);
+        // The next day; and a clock that goes back.
+        shadow.observe(&name, 32 * hour, example);
+        assert_eq!(cut(), 2);
+        shadow.observe(&name, 7 * hour, example);
+        assert_eq!(cut(), 3);
     }
 
     #[test]

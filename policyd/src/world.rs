@@ -362,6 +362,12 @@ impl World {
         })
     }
 
+    /// Whether dom0 gave the guest at an end the address there; `None` where it is no guest.
+    pub fn is_given(&self, end: &Endpoint<'_>) -> Option<bool> {
+        let vm = self.vm_of(end)?;
+        Some(vm.configured.contains(&end.address.to_canonical()))
+    }
+
     /// All guests.
     pub fn vms(&self) -> &[Vm] {
         &self.vms
@@ -481,6 +487,48 @@ mod tests {
             "10.0.0.12"
         ));
         assert!(!proven("policy: p\n", vec![given], "10.0.0.12"));
+    }
+
+    #[test]
+    fn a_world_knows_labels_of_xenstore_and_of_policy() {
+        let address: IpAddr = "10.0.0.12".parse().expect("an address");
+        let text = "policy: p
+default: { db1: deny }
+labels: { web1: { app: shop } }
+rules: [{ name: r, from: { label: { tier: front, app: shop } }, to: { vm: db1 }, action: allow }]
+";
+        let document = policy::Document::parse("p.yaml", text).expect("a document");
+        let rules = Arc::new(Ruleset::compile(&[document], 1).expect("rules"));
+        let world = |tier: &str| {
+            let from = policy::LabelFrom::Xenstore("/local/domain/1/xmesh/labels/tier".into());
+            let label = policy::Label::new("tier", tier, from).expect("a label");
+            let web = VmId {
+                facts: Arc::new(policy::Facts::new(None, None, vec![label])),
+                ..VmId::new("web1", [1; 16])
+            };
+            let db = Vm {
+                addresses: vec![address],
+                ..Vm::new(VmId::new("db1", [2; 16]), 2)
+            };
+            World::new(Arc::clone(&rules), vec![Vm::new(web, 1), db])
+        };
+        let verdict = |world: &World| {
+            let flow = Flow {
+                protocol: Protocol::TCP,
+                source: world.source(1, "10.0.0.11".parse().expect("an address"), None),
+                destination: world.destination(Protocol::TCP, address, 80),
+                port: 80,
+            };
+            world.decide(&flow).verdict
+        };
+        let (front, back) = (world("front"), world("back"));
+        assert_eq!((verdict(&front), verdict(&back)), (Verdict::Allow, Verdict::Deny));
+        assert!(front.knows_the_same(&world("front")) && !front.knows_the_same(&back));
+        let known = front.known(VmId::new("web1", [1; 16]));
+        assert_eq!(known.facts.labels().len(), 2);
+        // Of one that is gone, what policy says is left.
+        let gone = front.known(VmId::new("web1", [9; 16]));
+        assert_eq!(gone.facts.labels().len(), 1);
     }
 
     #[test]

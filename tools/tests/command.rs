@@ -87,7 +87,8 @@ fn list_is_a_table_of_eighty_columns() {
 
     let verbose = daemon.run(&["list", "-v"]);
     assert!(out(&verbose).contains(
-        "running\n    uuid 0f3a1c52-77aa-4b1e-9d10-ffee00112233; vcpus 2; traps 1234\n    addresses 10.0.0.1\n    \
+        "running\n    uuid 0f3a1c52-77aa-4b1e-9d10-ffee00112233; vcpus 2; traps 1234\n    type pvh; pool Pool-0\n    \
+         label tier=front by set shop (\"web*\")\n    addresses 10.0.0.1\n    \
          vif12.0 00:16:3e:00:00:01 covered\n    probe tcp_connect skip hits 9\n    \
          problem: no altp2m; set altp2m=\"external\" in its config\n"
     ));

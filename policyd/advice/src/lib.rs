@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use policy::{Facts, VmId};
 
-pub use candidate::{Candidate, End, Judgement};
+pub use candidate::{Candidate, Candidates, Clock, End, Judgement, Times};
 
 /// A guest that there is.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -35,9 +35,31 @@ pub struct FlowEnd {
     /// Its arguments; none where they are long, or differ too often to keep each.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub args: Option<Vec<String>>,
+    /// Its groups and its login; none where these are not kept: they are many, or differ too often, or an earlier version wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<FlowUser>,
+    /// Executables of its ancestors, the nearest first; none where these are not kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parents: Option<Vec<String>>,
+    /// Whether dom0 gave the domain this address; none where an earlier version wrote it, and for an end outside of this host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub given: Option<bool>,
     /// Services that it belonged to, as `SET/SERVICE`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub services: Vec<String>,
+}
+
+/// As whom a process ran, beside its user id.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub struct FlowUser {
+    /// Effective group id.
+    pub gid: u32,
+    /// Supplementary groups.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<u32>,
+    /// User id of the login that it came from; none where there was no login.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loginuid: Option<u32>,
 }
 
 impl FlowEnd {

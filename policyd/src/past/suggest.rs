@@ -6,9 +6,9 @@ use std::sync::TryLockError;
 
 use policy::Document;
 use policy::pattern::Pattern;
+use policyd_advice::Guest;
 use policyd_advice::suggest::{Options, suggest};
 use policyd_advice::usage::usage;
-use policyd_advice::{Candidate, Guest};
 use policyd_api as api;
 
 use super::{LOOK_BACK, PastFlows, REPLAY_BACK, span};
@@ -53,8 +53,8 @@ impl PastFlows {
             text: suggestion.text.clone(),
         };
         let candidate = self.control.compile(&[source])?;
-        let earlier = store.past(tried, tried_until, |_| true)?;
-        let effect = effect(&candidate, &earlier, &self.in_force());
+        let (earlier, tally) = Tally::of_past(store, tried, tried_until, &candidate)?;
+        let effect = tally.differences(Some(&self.in_force()));
         let documents = self.documents()?;
         let mut usage = usage(&documents, &world.rules, &past.flows, &guests);
         self.date(&documents, &mut usage.unused)?;
@@ -119,14 +119,6 @@ impl PastFlows {
         }
         Ok(())
     }
-}
-
-fn effect(candidate: &Candidate, past: &policyd_store::Past, now: &Candidate) -> api::Differences {
-    let mut tally = Tally::default();
-    for (name, totals) in &past.flows {
-        tally.take(name, candidate.judge(name).as_ref(), totals, || None);
-    }
-    tally.differences(Some(now))
 }
 
 fn guests(world: &World) -> Vec<Guest> {

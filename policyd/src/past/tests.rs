@@ -308,3 +308,41 @@ fn where_no_history_is_kept_that_is_what_is_said() {
     assert_eq!((status, &*message), (503, "no history of flows is kept: a test"));
     assert_eq!(refusal(site.client.shadow()).0, 503);
 }
+
+#[test]
+fn a_replay_judges_flows_by_the_rules_of_their_time() {
+    let site = Site::new(true);
+    // Now and an hour from now; not an hour ago.
+    let now = now_ns() / 1_000_000_000;
+    let minutes = |at: u64| at / 60 % 1440;
+    let clock = |at: u64| format!("{:02}:{:02}", minutes(at) / 60, minutes(at) % 60);
+    let (opens, shuts) = (now - 10 * 60, now + 50 * 60);
+    let text = CANDIDATE.replace(
+        "action: allow }",
+        &format!(
+            "action: allow, require: {{ time: {{ hours: \"{}-{}\" }} }} }}",
+            clock(opens),
+            clock(shuts)
+        ),
+    );
+    for (ago, flows) in [(20 * 60, 4), (5 * 60, 3)] {
+        let at = now - ago;
+        let totals = FlowTotals {
+            flows,
+            first: at,
+            last: at,
+            ..FlowTotals::default()
+        };
+        site.history
+            .add(&Arc::new(flow(Some("/usr/bin/curl"), Verdict::Allow)), totals);
+        site.history.write(at + 60, true).expect("writes");
+    }
+    let request = ReplayRequest {
+        documents: document(&text),
+        since: None,
+        until: None,
+    };
+    let found = site.client.replay(&request).expect("is replayed").differences;
+    assert_eq!((found.flows, found.cut), (7, 4));
+    assert_eq!(found.differences[0].unsure, None);
+}

@@ -3,7 +3,7 @@
 
 use netback_filter::{Action, DecidedBy, Direction, Event, FlowKey, FlowRecord};
 use policy::{Decider, Decision, Endpoint, Owner, Protocol, Refuse};
-use policyd_api::{FlowEnd, FlowName, Verdict};
+use policyd_api::{FlowEnd, FlowName, FlowUser, Verdict};
 use vmi_xen::observe::Subject;
 
 use crate::enforcer::Owners;
@@ -15,8 +15,8 @@ use crate::world::World;
 pub fn opened(world: &World, way: &Way, who: &Subject, judged: &Judged) -> FlowName {
     let end = judged.backend.unwrap_or(way.remote);
     FlowName {
-        from: flow_end(&world.source(way.scope, way.local.ip(), Some(who))),
-        to: flow_end(&world.destination(way.protocol, end.ip(), end.port())),
+        from: flow_end(world, &world.source(way.scope, way.local.ip(), Some(who))),
+        to: flow_end(world, &world.destination(way.protocol, end.ip(), end.port())),
         protocol: way.protocol.to_string(),
         port: Some(end.port()),
         ..decided(world, &way.key(), &judged.decision)
@@ -71,8 +71,8 @@ fn seen(world: &World, owners: &Owners, record: &FlowRecord, way: &Way, who: Opt
         Direction::FromGuest => {
             let end = record.backend.unwrap_or(way.remote);
             (
-                flow_end(&world.source(way.scope, way.local.ip(), who)),
-                flow_end(&world.destination(way.protocol, end.ip(), end.port())),
+                flow_end(world, &world.source(way.scope, way.local.ip(), who)),
+                flow_end(world, &world.destination(way.protocol, end.ip(), end.port())),
                 end.port(),
             )
         }
@@ -80,16 +80,16 @@ fn seen(world: &World, owners: &Owners, record: &FlowRecord, way: &Way, who: Opt
             let from = match world.vm_at(remote) {
                 Some(peer) => {
                     let who = owners.of(&way.seen_by(peer.scope));
-                    flow_end(&world.source(peer.scope, remote, who.as_deref()))
+                    flow_end(world, &world.source(peer.scope, remote, who.as_deref()))
                 }
-                None => flow_end(&Endpoint::world(remote)),
+                None => flow_end(world, &Endpoint::world(remote)),
             };
             let to = match (world.vm(way.scope), who) {
                 (Some(_), Some(who)) => world.source(way.scope, way.local.ip(), Some(who)),
                 (Some(vm), None) => vm.destination(way.protocol, way.local.ip(), way.local.port()),
                 (None, _) => Endpoint::world(way.local.ip()),
             };
-            (from, flow_end(&to), way.local.port())
+            (from, flow_end(world, &to), way.local.port())
         }
     };
     let by = decider(record.verdict.rule);
@@ -159,7 +159,7 @@ fn decided(world: &World, key: &FlowKey, decision: &Decision) -> FlowName {
     }
 }
 
-fn flow_end(end: &Endpoint<'_>) -> FlowEnd {
+fn flow_end(world: &World, end: &Endpoint<'_>) -> FlowEnd {
     let process = match (end.vm, end.owner) {
         (Some(_), Owner::Process(process)) => Some(process),
         _ => None,
@@ -173,6 +173,13 @@ fn flow_end(end: &Endpoint<'_>) -> FlowEnd {
         exe: process.and_then(|p| p.exe.map(str::to_owned)),
         container: process.and_then(|p| p.container.map(str::to_owned)),
         args: process.map(|p| p.args.to_vec()),
+        user: process.map(|p| FlowUser {
+            gid: p.gid,
+            groups: p.groups.to_vec(),
+            loginuid: p.loginuid,
+        }),
+        parents: process.map(|p| p.parents.iter().map(|exe| exe.to_string()).collect()),
+        given: world.is_given(end),
         services: Vec::new(),
     }
 }

@@ -2,7 +2,7 @@
 //! Keeps kinds of flow few: what differs too often is not told apart.
 
 use std::collections::{HashMap, HashSet};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -18,6 +18,14 @@ const PORTS: usize = 64;
 const ARGUMENTS: usize = 16;
 /// Bytes that arguments may have in all.
 const LONGEST: usize = 256;
+/// Users of one program, and ancestors, that are kept each.
+const USERS: usize = 16;
+/// Groups of a user.
+const GROUPS: usize = 32;
+/// Bytes that the paths of ancestors may have in all.
+const LONGEST_PARENTS: usize = 512;
+/// Of one program, all that is kept of its arguments, users and ancestors together.
+const VARIANTS: usize = 64;
 
 /// Makes names.
 #[derive(Default)]
@@ -26,6 +34,9 @@ pub struct Namer {
     addresses: HashSet<IpAddr>,
     ports: HashMap<u64, HashSet<u16>>,
     arguments: HashMap<u64, HashSet<u64>>,
+    users: HashMap<u64, HashSet<u64>>,
+    parents: HashMap<u64, HashSet<u64>>,
+    variants: HashMap<u64, HashSet<u64>>,
 }
 
 impl Namer {
@@ -62,16 +73,53 @@ impl Namer {
                 (end.address, end.prefix) = (Some(block.address()), Some(block.length()));
             }
         }
-        if let Some(args) = end.args.take()
-            && args.iter().map(|a| a.len() + 1).sum::<usize>() <= LONGEST
-        {
-            // What is left of it is the program that has them.
-            let program = self.hasher.hash_one(&*end);
-            let these = self.hasher.hash_one(&args);
-            if has_room(&mut self.arguments, program, these, ARGUMENTS) {
-                end.args = Some(args);
-            }
+        let (args, user, parents) = (end.args.take(), end.user.take(), end.parents.take());
+        // What is left of it is the program that has them.
+        let program = self.hasher.hash_one(&*end);
+        let length = |texts: &[String]| texts.iter().map(|text| text.len() + 1).sum::<usize>();
+        let args = args.filter(|args| length(args) <= LONGEST);
+        end.args = self.hasher.keep(&mut self.arguments, program, args, ARGUMENTS);
+        let user = user.filter(|user| user.groups.len() <= GROUPS);
+        end.user = self.hasher.keep(&mut self.users, program, user, USERS);
+        let parents = parents.filter(|parents| length(parents) <= LONGEST_PARENTS);
+        end.parents = self.hasher.keep(&mut self.parents, program, parents, USERS);
+        // Each by itself may be few where all together are many: what differs most is given up first.
+        let mut is_known = |end: &FlowEnd| {
+            let these = self.hasher.hash_one((&end.args, &end.user, &end.parents));
+            has_room(&mut self.variants, program, these, VARIANTS)
+        };
+        if !is_known(end) {
+            end.args = None;
         }
+        if !is_known(end) {
+            end.parents = None;
+        }
+        if !is_known(end) {
+            end.user = None;
+        }
+    }
+}
+
+trait Keep {
+    /// What is known of a program, if it is among what is told apart.
+    fn keep<V: Hash>(
+        &self,
+        map: &mut HashMap<u64, HashSet<u64>>,
+        program: u64,
+        value: Option<V>,
+        most: usize,
+    ) -> Option<V>;
+}
+
+impl Keep for RandomState {
+    fn keep<V: Hash>(
+        &self,
+        map: &mut HashMap<u64, HashSet<u64>>,
+        program: u64,
+        value: Option<V>,
+        most: usize,
+    ) -> Option<V> {
+        value.filter(|value| has_room(map, program, self.hash_one(value), most))
     }
 }
 
@@ -93,7 +141,7 @@ fn has_room<V: Eq + std::hash::Hash>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use policyd_api::Verdict;
+    use policyd_api::{FlowUser, Verdict};
 
     fn name(from: FlowEnd, port: u16) -> FlowName {
         FlowName {
@@ -145,6 +193,46 @@ mod tests {
         let mut long = run(0);
         long.args = Some(vec!["x".repeat(LONGEST)]);
         assert_eq!(namer.fold(name(long, 80)).from.args, None);
+    }
+
+    #[test]
+    fn users_and_ancestors_are_kept_while_they_are_few() {
+        let mut namer = Namer::default();
+        let user = |gid: u32| FlowUser {
+            gid,
+            groups: vec![gid, 7],
+            loginuid: Some(1000),
+        };
+        let run = |gid: u32, parent: usize, arg: usize| FlowEnd {
+            domain: Some("web1".into()),
+            uid: Some(0),
+            args: Some(vec!["job".into(), arg.to_string()]),
+            user: Some(user(gid)),
+            parents: Some(vec![format!("/usr/bin/{parent}"), "/sbin/init".into()]),
+            given: Some(true),
+            ..FlowEnd::default()
+        };
+        let mut kept = |end: FlowEnd| namer.fold(name(end, 80)).from.clone();
+        for n in 0..USERS {
+            assert_eq!(kept(run(n as u32, n, n)), run(n as u32, n, n));
+        }
+        let more = kept(run(99, 99, 99));
+        assert_eq!((more.user, more.parents, more.args), (None, None, None));
+        // Together they are bounded more closely than each by itself.
+        let all: HashSet<FlowEnd> = (0..USERS)
+            .flat_map(|a| (0..USERS).map(move |b| (a, b)))
+            .map(|(a, b)| kept(run(a as u32, b, a)))
+            .collect();
+        assert!(all.len() <= VARIANTS + 1, "{}", all.len());
+        let mut crowd = run(0, 0, 0);
+        crowd.user = Some(FlowUser {
+            groups: (0..=GROUPS as u32).collect(),
+            ..user(0)
+        });
+        assert_eq!(kept(crowd).user, None);
+        let mut deep = run(0, 0, 0);
+        deep.parents = Some(vec!["x".repeat(LONGEST_PARENTS)]);
+        assert_eq!(kept(deep).parents, None);
     }
 
     #[test]

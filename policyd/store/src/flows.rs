@@ -239,8 +239,28 @@ impl FlowStore {
         until: u64,
         wanted: impl Fn(&FlowName) -> bool,
     ) -> Result<Past, FlowsError> {
+        let parts = self.past_apart(since, until, wanted, |_, _| ((), true))?;
+        Ok(parts
+            .into_iter()
+            .next()
+            .map_or_else(Past::default, |(_, past)| past))
+    }
+
+    /// The same, where some times are told apart. `time`: what the time from when until when is, and whether all of it is that;
+    /// where it is not, smaller buckets are read, as long as they are kept. At least one part is given; all of them are of the same span.
+    ///
+    /// # Errors
+    /// When the files cannot be read.
+    pub fn past_apart<T: Ord>(
+        &self,
+        since: u64,
+        until: u64,
+        wanted: impl Fn(&FlowName) -> bool,
+        time: impl Fn(u64, u64) -> (T, bool),
+    ) -> Result<Vec<(T, Past)>, FlowsError> {
         let disk = self.0.disk.read().unwrap_or_else(PoisonError::into_inner);
-        let (names, mut cells) = {
+        let mut parts: BTreeMap<T, Cells> = BTreeMap::new();
+        let names = {
             let open = lock(&self.0.open);
             let names: BTreeMap<u32, Arc<FlowName>> = open
                 .names
@@ -254,28 +274,49 @@ impl FlowStore {
                 .iter()
                 .filter(|(id, _)| within && names.contains_key(id));
             let cells: Cells = counted.map(|(id, totals)| (*id, *totals)).collect();
-            (names, cells)
+            if !cells.is_empty() {
+                let (now, _) = time(open.minute, open.minute.saturating_add(MINUTE));
+                parts.insert(now, cells);
+            }
+            names
         };
         let mut is_wanted = vec![false; names.last_key_value().map_or(0, |(id, _)| *id as usize + 1)];
         for id in names.keys() {
             is_wanted[*id as usize] = true;
         }
-        let runs = plan::runs(&self.kept(&disk)?, since, until);
+        let runs = plan::runs(&self.kept(&disk)?, since, until, |from, to| time(from, to).1);
         for (grain, from, to) in &runs {
+            let mut bucket: Option<(u64, &mut Cells)> = None;
             for item in disk.range(key(*grain, *from)..key(*grain, *to))? {
                 let (key, value) = item?;
+                let start = start_of(&key, *grain);
                 let wanted = |id: u32| is_wanted.get(id as usize).copied().unwrap_or(false);
-                cells::decode(&value, start_of(&key, *grain), wanted, &mut cells)?;
+                let cells = match bucket.take() {
+                    Some((same, cells)) if same == start => cells,
+                    _ => {
+                        let (of, _) = time(start, start.saturating_add(grain.seconds()));
+                        parts.entry(of).or_default()
+                    }
+                };
+                cells::decode(&value, start, wanted, cells)?;
+                bucket = Some((start, cells));
             }
         }
-        let flows = cells
-            .into_iter()
-            .filter_map(|(id, totals)| Some((Arc::clone(names.get(&id)?), totals)));
-        Ok(Past {
-            since: runs.first().map_or(since, |(_, from, _)| *from),
-            until: runs.last().map_or(until, |(_, _, to)| (*to).max(until)),
-            flows: flows.collect(),
-        })
+        if parts.is_empty() {
+            parts.insert(time(since, until).0, Cells::new());
+        }
+        let part = |(of, cells): (T, Cells)| {
+            let flows = cells
+                .into_iter()
+                .filter_map(|(id, totals)| Some((Arc::clone(names.get(&id)?), totals)));
+            let past = Past {
+                since: runs.first().map_or(since, |(_, from, _)| *from),
+                until: runs.last().map_or(until, |(_, _, to)| (*to).max(until)),
+                flows: flows.collect(),
+            };
+            (of, past)
+        };
+        Ok(parts.into_iter().map(part).collect())
     }
 
     /// How it is. What was lost on the way here is not known here.

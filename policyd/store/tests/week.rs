@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use policyd_api::{FlowEnd, FlowName, FlowTotals, Verdict};
+use policyd_api::{FlowEnd, FlowName, FlowTotals, FlowUser, Verdict};
 use policyd_store::{FlowConfig, FlowStore};
 
 /// Guests of the host, programs in each, and whom each program talks to: 3,200 kinds of flow.
@@ -30,6 +30,18 @@ fn names() -> Vec<Arc<FlowName>> {
         args: exe
             .as_ref()
             .map(|exe| vec![exe.clone(), "--config=/etc/service.conf".into()]),
+        user: exe.as_ref().map(|_| FlowUser {
+            gid: 1000,
+            groups: vec![4, 24, 27, 1000, 1100 + n as u32],
+            loginuid: None,
+        }),
+        parents: exe.as_ref().map(|_| {
+            vec![
+                "/usr/bin/service-manager".into(),
+                "/usr/lib/systemd/systemd".into(),
+            ]
+        }),
+        given: Some(true),
         exe,
         ..FlowEnd::default()
     };

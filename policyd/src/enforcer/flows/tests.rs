@@ -94,7 +94,6 @@ struct Site {
     log: Arc<EventLog>,
     history: FlowStore,
     world: Arc<ArcSwap<World>>,
-    facts: Sender<Told>,
 }
 
 fn mac(number: u8) -> [u8; 6] {
@@ -171,7 +170,6 @@ fn on_a_site(test: impl FnOnce(&Site) + Send) {
                 log,
                 history,
                 world,
-                facts,
             };
             thread::scope(|scope| {
                 let (enforcer, recorder) = threads.take().expect("taken once");

@@ -69,8 +69,9 @@ impl Kept {
 /// A run of buckets: their grain, and from when until when.
 pub type Run = (Grain, u64, u64);
 
-/// The runs that answer for a time. Where what was kept in detail is gone, its ends are those of the larger bucket.
-pub fn runs(kept: &Kept, since: u64, until: u64) -> Vec<Run> {
+/// The runs that answer for a time. Where what was kept in detail is gone, its ends are those of the larger bucket. `fits`: a larger bucket,
+/// by when it begins and ends, may stand for the smaller ones in it that are kept.
+pub fn runs(kept: &Kept, since: u64, until: u64, fits: impl Fn(u64, u64) -> bool) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     let until = until.min(kept.end);
     let mut at = since - since % MINUTE;
@@ -83,7 +84,10 @@ pub fn runs(kept: &Kept, since: u64, until: u64) -> Vec<Run> {
     while at < until {
         let whole = |grain: &&Grain| {
             let long = grain.seconds();
-            at.is_multiple_of(long) && at.saturating_add(long) <= until && kept.has(**grain, at)
+            at.is_multiple_of(long)
+                && at.saturating_add(long) <= until
+                && kept.has(**grain, at)
+                && fits(at, at.saturating_add(long))
         };
         let around = |grain: &&Grain| kept.has(**grain, at - at % grain.seconds());
         let grain = Grain::ALL
@@ -105,6 +109,10 @@ pub fn runs(kept: &Kept, since: u64, until: u64) -> Vec<Run> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn runs(kept: &Kept, since: u64, until: u64) -> Vec<Run> {
+        super::runs(kept, since, until, |_, _| true)
+    }
 
     const NOW: u64 = 1000 * DAY + 3 * HOUR + 20 * MINUTE;
 
@@ -140,6 +148,25 @@ mod tests {
                 (Grain::Hour, 993 * DAY + 3 * HOUR, 994 * DAY),
                 (Grain::Day, 994 * DAY, 1000 * DAY),
                 (Grain::Hour, 1000 * DAY, 1000 * DAY + 3 * HOUR),
+                (Grain::Minute, 1000 * DAY + 3 * HOUR, NOW),
+            ]
+        );
+    }
+
+    #[test]
+    fn what_must_be_told_apart_is_read_in_smaller_buckets_as_long_as_they_are_kept() {
+        // It changes at half past one each day.
+        let edge = |day: u64| day * DAY + HOUR + HOUR / 2;
+        let fits =
+            |from: u64, to: u64| !(from / DAY..=to / DAY).any(|day| from < edge(day) && edge(day) < to);
+        let runs = super::runs(&kept(), NOW - 3 * DAY, NOW, fits);
+        assert_eq!(
+            runs,
+            [
+                // That is in hours that have no minutes any more.
+                (Grain::Hour, 997 * DAY + 3 * HOUR, 1000 * DAY + HOUR),
+                (Grain::Minute, 1000 * DAY + HOUR, 1000 * DAY + 2 * HOUR),
+                (Grain::Hour, 1000 * DAY + 2 * HOUR, 1000 * DAY + 3 * HOUR),
                 (Grain::Minute, 1000 * DAY + 3 * HOUR, NOW),
             ]
         );

@@ -367,3 +367,81 @@ fn records_outlive_the_process_and_damaged_ones_are_told_of() {
     store.put_records::<u32>("a", [(7, None)]).expect("writes");
     assert!(store.records::<u32>("a").expect("reads").damaged.is_empty());
 }
+
+#[test]
+fn times_are_told_apart_as_finely_as_they_are_kept() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = FlowStore::open(&dir.path().join("flows"), config()).expect("opens");
+    let (web, cron) = (name("web1", 80), name("cron", 80));
+    // Over three days, one flow in each quarter of an hour.
+    let times: Vec<u64> = (0..3 * 96).map(|n| START + n * 15 * MINUTE).collect();
+    for at in &times {
+        store.add(&cron, count(1, *at));
+        put(&store, &web, 1, *at);
+    }
+    // Before and after half past one of each day; of a bucket that has both it is neither.
+    let edge = |at: u64| at - at % DAY + HOUR + 30 * MINUTE;
+    let class = |from: u64, to: u64| match (from < edge(from), to <= edge(from)) {
+        (true, true) => ("before", true),
+        (true, false) => ("both", false),
+        (false, _) => ("after", to - 1 - from < DAY),
+    };
+    let end = START + 3 * DAY;
+    let parts = store.past_apart(START, end, |_| true, class).expect("reads");
+    let of = |part: &str| -> u64 {
+        let found = parts.iter().find(|(name, _)| *name == part);
+        found.map_or(0, |(_, past)| {
+            past.flows.iter().map(|(_, totals)| totals.flows).sum()
+        })
+    };
+    assert!(
+        parts
+            .iter()
+            .all(|(_, past)| (past.since, past.until) == (START, end))
+    );
+    // Two days are kept by the hour; of those the hour with the edge is not told apart.
+    assert_eq!(
+        (of("before"), of("both"), of("after")),
+        (2 * (4 + 4 + 6), 2 * 8, 2 * (3 * 96 - 6 - 8 - 8))
+    );
+    assert_eq!(of("before") + of("both") + of("after"), 2 * times.len() as u64);
+    let one = store.past(START, end, |_| true).expect("reads");
+    assert_eq!(
+        one.flows.iter().map(|(_, totals)| totals.flows).sum::<u64>(),
+        2 * times.len() as u64
+    );
+    let none = store
+        .past_apart(START - DAY, START - HOUR, |_| true, class)
+        .expect("reads");
+    assert_eq!(none.len(), 1);
+}
+
+#[test]
+fn names_of_an_earlier_version_are_read_and_lack_what_it_did_not_keep() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("flows");
+    let store = FlowStore::open(&path, config()).expect("opens");
+    put(&store, &name("web1", 80), 1, START);
+    let text = r#"{"from":{"domain":"web1","uuid":"0f3a1c52-77aa-4b1e-9d10-ffee00112233","address":"10.0.0.11","uid":33,
+        "exe":"/usr/bin/curl","args":["curl"]},"to":{"address":"192.0.2.7"},"protocol":"tcp","port":443,"verdict":"allow",
+        "rule":"no rule","by_policy":true}"#;
+    let mut batch = sled::Batch::default();
+    let mut key = vec![NAME];
+    key.extend(7u32.to_be_bytes());
+    batch.insert(key, text.as_bytes());
+    store.0.disk.read().expect("whole").write(batch).expect("writes");
+    drop(store);
+    let store = FlowStore::open(&path, config()).expect("opens again");
+    let names = store.names();
+    let old = names.iter().find(|name| name.port == Some(443)).expect("is read");
+    assert_eq!(
+        (old.from.uid, &old.from.user, &old.from.parents),
+        (Some(33), &None, &None)
+    );
+    assert_eq!((old.from.given, old.to.given), (None, None));
+    // A new one of the same flow is another name: it has more.
+    let mut more = (**old).clone();
+    more.from.given = Some(true);
+    put(&store, &Arc::new(more), 1, START + MINUTE);
+    assert_eq!(store.names().len(), 3);
+}
