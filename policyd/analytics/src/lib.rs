@@ -109,7 +109,8 @@ impl Detector {
     /// Takes an event in.
     pub fn observe(&mut self, event: &Event) -> Outcome {
         let mut outcome = Outcome::default();
-        if let What::Lost { .. } = &event.what {
+        // Where probes rest, or come back, execs were missed.
+        if let What::Lost { .. } | What::Sight { .. } = &event.what {
             self.lost(event.domid);
         }
         let Some(domid) = event.domid else { return outcome };

@@ -253,6 +253,11 @@ fn who_is_root_without_having_become_it_is_told() {
             event(1, "lost", json!({"count": 3, "place": "x"})),
             connects(own([0; 2])),
         ],
+        vec![
+            exec(own([1000; 2])),
+            event(1, "sight", json!({"mode": "altp2m", "message": "exec rests"})),
+            connects(own([0; 2])),
+        ],
         vec![exec(own([1000; 2])), child([1000; 2]), connects(own([1000; 2]))],
     ];
     for events in honest {
