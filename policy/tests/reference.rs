@@ -287,7 +287,7 @@ fn is_labelled(sets: &[&Document], s: &Selector, end: &Endpoint<'_>) -> bool {
         || vm
             .facts
             .guest_type
-            .is_some_and(|of| s.xen.guest_type.iter().any(|t| *t == of));
+            .is_some_and(|of| s.xen.guest_type.contains(&of));
     let pooled = s.xen.pool.is_empty()
         || vm
             .facts
