@@ -462,3 +462,31 @@ fn signals_tell_what_was_denied_and_what_did_not_come_about() {
     let total = signals(&site).total;
     assert_eq!((total.connections, total.denied, total.failed), (5, 1, 2));
 }
+
+#[test]
+fn a_name_keeps_what_policy_can_ask_of_a_process() {
+    let site = Site::new();
+    let mut guests = site.recorder.world.load().vms().to_vec();
+    guests[0].configured = vec!["10.0.0.11".parse().expect("an address")];
+    let world = World::new(Arc::clone(&site.recorder.world.load().rules), guests);
+    let mut who = running("/bin/a");
+    who.process.credentials.gid.effective = 100;
+    who.process.credentials.groups = vec![27, 200];
+    who.process.loginuid = 1000;
+    who.parents = vec!["/bin/dash".into(), "/usr/sbin/cron".into()];
+    let judged = judge(&world, &way(1), &who, Stage::Opening);
+    let name = describe::opened(&world, &way(1), &who, &judged);
+    let user = name.from.user.expect("a user");
+    assert_eq!(
+        (user.gid, user.groups, user.loginuid),
+        (100, vec![27, 200], Some(1000))
+    );
+    let parents = name.from.parents.expect("ancestors");
+    assert_eq!(parents, ["/bin/dash", "/usr/sbin/cron"]);
+    assert_eq!((name.from.given, name.to.given), (Some(true), Some(false)));
+    assert_eq!(
+        (name.to.user, name.to.parents),
+        (None, None),
+        "nobody is known to listen"
+    );
+}
