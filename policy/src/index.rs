@@ -247,13 +247,16 @@ struct Anchors<'s> {
 }
 
 impl Anchors<'_> {
-    fn iter(&self) -> impl Iterator<Item = Anchor> + '_ {
+    fn plain(&self) -> &[Anchor] {
+        &self.plain[..self.count]
+    }
+
+    fn labels(&self) -> impl Iterator<Item = Anchor> + '_ {
         let labels = std::iter::successors(Some(self.asked), |left| Some(left & left.wrapping_sub(1)));
         let labels = labels
             .take_while(|left| *left != 0)
             .filter_map(|left| self.labels.get(left.trailing_zeros() as usize));
-        let plain = self.plain.iter().take(self.count).copied();
-        plain.chain(labels.map(Label::anchor))
+        labels.map(Label::anchor)
     }
 }
 
@@ -281,12 +284,42 @@ pub(crate) struct Candidates<'i> {
     buckets: [Option<&'i Bucket>; MAX_BUCKETS],
     count: usize,
     /// Between guests with many labels that rules ask for there may be more than fit above. Those are looked for each time.
-    more: bool,
+    rest: Option<Rest<'i>>,
+}
+
+/// What there is by labels, beyond what was found room for.
+struct Rest<'i> {
+    by_labels: ByLabels<'i>,
+    /// So many of it have room.
+    found: usize,
+}
+
+/// What is filed under a label at one end or both.
+#[derive(Clone, Copy)]
+struct ByLabels<'i> {
     index: &'i Index,
     from: Anchors<'i>,
     to: Anchors<'i>,
     /// 0 where none of it is asked.
     port: u16,
+}
+
+impl<'i> ByLabels<'i> {
+    fn buckets(&self) -> impl Iterator<Item = &'i Bucket> + '_ {
+        let plain = self.from.plain().iter().copied();
+        let to_labels = plain.flat_map(|from| self.to.labels().map(move |to| (from, to)));
+        let from_labels = self.from.labels().flat_map(|from| {
+            let plain = self.to.plain().iter().copied();
+            plain.chain(self.to.labels()).map(move |to| (from, to))
+        });
+        let keys = to_labels.chain(from_labels).flat_map(|(from, to)| {
+            let port = (self.port != 0).then_some(self.port);
+            std::iter::once(0)
+                .chain(port)
+                .map(move |port| Key { from, to, port })
+        });
+        keys.filter_map(|key| self.index.bucket(key))
+    }
 }
 
 impl Index {
@@ -343,23 +376,18 @@ impl Index {
         let mut found = Candidates {
             buckets: [None; MAX_BUCKETS],
             count: 0,
-            more: false,
-            index: self,
-            from,
-            to,
-            port,
+            rest: None,
         };
-        for from in from.iter() {
-            for to in to.iter() {
+        for from in from.plain() {
+            for to in to.plain() {
                 let mut look = |port| {
-                    if let Some(bucket) = self.bucket(Key { from, to, port }) {
-                        match found.buckets.get_mut(found.count) {
-                            Some(slot) => {
-                                *slot = Some(bucket);
-                                found.count += 1;
-                            }
-                            None => found.more = true,
-                        }
+                    let key = Key {
+                        from: *from,
+                        to: *to,
+                        port,
+                    };
+                    if let Some(bucket) = self.bucket(key) {
+                        found.put(bucket);
                     }
                 };
                 look(0);
@@ -367,6 +395,15 @@ impl Index {
                     look(port);
                 }
             }
+        }
+        if from.asked | to.asked != 0 {
+            let index = self;
+            found.add_labelled(ByLabels {
+                index,
+                from,
+                to,
+                port,
+            });
         }
         found
     }
@@ -380,25 +417,33 @@ impl Index {
 }
 
 impl<'i> Candidates<'i> {
-    fn buckets(&self) -> impl Iterator<Item = &'i Bucket> + '_ {
-        let more = self.more.then(|| self.all().skip(MAX_BUCKETS));
-        let found = self.buckets[..self.count].iter().flatten().copied();
-        found.chain(more.into_iter().flatten())
+    /// Whether there is room for it.
+    fn put(&mut self, bucket: &'i Bucket) -> bool {
+        let slot = self.buckets.get_mut(self.count);
+        let has_room = slot.is_some();
+        if let Some(slot) = slot {
+            *slot = Some(bucket);
+            self.count += 1;
+        }
+        has_room
     }
 
-    /// All of them, in the order in which they were found.
-    fn all(&self) -> impl Iterator<Item = &'i Bucket> + '_ {
-        let pairs = self
-            .from
-            .iter()
-            .flat_map(|from| self.to.iter().map(move |to| (from, to)));
-        let keys = pairs.flat_map(|(from, to)| {
-            let port = (self.port != 0).then_some(self.port);
-            std::iter::once(0)
-                .chain(port)
-                .map(move |port| Key { from, to, port })
-        });
-        keys.filter_map(|key| self.index.bucket(key))
+    fn add_labelled(&mut self, by_labels: ByLabels<'i>) {
+        for (found, bucket) in (0..).zip(by_labels.buckets()) {
+            if !self.put(bucket) {
+                self.rest = Some(Rest { by_labels, found });
+                return;
+            }
+        }
+    }
+
+    fn found(&self) -> impl Iterator<Item = &'i Bucket> + '_ {
+        self.buckets[..self.count].iter().flatten().copied()
+    }
+
+    fn rest(&self) -> impl Iterator<Item = &'i Bucket> + '_ {
+        let rest = self.rest.iter();
+        rest.flat_map(|rest| rest.by_labels.buckets().skip(rest.found))
     }
 
     /// The rule that decides: the first in order of the most severe kind for which `matches` holds.
@@ -409,7 +454,7 @@ impl<'i> Candidates<'i> {
     ) -> Option<Place> {
         (0..3).find_map(|kind| {
             let mut best: Option<(u32, Place)> = None;
-            for bucket in self.buckets() {
+            let mut look = |bucket: &Bucket| {
                 for place in bucket.of(kind) {
                     let number = order(*place);
                     if best.is_some_and(|(best, _)| best <= number) {
@@ -420,6 +465,12 @@ impl<'i> Candidates<'i> {
                         break;
                     }
                 }
+            };
+            for bucket in self.found() {
+                look(bucket);
+            }
+            if self.rest.is_some() {
+                self.rest().for_each(look);
             }
             best.map(|(_, place)| place)
         })
@@ -427,7 +478,7 @@ impl<'i> Candidates<'i> {
 
     /// Calls `f` with each candidate, in no order, some more than once.
     pub(crate) fn each(&self, mut f: impl FnMut(Place)) {
-        for bucket in self.buckets() {
+        for bucket in self.found().chain(self.rest()) {
             (0..3)
                 .flat_map(|kind| bucket.of(kind))
                 .for_each(|place| f(*place));
