@@ -387,6 +387,7 @@ impl Index {
                         port,
                     };
                     if let Some(bucket) = self.bucket(key) {
+                        // There is room for all of these.
                         found.put(bucket);
                     }
                 };
