@@ -32,6 +32,9 @@ const VMEMMAP: u64 = 0xffff_ea00_0000_0000;
 const OF_NO_FILE: u64 = 1;
 /// Of `compound_head`: the page is not the first of several.
 const TAIL: u64 = 1;
+/// From here on it is a mask. No `struct page` lies so high: their array ends below the CPU entry area, at 0xfffffe0000000000 (mm.rst as
+/// above), and a mask is of 16 MiB of them at most.
+const MASKS: u64 = 0xffff_ff00_0000_0000;
 
 /// Why a file cannot be measured.
 #[derive(Debug, Error)]
@@ -159,6 +162,15 @@ fn executable_segments(file: &[u8]) -> Result<Vec<(u64, u64)>, &'static str> {
         }
     }
     Ok(segments)
+}
+
+/// The first of the pages that one is of, by what its `compound_head` says.
+fn first_of(page: u64, head: u64) -> u64 {
+    match head {
+        _ if head & TAIL == 0 => page,
+        MASKS.. => page & head,
+        _ => head & !TAIL,
+    }
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u64> {
@@ -332,10 +344,7 @@ impl<M: PhysicalMemory> Linux<M> {
         let offsets = group(&self.kernel.layout.page)?;
         let size = group(&self.kernel.layout.page_size)?;
         let page = self.vmemmap()?.wrapping_add(frame.wrapping_mul(size));
-        let head = match self.u64(page.wrapping_add(offsets.compound_head))? {
-            head if head & TAIL != 0 => head & !TAIL,
-            _ => page,
-        };
+        let head = first_of(page, self.u64(page.wrapping_add(offsets.compound_head))?);
         // A page that nothing has mapped would be in no page table.
         match self.u64(head.wrapping_add(offsets.mapping))? {
             0 => Err(LinuxError::Implausible {
@@ -423,6 +432,18 @@ mod tests {
         }
         wild[72..80].copy_from_slice(&u64::MAX.to_le_bytes());
         assert_eq!(PageDigests::of_bytes(&wild), Err("a segment without end"));
+    }
+
+    #[test]
+    fn the_first_of_several_pages_is_told_by_its_address_or_by_a_mask() {
+        let page = 0xffff_ea00_0012_3440;
+        assert_eq!(first_of(page, 0), page);
+        // What is there of a page that is the first is no pointer to one.
+        assert_eq!(first_of(page, 0xffff_ea00_0012_0000), page);
+        assert_eq!(first_of(page, 0xffff_ea00_0012_0001), 0xffff_ea00_0012_0000);
+        // 512 pages of 64 bytes.
+        assert_eq!(first_of(page, 0xffff_ffff_ffff_8001), 0xffff_ea00_0012_0000);
+        assert_eq!(first_of(page, 0xffff_ffff_ff00_0001), 0xffff_ea00_0000_0000);
     }
 
     #[test]

@@ -139,8 +139,9 @@ offsets! {
 offsets! {
     /// Whether a page of memory is of a file.
     PageOffsets {
-        /// Of a page that is not the first of several: the first, plus 1.
-        compound_head: u64 = "page.compound_head",
+        /// Of a page that is not the first of several, with bit 0 set: the first; or, in kernels from 7.1 on, the mask that makes it
+        /// of the page's own address.
+        compound_head: u64 = "page.compound_head" | "page.compound_info",
         mapping: u64 = "page.mapping" | "folio.mapping",
     }
 }
