@@ -80,7 +80,7 @@ impl Release {
     pub fn cargo(&self, arguments: &[&str], workspace: &Path, target: &Path) -> Result<()> {
         fs::create_dir_all(target).at(target)?;
         if self.is_host() {
-            run(Command::new("cargo")
+            run(crate::programs::cargo()
                 .args(arguments)
                 .current_dir(workspace)
                 .env("CARGO_TARGET_DIR", target))?;
@@ -92,8 +92,7 @@ impl Release {
         let cargo_home = cargo_home();
         let shown = [workspace, target, &sysroot, &cargo_home];
         let path = format!("PATH={}/bin:/usr/sbin:/usr/bin:/sbin:/bin", sysroot.display());
-        run(self
-            .entered(&shown, workspace)
+        run(crate::programs::without_package(self.entered(&shown, workspace))
             .args([&path, "cargo"])
             .args(arguments)
             .env("CARGO_HOME", &cargo_home)

@@ -25,6 +25,23 @@ pub fn target_folder() -> PathBuf {
         .map_or_else(|| workspace().join("target"), |folder| workspace().join(folder))
 }
 
+/// cargo, without what another cargo that runs this program said of its package: build scripts that look at it, ring's for one, would
+/// make all that depends on them be built anew, to and fro.
+pub fn cargo() -> Command {
+    without_package(Command::new("cargo"))
+}
+
+/// Takes what cargo says of a package out of a command's environment.
+pub(crate) fn without_package(mut command: Command) -> Command {
+    let of_package = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(of_package) {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
 /// Builds policyd and xmesh for dom0; gives their paths. They link to libxenctrl of the very Xen they
 /// talk to, so they are built on dom0's own release: here if this is one, else in a root made for it.
 pub fn build(progress: &Progress) -> Result<Vec<PathBuf>> {
@@ -108,7 +125,7 @@ pub(crate) fn agent(progress: &Progress) -> Result<PathBuf> {
     progress.say("building the agent");
     // A folder of its own: other flags would make cargo build everything anew, to and fro.
     let folder = target_folder().join("rig-agent");
-    run(Command::new("cargo")
+    run(cargo()
         .args([
             "build",
             "--quiet",

@@ -154,7 +154,7 @@ fn in_rig(name: &str, cpu: Cpu, keep: bool, echo: Echo, shared_out: &[&str]) -> 
 }
 
 fn cargo_test(arguments: &[&str], rig: Option<&Rig>, echo: Echo) -> anyhow::Result<Count> {
-    let mut command = Command::new("cargo");
+    let mut command = programs::cargo();
     command
         .args(["test", "--no-fail-fast"])
         .args(arguments)

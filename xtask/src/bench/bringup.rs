@@ -50,7 +50,7 @@ pub fn measure(rig: Option<&str>, runs: u32) -> anyhow::Result<Vec<Section>> {
 
 /// The dumps, from the tests that make them.
 pub(super) fn dumps() -> anyhow::Result<Vec<PathBuf>> {
-    let output = Command::new("cargo")
+    let output = programs::cargo()
         .args(["test", "--quiet", "--package", "vmi-xen", "--test", "dumps", "--"])
         .args(["--ignored", "--exact", "--nocapture", "dumps_to_measure"])
         .current_dir(programs::workspace())

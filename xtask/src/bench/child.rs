@@ -14,7 +14,7 @@ use super::report::{Row, median};
 /// Where it fails or prints no value.
 pub fn cargo(arguments: &[&str]) -> anyhow::Result<Vec<Row>> {
     measure(
-        Command::new("cargo")
+        programs::cargo()
             .args(arguments)
             .current_dir(programs::workspace()),
     )
