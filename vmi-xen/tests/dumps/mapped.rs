@@ -120,7 +120,7 @@ pub fn text_of_its_own_is_told<M: PhysicalMemory>(linux: &Linux<M>) {
     let mut seen = [0, 0];
     for process in processes.iter().filter(runs_workload) {
         let private = text(linux, process).private();
-        let wrote = process.args.len() == 1 || process.args[0].starts_with("workload: retitled");
+        let wrote = process.args[0].ends_with("its text is its own");
         assert_eq!(
             private.len(),
             usize::from(wrote),
@@ -129,7 +129,10 @@ pub fn text_of_its_own_is_told<M: PhysicalMemory>(linux: &Linux<M>) {
         );
         seen[usize::from(wrote)] += 1;
     }
-    assert!(seen[0] > 3 && seen[1] == 1, "{seen:?}");
+    // Later kernels may be built to let nobody do that.
+    let may = linux.kernel().release.starts_with("6.1.");
+    assert!(seen[0] > 3 && seen[1] <= 1, "{seen:?}");
+    assert!(seen[1] == 1 || !may, "{}: {seen:?}", linux.kernel().release);
 }
 
 #[test]
