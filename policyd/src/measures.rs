@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender, bounded};
-use policy::{Measured, Ruleset};
+use policy::Ruleset;
 use vmi_xen::linux::{Hashed, LinuxError};
 use vmi_xen::observe::Subject;
 use vmi_xen::session::Inspector;
@@ -335,9 +335,4 @@ fn look(
         .map(|(name, program)| (name.to_string(), Arc::clone(&program.text)))
         .collect();
     Ok(Some(Looked::of(&text, exe, programs, begins, digests)))
-}
-
-/// Whether what was found lets policy say more than that it is not known.
-fn is_known(measured: Measured) -> bool {
-    measured != Measured::Unknown
 }

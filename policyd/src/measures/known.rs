@@ -94,7 +94,7 @@ impl Looked {
         };
         let (program, is) = is.unzip();
         Looked {
-            found: super::is_known(measured).then(|| Found {
+            found: (measured != Measured::Unknown).then(|| Found {
                 exe: Arc::clone(exe),
                 measured,
                 among,
