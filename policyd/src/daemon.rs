@@ -311,15 +311,13 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         let (orders, history, stop) = (orders.clone(), history.as_ref().ok().cloned(), Arc::clone(&stop));
         let answers = Answers::new(Arc::clone(&control), Arc::clone(&world));
         move || {
-            threats::run(
-                &threats,
-                &events,
-                &registry,
-                &orders,
-                history.as_ref(),
-                answers,
-                &stop,
-            )
+            let sources = threats::Sources {
+                log: &events,
+                registry: &registry,
+                history: history.as_ref(),
+                share,
+            };
+            threats::run(&threats, &sources, &orders, answers, &stop);
         }
     })?;
 

@@ -327,12 +327,14 @@ fn look(
     let Some(exe) = &who.process.exe else {
         return Ok(None);
     };
-    let Some(text) = inspector.program_text(&who.process, hashed)? else {
-        return Ok(None);
-    };
     let programs: Vec<_> = rules
         .programs_for(vm, exe)
         .map(|(name, program)| (name.to_string(), Arc::clone(&program.text)))
         .collect();
+    // Digests are for those alone that policy has some of; whether a page was written to is looked at in all.
+    let hashed = (!programs.is_empty()).then_some(hashed);
+    let Some(text) = inspector.program_text(&who.process, hashed)? else {
+        return Ok(None);
+    };
     Ok(Some(Looked::of(&text, exe, programs, begins, digests)))
 }

@@ -2,12 +2,12 @@
 //! Threats: a reader of the event log that asks rules about each event, and remembers what they found.
 //!
 //! Beside everything else: it reads the log as any reader does, so it is in nobody's way, and what it misses under load is counted.
-//! What a rule wants to know of a guest is read through the guest's inspector, at most so often.
+//! What a rule wants to know of a guest is read through the guest's inspector, for as long as the guest's share of time lasts.
 
 mod answers;
+mod asked;
 mod known;
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,7 @@ use crate::enforcer::Order;
 use crate::events::{EventLog, now_ns};
 use crate::registry::{Registry, lock};
 pub use answers::Answers;
+use asked::Asked;
 pub use known::Threats;
 
 /// How often the log is looked at. A threat is to be answered within a second of what shows it.
@@ -30,21 +31,33 @@ const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: u64 = 3600;
 /// Hours of the history that say what is usual.
 const USUAL: u64 = 7 * 24;
-/// Questions that wait.
-const WAITING: usize = 256;
-/// Guests are read at most so often in a second, and after a quiet while so often at once.
-const READS: f64 = 20.0;
+
+/// What rules are asked about, and how far guests may be read for it.
+pub struct Sources<'a> {
+    /// What happens.
+    pub log: &'a EventLog,
+    /// The guests.
+    pub registry: &'a Registry,
+    /// What happened.
+    pub history: Option<&'a FlowStore>,
+    /// Of one dom0 CPU, that reading one guest may take.
+    pub share: f64,
+}
 
 /// Looks for threats until `stop`.
 pub fn run(
     threats: &Threats,
-    log: &EventLog,
-    registry: &Registry,
+    sources: &Sources<'_>,
     orders: &Sender<Order>,
-    history: Option<&FlowStore>,
     mut answers: Answers,
     stop: &AtomicBool,
 ) {
+    let Sources {
+        log,
+        registry,
+        history,
+        share,
+    } = *sources;
     let mut past = history.map(Past::learn);
     let mut detector = Detector::new(
         past.as_mut()
@@ -52,7 +65,7 @@ pub fn run(
             .unwrap_or_default(),
     );
     let newest = log.subscribe();
-    let (mut after, mut asked) = (0, Asked::default());
+    let (mut after, mut asked) = (0, Asked::new(share));
     let mut minute = Instant::now() + MINUTE;
     while !stop.load(Ordering::SeqCst) {
         let mut found = Vec::new();
@@ -70,7 +83,9 @@ pub fn run(
             }
         }
         while let Some(question) = asked.due() {
+            let began = Instant::now();
             let answer = standard_sockets(registry, &question);
+            asked.spent(question.domid, began.elapsed());
             let answered = answer.and_then(|sockets| detector.answered(&question, &sockets));
             found.extend(answered);
         }
@@ -150,50 +165,6 @@ fn standard_sockets(registry: &Registry, question: &Question) -> Option<Vec<Desc
         remote: socket.remote,
     };
     Some(sockets.into_iter().map(descriptor).collect())
-}
-
-/// Questions that wait for their time.
-struct Asked {
-    waiting: VecDeque<(Instant, Question)>,
-    reads: f64,
-    at: Instant,
-}
-
-impl Default for Asked {
-    fn default() -> Asked {
-        Asked {
-            waiting: VecDeque::new(),
-            reads: READS,
-            at: Instant::now(),
-        }
-    }
-}
-
-impl Asked {
-    /// The oldest go where there are too many: what they were about is over soonest.
-    fn put(&mut self, questions: Vec<Question>) {
-        let now = Instant::now();
-        for question in questions {
-            if self.waiting.len() >= WAITING {
-                self.waiting.pop_front();
-            }
-            self.waiting
-                .push_back((now + Duration::from_millis(question.after_ms), question));
-        }
-    }
-
-    /// One whose time has come, if guests may be read now.
-    fn due(&mut self) -> Option<Question> {
-        let now = Instant::now();
-        let grown = now.duration_since(self.at).as_secs_f64() * READS;
-        (self.reads, self.at) = ((self.reads + grown).min(READS), now);
-        if self.reads < 1.0 {
-            return None;
-        }
-        let index = self.waiting.iter().position(|(due, _)| *due <= now)?;
-        self.reads -= 1.0;
-        self.waiting.remove(index).map(|(_, question)| question)
-    }
 }
 
 /// What the history of flows says.
@@ -277,29 +248,5 @@ mod tests {
             },
             key: key.into(),
         }
-    }
-
-    #[test]
-    fn guests_are_read_no_more_than_so_often() {
-        let mut asked = Asked::default();
-        let question = |after_ms| {
-            Question {
-            domid: 1,
-            domain: "web1".into(),
-            process: serde_json::from_value(serde_json::json!({
-                "pid": 1, "ppid": 0, "uid": 0, "euid": 0, "gid": 0, "loginuid": null, "comm": "sh", "exe": "/bin/sh",
-                "exe_deleted": false, "args": [], "container": null, "netns": 1, "start_time_ns": 1, "parents": [],
-            }))
-            .expect("a process"),
-            after_ms,
-        }
-        };
-        asked.put(vec![question(60_000)]);
-        assert!(asked.due().is_none(), "its time has not come");
-        asked.put((0..50).map(|_| question(0)).collect());
-        let at_once = std::iter::from_fn(|| asked.due()).count();
-        assert!((20..=22).contains(&at_once), "{at_once}");
-        asked.put((0..2 * WAITING).map(|_| question(0)).collect());
-        assert_eq!(asked.waiting.len(), WAITING);
     }
 }

@@ -300,29 +300,45 @@ impl Inspector {
         pid: u32,
         start_time_ns: u64,
     ) -> Result<Option<Vec<(u32, Socket)>>, LinuxError> {
-        self.fresh();
-        let found = self.linux.within(Budget::SWEEP, || {
-            let leaders = self.linux.leaders()?;
-            let Some(task) = leaders
-                .into_iter()
-                .find(|task| self.linux.pid(*task).is_ok_and(|number| number == pid))
-            else {
-                return Ok(None);
-            };
-            if self.linux.process(task)?.start_time_ns != start_time_ns {
-                return Ok(None);
+        if self.mapped.get().elapsed() >= STATUS_PERIOD {
+            self.fresh();
+        }
+        self.linux.refresh();
+        let read = || self.first_sockets(pid, start_time_ns);
+        // As for owners: a running guest may have moved on.
+        self.linux.within(Budget::SWEEP, read).0.or_else(|_| {
+            self.fresh();
+            self.linux.within(Budget::SWEEP, read).0
+        })
+    }
+
+    fn first_sockets(&self, pid: u32, start_time_ns: u64) -> Result<Option<Vec<(u32, Socket)>>, LinuxError> {
+        let found = match self.linux.task_numbered(pid) {
+            Ok(found) => found,
+            // A kernel whose table is not understood.
+            Err(_) => {
+                let mut leaders = self.linux.leaders()?.into_iter();
+                leaders.find(|task| self.linux.pid(*task).is_ok_and(|number| number == pid))
             }
-            Ok(Some(self.linux.first_sockets_of(task, STANDARD_DESCRIPTORS)?))
-        });
-        found.0
+        };
+        match found {
+            Some(task) if self.linux.start_time(task)? == start_time_ns => {
+                Ok(Some(self.linux.first_sockets_of(task, STANDARD_DESCRIPTORS)?))
+            }
+            _ => Ok(None),
+        }
     }
 
     /// The text of a process's executable, as it is in memory; `None` where the process is gone, or runs another program. What
-    /// `hashed` has of frames is believed: it is for one round.
+    /// `hashed` has of frames is believed: it is for one round. Without it pages are looked at and not hashed.
     ///
     /// # Errors
     /// As [`Linux::program_text`].
-    pub fn program_text(&self, process: &Process, hashed: &mut Hashed) -> Result<Option<Text>, LinuxError> {
+    pub fn program_text(
+        &self,
+        process: &Process,
+        hashed: Option<&mut Hashed>,
+    ) -> Result<Option<Text>, LinuxError> {
         if self.mapped.get().elapsed() >= STATUS_PERIOD {
             self.fresh();
         }

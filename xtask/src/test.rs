@@ -43,7 +43,14 @@ const ON_AMD_TOO: [&str; 7] = [
 ];
 
 /// Where rigs of both kinds are up, these are left to the one without altp2m: they are alike there, and both are done sooner.
-const SHARED_OUT: [&str; 2] = ["rig::", "routes::"];
+const SHARED_OUT: [&str; 6] = [
+    "rig::",
+    "routes::",
+    "qos::",
+    "rollout::",
+    "suggest::",
+    "threats::",
+];
 
 /// Runs them. The last line is `N passed, N failed`; the exit status is 0 only if none failed.
 pub fn run(options: &Options) -> anyhow::Result<ExitCode> {

@@ -214,7 +214,7 @@ mod tests {
     fn memory(digests: &[u8], private: &[u64]) -> MemoryText {
         let pages = (4..).zip(digests).map(|(page, byte)| TextPage {
             offset: page * 4096,
-            sha256: [*byte; 32],
+            sha256: Some([*byte; 32]),
             private: Some(private.contains(&page)),
         });
         MemoryText {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! A change that holds for one guest first, on real connections.
 
-use crate::support::{Mesh, Outcome};
+use crate::support::{Mesh, Outcome, tell};
 
 const CLOSES: &str = "policy: closing\ndefault: { \"*\": deny }\n";
 
@@ -45,9 +45,14 @@ fn a_change_for_one_guest_first_is_taken_back_when_it_cuts_too_much() -> Outcome
         }
         reaches(&mesh, "web1", "10.0.0.12")?;
     }
-    mesh.wait("it is taken back", |mesh| {
+    let taken_back = mesh.wait("it is taken back", |mesh| {
         Ok(!mesh.json(&["policy-rollout"])?["stage"].is_object())
-    })?;
+    });
+    if taken_back.is_err() {
+        // What it is judged by.
+        tell(&mesh.json(&["policy-rollout"])?.to_string());
+    }
+    taken_back?;
     assert!(reaches(&mesh, "web1", "10.0.0.12")?, "as before");
     let history = mesh.json(&["policy-history"])?;
     let last = &history["generations"][0];

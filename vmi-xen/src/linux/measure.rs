@@ -195,8 +195,8 @@ pub struct Text {
 pub struct TextPage {
     /// Where in the file, in bytes.
     pub offset: u64,
-    /// SHA-256 of what is in memory.
-    pub sha256: [u8; 32],
+    /// SHA-256 of what is in memory; `None` where nobody asked for it.
+    pub sha256: Option<[u8; 32]>,
     /// The process has it for itself: somebody wrote to it there, and not to the file. A debugger's breakpoint does that, a probe in
     /// a program (uprobe), and whoever puts other code in a process's place. `None` where this kernel does not tell.
     pub private: Option<bool>,
@@ -217,10 +217,11 @@ impl Text {
             ..Measurement::default()
         };
         for page in &self.pages {
-            if digests.pages.get(&(page.offset / PAGE_SIZE)) == Some(&page.sha256) {
-                found.same += 1;
-            } else if found.changed.len() < MAX_NAMED {
-                found.changed.push(page.offset);
+            match page.sha256 {
+                None => found.absent += 1,
+                Some(is) if digests.pages.get(&(page.offset / PAGE_SIZE)) == Some(&is) => found.same += 1,
+                Some(_) if found.changed.len() < MAX_NAMED => found.changed.push(page.offset),
+                Some(_) => {}
             }
         }
         found
@@ -252,11 +253,16 @@ impl Measurement {
 }
 
 impl<M: PhysicalMemory> Linux<M> {
-    /// Reads the text of a process's executable. Nothing of a kernel thread, and of a process that is exiting.
+    /// Reads the text of a process's executable. Nothing of a kernel thread, and of a process that is exiting. Without `hashed` its
+    /// pages have no digests: that is most of the work.
     ///
     /// # Errors
     /// If the task or its mappings cannot be read, or they are more than any real process has.
-    pub fn program_text(&self, process: &Process, hashed: &mut Hashed) -> Result<Text, LinuxError> {
+    pub fn program_text(
+        &self,
+        process: &Process,
+        mut hashed: Option<&mut Hashed>,
+    ) -> Result<Text, LinuxError> {
         let read = || {
             let mm = match process.mm {
                 0 => return Ok(Text::default()),
@@ -273,7 +279,7 @@ impl<M: PhysicalMemory> Linux<M> {
                 } else {
                     for va in (area.start..area.end).step_by(PAGE_SIZE as usize) {
                         let offset = area.offset.wrapping_add(va - area.start);
-                        match self.text_page(&space, va, offset, hashed)? {
+                        match self.text_page(&space, va, offset, hashed.as_deref_mut())? {
                             Some(page) => found.pages.push(page),
                             None => found.absent += 1,
                         }
@@ -315,21 +321,22 @@ impl<M: PhysicalMemory> Linux<M> {
         space: &AddressSpace,
         va: u64,
         offset: u64,
-        hashed: &mut Hashed,
+        hashed: Option<&mut Hashed>,
     ) -> Result<Option<TextPage>, LinuxError> {
         self.meter.charge(va, 1, 0)?;
         let Ok(pa) = space.translate(&self.mem, va) else {
             return Ok(None);
         };
         let frame = pa / PAGE_SIZE;
-        let sha256 = match hashed.frames.entry(frame) {
-            Entry::Occupied(known) => *known.get(),
-            Entry::Vacant(free) => {
+        let sha256 = match hashed.map(|hashed| hashed.frames.entry(frame)) {
+            None => None,
+            Some(Entry::Occupied(known)) => Some(*known.get()),
+            Some(Entry::Vacant(free)) => {
                 let mut bytes = [0; PAGE_SIZE as usize];
                 if self.prefix(space, va, &mut bytes) < bytes.len() {
                     return Ok(None);
                 }
-                *free.insert(Sha256::digest(bytes).into())
+                Some(*free.insert(Sha256::digest(bytes).into()))
             }
         };
         Ok(Some(TextPage {

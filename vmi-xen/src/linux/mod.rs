@@ -27,6 +27,7 @@ mod module;
 mod net;
 mod owner;
 mod path;
+mod pid_table;
 mod process;
 mod reader;
 mod socket;

@@ -112,6 +112,15 @@ impl<M: PhysicalMemory> Linux<M> {
         Ok(self.u32(task.0.wrapping_add(offsets.pid))?)
     }
 
+    /// When a thread was started, in nanoseconds since the guest booted.
+    ///
+    /// # Errors
+    /// If the task cannot be read.
+    pub fn start_time(&self, task: TaskAddr) -> Result<u64, LinuxError> {
+        let offsets = group(&self.kernel.layout.task)?;
+        Ok(self.u64(task.0.wrapping_add(offsets.start_time))?)
+    }
+
     /// Whether a thread is in a system call of the 32-bit ABI.
     ///
     /// # Errors

@@ -46,6 +46,12 @@ pub fn processes<M: PhysicalMemory>(linux: &Linux<M>, truth: &Truth) {
         .collect();
     assert_eq!(seen, told, "processes that have an executable");
     assert!(told.len() > 20, "the workload runs: {told:?}");
+    let free = (1..).find(|pid| linux.task_numbered(*pid).expect("a table").is_none());
+    let free = free.expect("there are billions");
+    assert!(free > 1 && !by_pid.contains_key(&free), "{free} is nobody's");
+    for beyond in [0, 1 << 22, u32::MAX] {
+        assert_eq!(linux.task_numbered(beyond).expect("a table"), None, "{beyond}");
+    }
     let mut keys = BTreeSet::new();
     for (pid, truth) in &truth.processes {
         // Kernel workers come and go between the telling and the dump.
@@ -90,6 +96,14 @@ fn one<M: PhysicalMemory>(linux: &Linux<M>, process: &Process, truth: &ProcessTr
     assert_eq!(process.container.is_some(), in_container, "{who}");
     let threads = linux.threads(process.task).expect("threads");
     assert_eq!(threads.len(), truth.threads, "{who}");
+    for thread in threads {
+        let number = linux.pid(thread).expect("a number");
+        assert_eq!(
+            linux.task_numbered(number).expect("a table"),
+            Some(thread),
+            "{who}"
+        );
+    }
     let Some(exe) = &truth.exe else { return };
     assert!(!process.kthread, "{who}");
     let (path, deleted) = match exe.strip_suffix(" (deleted)") {

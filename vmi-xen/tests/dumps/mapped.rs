@@ -83,7 +83,9 @@ fn run_busybox<M: PhysicalMemory>(linux: &Linux<M>) -> Vec<Process> {
 }
 
 fn text<M: PhysicalMemory>(linux: &Linux<M>, process: &Process) -> Text {
-    linux.program_text(process, &mut Hashed::default()).expect("read")
+    linux
+        .program_text(process, Some(&mut Hashed::default()))
+        .expect("read")
 }
 
 fn measure<M: PhysicalMemory>(linux: &Linux<M>, process: &Process, digests: &PageDigests) -> Measurement {
@@ -98,11 +100,20 @@ pub fn text_is_as_in_the_file<M: PhysicalMemory>(linux: &Linux<M>) {
     for process in processes {
         let who = format!("{} {:?}", process.pid, process.exe);
         assert!(linux.is_still(&process).expect(&who), "{who}");
-        let text = linux.program_text(&process, &mut hashed).expect(&who);
+        let text = linux.program_text(&process, Some(&mut hashed)).expect(&who);
         let found = text.against(&digests);
         assert!(found.is_sound(), "{who}: {found:x?}");
         assert!(found.same > 5, "{who}: {found:x?}");
         assert_eq!(text, self::text(linux, &process), "{who}: hashed before");
+        // Who asks for no digests gets all the rest.
+        let unhashed = linux.program_text(&process, None).expect(&who);
+        let mut stripped = text.clone();
+        stripped.pages.iter_mut().for_each(|page| page.sha256 = None);
+        assert_eq!(unhashed, stripped, "{who}");
+        assert!(
+            !unhashed.against(&digests).is_sound(),
+            "{who}: nothing was compared"
+        );
         // All of it is the file's.
         assert!(text.pages.iter().all(|page| page.private == Some(false)), "{who}");
         let other = Process {

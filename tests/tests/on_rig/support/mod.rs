@@ -4,7 +4,8 @@
 pub mod proc_net;
 pub mod web1;
 
-use std::sync::OnceLock;
+use std::io::Write;
+use std::sync::{Once, OnceLock};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -16,6 +17,24 @@ pub type Outcome = Result<(), Box<dyn std::error::Error>>;
 /// Reads the kernel's text in a guest; see there.
 const KERNEL_TEXT: &[u8] = include_bytes!("../../../guest/kernel-text");
 
+/// Tells of a failure when it happens: what the test harness is told it shows when all tests are over, and a run may be ended sooner.
+pub fn tell(failure: &str) {
+    // Where nobody reads, nobody is told.
+    let _ = writeln!(std::io::stderr(), "{failure}");
+}
+
+/// The same of every assertion.
+fn tell_failures_at_once() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            tell(&panic.to_string());
+            usual(panic);
+        }));
+    });
+}
+
 /// The rig with a running policyd in dom0.
 pub struct Mesh(pub Rig);
 
@@ -23,6 +42,7 @@ impl Mesh {
     /// Puts policyd into dom0 once, and starts it unless it runs.
     pub fn up() -> Result<Mesh, Box<dyn std::error::Error>> {
         static INSTALLED: OnceLock<()> = OnceLock::new();
+        tell_failures_at_once();
         let mesh = Mesh(Rig::for_test()?);
         if INSTALLED.get().is_none() {
             let rig = &mesh.0;
@@ -132,7 +152,9 @@ impl Mesh {
         while !is_so(self).unwrap_or(false) {
             if Instant::now() > end {
                 let log = self.0.check("dom0", &["tail", "-n", "30", "/run/policyd.log"])?;
-                return Err(format!("in vain waited for: {what}\n{log}").into());
+                let failure = format!("in vain waited for: {what}\n{log}");
+                tell(&failure);
+                return Err(failure.into());
             }
             std::thread::sleep(Duration::from_millis(500));
         }
