@@ -30,7 +30,7 @@ fn patched_by_ftrace_a_guest_is_not_upset() -> Outcome {
     let job = load(&mesh)?;
     in_tracefs(
         &mesh,
-        "for i in $(seq 10); do echo function > current_tracer; echo nop > current_tracer; done",
+        "for i in $(seq 5); do echo function > current_tracer; echo nop > current_tracer; done",
     )?;
     drop(job);
     unharmed(&mesh)?;
@@ -78,7 +78,7 @@ fn patched_by_static_keys_and_modules_a_guest_is_not_upset() -> Outcome {
     // sched_schedstats is a static key of the scheduler's; that of an event lies in the function that tells it.
     in_tracefs(
         &mesh,
-        "for i in $(seq 8); do \
+        "for i in $(seq 5); do \
              for on in 1 0; do \
                  echo $on > /proc/sys/kernel/sched_schedstats; \
                  echo $on > events/sched/sched_process_exit/enable; \
