@@ -127,6 +127,14 @@ pub enum Error {
         /// Modules, by spaces.
         missing: String,
     },
+    /// It has what keeps a total, and nothing for classes.
+    #[error(
+        "{interface}: this kernel can keep totals and no classes: it lacks sch_htb (is the module there? `modprobe sch_htb`)"
+    )]
+    NoClasses {
+        /// The interface's name.
+        interface: String,
+    },
     /// A vif is attached before it is shaped.
     #[error("{interface} is not attached: attach it before it is shaped")]
     NotAttached {

@@ -100,7 +100,7 @@ pub use rules::{Peer, PeerMatch, Rule, RuleError, RuleSet};
 pub use serve::Target;
 pub use services::{Backend, BackendState, Service, ServiceError};
 pub use shape::{
-    Class, ClassStats, Dscp, Leaf, Mark, Priority, Rate, ShapeClass, ShapeError, Shaper, Shaping,
+    Class, ClassStats, Discipline, Dscp, Leaf, Mark, Priority, Rate, ShapeClass, ShapeError, Shaper, Shaping,
 };
 pub use types::{
     Action, AdoptEstablished, Counters, DecidedBy, Direction, FlowKey, Lock, Protocol, Refuse, ScopeConfig,

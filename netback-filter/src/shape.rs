@@ -3,7 +3,8 @@
 //!
 //! HTB does it in both directions. Towards the guest it is the vif's own root qdisc. From the guest, packets that our program
 //! passed are taken (mirred) to an IFB device of the vif's own, whose root qdisc it is; there they go on as if they had just come in. A
-//! packet's class is in its flow's verdict; the programs tell HTB by `skb->priority`.
+//! packet's class is in its flow's verdict; the programs tell HTB by `skb->priority`. A kernel without HTB keeps totals with TBF, in the
+//! same places, and has no classes.
 
 mod device;
 mod htb;
@@ -11,6 +12,7 @@ mod ingress;
 mod links;
 mod plan;
 mod probe;
+mod tbf;
 
 pub(crate) use device::Device;
 pub(crate) use ingress::{Ingress, ifb_name, remove_orphan, vif_of};
@@ -24,7 +26,7 @@ use crate::mirror::Mirror;
 
 pub use device::ClassStats;
 pub use plan::ShapeError;
-pub use probe::{Leaf, Shaper};
+pub use probe::{Discipline, Leaf, Shaper};
 
 /// How long a class may send at full speed after it was quiet, in its own rate. It makes up for timers that come late.
 const BURST: Duration = Duration::from_millis(5);

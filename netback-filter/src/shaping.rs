@@ -9,7 +9,7 @@ use crate::link;
 use crate::netlink::Netlink;
 use crate::publish::failed;
 use crate::shape::{
-    ClassStats, Device, Ingress, Leaf, Shaper, Shaping, Tree, ifb_name, remove_orphan, vif_of,
+    ClassStats, Device, Discipline, Ingress, Shaper, Shaping, Tree, ifb_name, remove_orphan, vif_of,
 };
 use crate::types::Direction;
 
@@ -28,6 +28,11 @@ impl Datapath {
             }
         };
         Ok(self.shaper.insert(shaper))
+    }
+
+    /// Shapes with this from now on, whatever the kernel has.
+    pub fn shape_with(&mut self, shaper: Shaper) {
+        self.shaper = Some(shaper);
     }
 
     /// Shapes an attached vif, or changes how; packets that wait stay where their class does. What is set stays in force, as do the
@@ -54,7 +59,12 @@ impl Datapath {
         if to.is_none() && from.is_none() {
             return self.unshape(interface);
         }
-        let leaf = self.leaf(interface, from.is_some())?;
+        let discipline = self.discipline(interface, from.is_some())?;
+        if discipline == Discipline::Tbf && !shaping.classes.is_empty() {
+            return Err(Error::NoClasses {
+                interface: interface.to_owned(),
+            });
+        }
         let mut netlink = Netlink::open().map_err(|source| Error::Netlink { source })?;
         if to.is_some() {
             Device::new(&mut netlink, index, interface).check()?;
@@ -63,8 +73,8 @@ impl Datapath {
         // What it sends may now have to wait for its turn.
         vif.bridge = 0;
         self.vifs.insert(index, vif, 0).map_err(|e| failed("vifs", e))?;
-        let applied = apply_to(&mut netlink, index, interface, to.as_ref(), leaf)
-            .and_then(|()| apply_from(&mut netlink, index, interface, from.as_ref(), leaf));
+        let applied = apply_to(&mut netlink, index, interface, to.as_ref(), discipline)
+            .and_then(|()| apply_from(&mut netlink, index, interface, from.as_ref(), discipline));
         if applied.is_err()
             && let Err(error) = self.unshape(interface)
         {
@@ -73,13 +83,13 @@ impl Datapath {
         applied
     }
 
-    fn leaf(&mut self, interface: &str, from_guest: bool) -> Result<Leaf, Error> {
+    fn discipline(&mut self, interface: &str, from_guest: bool) -> Result<Discipline, Error> {
         let shaper = self.shaper()?;
-        match shaper.leaf {
-            Some(leaf) if shaper.from_guest || !from_guest => Ok(leaf),
-            leaf => Err(Error::NoShaper {
+        match shaper.discipline {
+            Some(discipline) if shaper.from_guest || !from_guest => Ok(discipline),
+            discipline => Err(Error::NoShaper {
                 interface: interface.to_owned(),
-                what: if leaf.is_some() { "from" } else { "to" },
+                what: if discipline.is_some() { "from" } else { "to" },
                 missing: shaper.missing.join(" "),
             }),
         }
@@ -123,11 +133,11 @@ fn apply_to(
     index: u32,
     interface: &str,
     tree: Option<&Tree>,
-    leaf: Leaf,
+    discipline: Discipline,
 ) -> Result<(), Error> {
     let mut vif = Device::new(netlink, index, interface);
     match tree {
-        Some(tree) => vif.apply(tree, leaf),
+        Some(tree) => vif.apply(tree, discipline),
         None => vif.remove().map(|_| ()),
     }
 }
@@ -137,13 +147,13 @@ fn apply_from(
     index: u32,
     interface: &str,
     tree: Option<&Tree>,
-    leaf: Leaf,
+    discipline: Discipline,
 ) -> Result<(), Error> {
     let Some(tree) = tree else {
         return Ingress::new(netlink, index, interface).remove();
     };
     let ifb = Ingress::new(netlink, index, interface).make_device()?;
-    Device::new(netlink, ifb, &ifb_name(index)).apply(tree, leaf)?;
+    Device::new(netlink, ifb, &ifb_name(index)).apply(tree, discipline)?;
     // Last: packets find the tree whole.
     Ingress::new(netlink, index, interface).divert(ifb)
 }

@@ -14,8 +14,8 @@ mod support;
 use std::time::Duration;
 
 use netback_filter::{
-    Class, Datapath, Direction, Error, Mark, PeerMatch, Priority, Protocol, Rate, Rule, ScopeConfig,
-    ShapeClass, ShapeError, Shaping, VifConfig,
+    Class, Datapath, Direction, Discipline, Error, Mark, PeerMatch, Priority, Protocol, Rate, Rule,
+    ScopeConfig, ShapeClass, ShapeError, Shaper, Shaping, VifConfig,
 };
 use support::traffic::{Stream, ask, mbits, percentile};
 use support::*;
@@ -111,6 +111,62 @@ fn a_set_rate_is_what_tcp_gets() {
                 rate(if direction == Direction::ToGuest { 150 } else { 60 }).unwrap()
             );
         }
+    });
+}
+
+#[test]
+fn a_kernel_without_htb_keeps_totals_and_says_that_it_has_no_classes() {
+    World::run(|world| {
+        let mut datapath = world.attach(ScopeConfig::open(), vec![]);
+        let attached = qdiscs(world);
+        // What a daemon of another kernel, or of another mind, left.
+        datapath.shape(VIF, &total(200, 200)).unwrap();
+        let plain = Shaper {
+            discipline: Some(Discipline::Tbf),
+            from_guest: true,
+            missing: vec!["sch_htb"],
+        };
+        datapath.shape_with(plain.clone());
+        datapath.shape(VIF, &total(90, 90)).unwrap();
+        assert!(!qdiscs(world).contains("htb"), "{}", qdiscs(world));
+        // Changed where it is: nothing that waits is lost.
+        datapath.shape(VIF, &total(150, 60)).unwrap();
+        for (direction, set) in [(Direction::ToGuest, 150.0), (Direction::FromGuest, 60.0)] {
+            let stream = stream(world, direction, 5000);
+            std::thread::sleep(WARM);
+            let [is] = mbits([&stream], TIME);
+            near(&format!("{direction:?}"), is, set);
+        }
+        let stats = datapath.class_stats(VIF).unwrap();
+        assert_eq!(stats.len(), 2, "{stats:?}");
+        for stats in stats {
+            let set = if stats.direction == Direction::ToGuest {
+                150
+            } else {
+                60
+            };
+            assert_eq!((stats.class, stats.ceiling), (None, rate(set).unwrap()));
+            assert!(stats.bytes > 10_000_000, "{stats:?}");
+        }
+
+        let before = qdiscs(world);
+        let classes = Shaping {
+            classes: vec![class(0, Priority::Bulk, 0, 10)],
+            ..total(100, 100)
+        };
+        let error = datapath.shape(VIF, &classes).unwrap_err();
+        assert!(matches!(error, Error::NoClasses { .. }), "{error}");
+        assert_eq!(qdiscs(world), before);
+        datapath.shape_with(Shaper {
+            from_guest: false,
+            missing: vec!["ifb"],
+            ..plain
+        });
+        let error = datapath.shape(VIF, &total(100, 100)).unwrap_err();
+        assert!(error.to_string().contains("from guests: it lacks ifb"), "{error}");
+        assert_eq!(qdiscs(world), before);
+        datapath.unshape(VIF).unwrap();
+        assert_eq!(qdiscs(world), attached);
     });
 }
 

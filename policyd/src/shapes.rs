@@ -159,18 +159,20 @@ impl Shapes {
     }
 }
 
-/// Where more is promised than there is, a guest that came after the policy has its totals and ceilings at least.
+/// Where more is promised than there is, a guest that came after the policy has its totals and ceilings at least; where the kernel has no
+/// classes, its totals.
 fn shape(datapath: &mut Datapath, vif: &str, wanted: &Shaping) -> Result<(), DatapathError> {
     let result = datapath.shape(vif, wanted);
-    if let Err(DatapathError::Shape {
-        source: ShapeError::Oversold { .. },
-        ..
-    }) = &result
-    {
-        let mut less = wanted.clone();
-        less.classes.iter_mut().for_each(|class| class.guarantee = None);
-        datapath.shape(vif, &less)?;
+    let mut less = wanted.clone();
+    match &result {
+        Err(DatapathError::Shape {
+            source: ShapeError::Oversold { .. },
+            ..
+        }) => less.classes.iter_mut().for_each(|class| class.guarantee = None),
+        Err(DatapathError::NoClasses { .. }) => less.classes.clear(),
+        _ => return result,
     }
+    datapath.shape(vif, &less)?;
     result
 }
 

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-3.0-only
-//! The HTB tree at the root of one device: put there, changed with what waits in it, read and taken off.
+//! The shaper at the root of one device: put there, changed with what waits in it, read and taken off.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use super::htb::{self, Counted, HTB};
-use super::probe::Leaf;
+use super::probe::{Discipline, Leaf};
+use super::tbf::{self, TBF};
 use super::{Class, Rate, Tree};
 use crate::error::Error;
 use crate::layout::SHAPE_MAJOR;
@@ -20,6 +21,8 @@ const RTM_DELTCLASS: u16 = 41;
 const RTM_GETTCLASS: u16 = 42;
 /// The step that fails where the kernel has no HTB.
 pub(super) const ADD_HTB: &str = "add the HTB qdisc";
+/// Where it has no TBF.
+const ADD_TBF: &str = "set the TBF qdisc";
 const TC_H_ROOT: u32 = 0xffff_ffff;
 const HANDLE: u32 = SHAPE_MAJOR << 16;
 /// Above all classes; its rate is the total.
@@ -62,12 +65,16 @@ struct Listed {
 impl Listed {
     fn parse(body: &[u8]) -> Option<(u32, Self)> {
         let attributes = body.get(TCMSG..)?;
+        let kind = attribute(attributes, TCA_KIND)?;
         let listed = Self {
             handle: u32_at(body, 8)?,
             parent: u32_at(body, 12)?,
             info: u32_at(body, 16)?,
-            kind: attribute(attributes, TCA_KIND)?.to_vec(),
-            rates: htb::rates(attributes),
+            rates: match kind == TBF {
+                true => tbf::rate(attributes).map(|rate| (rate, rate)),
+                false => htb::rates(attributes),
+            },
+            kind: kind.to_vec(),
             counted: htb::counted(attributes),
         };
         Some((u32_at(body, 4)?, listed))
@@ -80,11 +87,27 @@ impl Listed {
     }
 }
 
+/// Of which kind ours is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Htb,
+    Tbf,
+}
+
+impl From<Discipline> for Kind {
+    fn from(discipline: Discipline) -> Self {
+        match discipline {
+            Discipline::Htb(_) => Self::Htb,
+            Discipline::Tbf => Self::Tbf,
+        }
+    }
+}
+
 /// What is at a device's root.
 enum Root {
     /// What the kernel puts there by itself.
     Kernel,
-    Ours,
+    Ours(Kind),
     /// Somebody else's, of this kind.
     Foreign(String),
 }
@@ -140,7 +163,8 @@ impl<'a> Device<'a> {
             // What the kernel makes by itself has no handle.
             None => Root::Kernel,
             Some(qdisc) if qdisc.handle == 0 => Root::Kernel,
-            Some(qdisc) if qdisc.handle == HANDLE && qdisc.kind == HTB => Root::Ours,
+            Some(qdisc) if qdisc.handle == HANDLE && qdisc.kind == HTB => Root::Ours(Kind::Htb),
+            Some(qdisc) if qdisc.handle == HANDLE && qdisc.kind == TBF => Root::Ours(Kind::Tbf),
             Some(qdisc) => Root::Foreign(qdisc.kind()),
         })
     }
@@ -159,22 +183,41 @@ impl<'a> Device<'a> {
         }
     }
 
-    /// Makes the tree what it is to be. Classes that stay keep what waits in them.
+    /// Makes the tree what it is to be. Classes that stay keep what waits in them. Of a discipline without classes the total alone
+    /// counts.
     ///
     /// # Errors
     /// When somebody else's qdisc has the place, or the kernel refuses.
-    pub(crate) fn apply(&mut self, tree: &Tree, leaf: Leaf) -> Result<(), Error> {
+    pub(crate) fn apply(&mut self, tree: &Tree, discipline: Discipline) -> Result<(), Error> {
         self.check()?;
-        if !matches!(self.root()?, Root::Ours) {
-            let message = self.message(HANDLE, TC_H_ROOT);
-            self.netlink
-                .request(
-                    RTM_NEWQDISC,
-                    NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL,
-                    &message,
-                    &htb::qdisc(),
-                )
-                .map_err(|e| self.failed(ADD_HTB, e))?;
+        let there = match self.root()? {
+            Root::Ours(kind) if kind == discipline.into() => true,
+            // An earlier daemon found another.
+            Root::Ours(_) => !self.remove()?,
+            _ => false,
+        };
+        match discipline {
+            Discipline::Htb(leaf) => self.apply_htb(tree, leaf, there),
+            Discipline::Tbf => self.set_root(&tbf::qdisc(tree), there, ADD_TBF),
+        }
+    }
+
+    /// Puts a qdisc at the root, or changes the one of its kind that is there.
+    fn set_root(&mut self, attributes: &[u8], there: bool, what: &'static str) -> Result<(), Error> {
+        let flags = match there {
+            true => NLM_F_ACK,
+            false => NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL,
+        };
+        let message = self.message(HANDLE, TC_H_ROOT);
+        self.netlink
+            .request(RTM_NEWQDISC, flags, &message, attributes)
+            .map(|_| ())
+            .map_err(|e| self.failed(what, e))
+    }
+
+    fn apply_htb(&mut self, tree: &Tree, leaf: Leaf, there: bool) -> Result<(), Error> {
+        if !there {
+            self.set_root(&htb::qdisc(), there, ADD_HTB)?;
         }
         self.set_class(TOP, HANDLE, &htb::class(tree.total, tree.total, 0, 2_000))?;
         let queues = self
@@ -231,13 +274,13 @@ impl<'a> Device<'a> {
     /// # Errors
     /// When the kernel refuses.
     pub(crate) fn remove(&mut self) -> Result<bool, Error> {
-        if !matches!(self.root()?, Root::Ours) {
+        if !matches!(self.root()?, Root::Ours(_)) {
             return Ok(false);
         }
         let message = self.message(HANDLE, TC_H_ROOT);
         self.netlink
             .request(RTM_DELQDISC, NLM_F_ACK, &message, &[])
-            .map_err(|e| self.failed("remove the HTB qdisc", e))?;
+            .map_err(|e| self.failed("remove our qdisc", e))?;
         Ok(true)
     }
 
@@ -246,8 +289,10 @@ impl<'a> Device<'a> {
     /// # Errors
     /// When they cannot be read.
     pub(crate) fn stats(&mut self, direction: Direction) -> Result<Vec<ClassStats>, Error> {
-        if !matches!(self.root()?, Root::Ours) {
-            return Ok(Vec::new());
+        match self.root()? {
+            Root::Ours(Kind::Htb) => {}
+            Root::Ours(Kind::Tbf) => return self.tbf_stats(direction),
+            _ => return Ok(Vec::new()),
         }
         let classes = self
             .list(RTM_GETTCLASS)
@@ -295,5 +340,30 @@ impl<'a> Device<'a> {
             }
         }
         Ok(list)
+    }
+
+    fn tbf_stats(&mut self, direction: Direction) -> Result<Vec<ClassStats>, Error> {
+        let qdiscs = self
+            .list(RTM_GETQDISC)
+            .map_err(|e| self.failed("list the qdiscs", e))?;
+        let ours = qdiscs.into_iter().find(|qdisc| qdisc.handle == HANDLE);
+        Ok(ours
+            .and_then(|qdisc| {
+                let (rate, ceiling) = qdisc.rates?;
+                let counted = qdisc.counted;
+                Some(ClassStats {
+                    direction,
+                    class: None,
+                    rate: Rate::from_kernel(rate),
+                    ceiling: Rate::from_kernel(ceiling),
+                    bytes: counted.bytes,
+                    packets: counted.packets,
+                    drops: counted.drops,
+                    backlog_packets: counted.backlog_packets,
+                    backlog_bytes: counted.backlog_bytes,
+                })
+            })
+            .into_iter()
+            .collect())
     }
 }

@@ -21,7 +21,7 @@ const LINK_LAYER: u8 = 1;
 pub(super) const HTB: &[u8] = b"htb\0";
 
 /// `tc_ratespec`: the rate in bytes; one beyond 32 bits is told by an attribute of its own.
-fn rate_spec(rate: u64) -> [u8; 12] {
+pub(super) fn rate_spec(rate: u64) -> [u8; 12] {
     let mut spec = [0; 12];
     spec[1] = LINK_LAYER;
     spec[8..].copy_from_slice(&u32::try_from(rate).unwrap_or(u32::MAX).to_ne_bytes());

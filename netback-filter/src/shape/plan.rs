@@ -190,6 +190,11 @@ fn within(bytes_per_second: u64, time: Duration) -> u64 {
     bytes_per_second.saturating_mul(time.as_micros() as u64) / 1_000_000
 }
 
+/// Bytes that may go at once at a rate; never less than two packets.
+pub(crate) fn burst(bytes_per_second: u64) -> u32 {
+    u32::try_from(within(bytes_per_second, BURST).max(3_028)).unwrap_or(u32::MAX)
+}
+
 /// HTB's buffers are times, in units of 64 ns (PSCHED_SHIFT of net/pkt_sched.h).
 pub(crate) fn buffer() -> u32 {
     (BURST.as_nanos() / 64) as u32

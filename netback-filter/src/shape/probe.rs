@@ -59,11 +59,29 @@ impl Leaf {
     }
 }
 
+/// What keeps rates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Discipline {
+    /// Totals and classes, with these queues.
+    Htb(Leaf),
+    /// Totals alone.
+    Tbf,
+}
+
+impl fmt::Display for Discipline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Htb(leaf) => write!(f, "htb+{}", leaf.kind()),
+            Self::Tbf => f.write_str("tbf, totals without classes"),
+        }
+    }
+}
+
 /// What shapes on this host, and why nothing better does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shaper {
-    /// HTB with these queues towards guests; `None`: the kernel has no HTB.
-    pub leaf: Option<Leaf>,
+    /// Towards guests; `None`: the kernel has nothing for it.
+    pub discipline: Option<Discipline>,
     /// What is from guests can be shaped, too: through IFB devices.
     pub from_guest: bool,
     /// What was missed, each with the module that has it.
@@ -72,10 +90,10 @@ pub struct Shaper {
 
 impl fmt::Display for Shaper {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.leaf {
+        match self.discipline {
             None => f.write_str("none")?,
-            Some(leaf) if self.from_guest => write!(f, "htb+{}, from guests by ifb", leaf.kind())?,
-            Some(leaf) => write!(f, "htb+{}, not from guests", leaf.kind())?,
+            Some(discipline) if self.from_guest => write!(f, "{discipline}, from guests by ifb")?,
+            Some(discipline) => write!(f, "{discipline}, not from guests")?,
         }
         if !self.missing.is_empty() {
             write!(f, " (this kernel lacks {})", self.missing.join(", "))?;
@@ -105,28 +123,28 @@ impl Shaper {
         };
         let device = nix::net::if_::if_nametoindex(name.as_str()).map_err(|errno| failed(errno.into()));
         let probed = device.and_then(|ifindex| {
-            let leaf = best_leaf(&mut netlink, ifindex, &name, &mut missing);
+            let discipline = best(&mut netlink, ifindex, &name, &mut missing);
             let from_guest = ifb && diverts(&mut netlink, ifindex, &mut missing);
             // Whatever came of it.
             links::delete(&mut netlink, ifindex)
                 .map_err(|e| Error::tc(&name, "remove the device to try qdiscs on", e))?;
-            Ok((leaf?, from_guest))
+            Ok((discipline?, from_guest))
         });
-        let (leaf, from_guest) = probed?;
+        let (discipline, from_guest) = probed?;
         Ok(Self {
-            leaf,
-            from_guest: from_guest && leaf.is_some(),
+            discipline,
+            from_guest: from_guest && discipline.is_some(),
             missing,
         })
     }
 }
 
-fn best_leaf(
+fn best(
     netlink: &mut Netlink,
     ifindex: u32,
     name: &str,
     missing: &mut Vec<&'static str>,
-) -> Result<Option<Leaf>, Error> {
+) -> Result<Option<Discipline>, Error> {
     let tree = Tree {
         total: 1_000_000,
         nodes: vec![Node {
@@ -138,18 +156,25 @@ fn best_leaf(
             limit: 100_000,
         }],
     };
-    for leaf in Leaf::BEST_FIRST {
-        match Device::new(netlink, ifindex, name).apply(&tree, leaf) {
-            Ok(()) => return Ok(Some(leaf)),
+    let all = Leaf::BEST_FIRST
+        .map(Discipline::Htb)
+        .into_iter()
+        .chain([Discipline::Tbf]);
+    let mut no_htb = false;
+    for discipline in all {
+        if no_htb && discipline != Discipline::Tbf {
+            continue;
+        }
+        match Device::new(netlink, ifindex, name).apply(&tree, discipline) {
+            Ok(()) => return Ok(Some(discipline)),
             Err(Error::Tc { what, source, .. }) if lacks(&source) => {
-                if what == super::device::ADD_HTB {
-                    missing.push("sch_htb");
-                    return Ok(None);
-                }
-                missing.push(match leaf {
-                    Leaf::FqCodel => "sch_fq_codel",
-                    Leaf::Sfq => "sch_sfq",
-                    Leaf::Bfifo => "sch_fifo",
+                no_htb |= what == super::device::ADD_HTB;
+                missing.push(match discipline {
+                    Discipline::Htb(_) if no_htb => "sch_htb",
+                    Discipline::Htb(Leaf::FqCodel) => "sch_fq_codel",
+                    Discipline::Htb(Leaf::Sfq) => "sch_sfq",
+                    Discipline::Htb(Leaf::Bfifo) => "sch_fifo",
+                    Discipline::Tbf => "sch_tbf",
                 });
             }
             Err(error) => return Err(error),
