@@ -319,9 +319,10 @@ impl Recorder {
 
     /// Counts a flow from now on. `new`: it was opened just now.
     fn begin(&mut self, way: Way, name: &Arc<FlowName>, pair: Pair, at: u64, new: bool) {
+        let generation = self.world.load().rules.generation();
         let counted = Counted {
             name: Arc::clone(name),
-            told: self.signals.begin(name, pair, at, new),
+            told: self.signals.begin(name, pair, at, new, generation),
             packets: [0; 2],
             bytes: [0; 2],
         };

@@ -121,10 +121,12 @@ impl Signals {
         lock(&self.ledger).since_begin().for_each(&mut each);
     }
 
-    /// A flow that is seen for the first time. `new`: it was opened just now, and is a connection more.
-    pub fn begin(&self, name: &FlowName, pair: Pair, at: u64, new: bool) -> Told {
+    /// A flow that is seen for the first time. `new`: it was opened just now, and is a connection more. `generation`: of the policy in
+    /// force.
+    pub fn begin(&self, name: &FlowName, pair: Pair, at: u64, new: bool, generation: u64) -> Told {
         if new {
-            self.refused.count(name, at);
+            // By the time of now: `at` may be before the change to that policy.
+            self.refused.count(name, now_ns() / 1_000_000_000, generation);
         }
         let mut ledger = lock(&self.ledger);
         let pair = ledger.enter(pair, at);

@@ -126,7 +126,7 @@ fn measured(signals: &crate::signals::Signals) {
         rule: "shop/read".into(),
         by_policy: true,
     };
-    let mut told = signals.begin(&name, pair, now, true);
+    let mut told = signals.begin(&name, pair, now, true, 1);
     signals.look(&mut told, now, &record, record.packets, record.bytes);
 }
 
