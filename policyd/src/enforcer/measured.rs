@@ -184,7 +184,7 @@ impl Enforcer {
     }
 
     /// Forgets what processes ran that are over and have left no flow.
-    pub(super) fn forget_measured(&self) {
+    pub(super) fn forget_measured(&mut self) {
         let mut kept: HashSet<(u32, Runs)> = HashSet::new();
         self.measures.each(|scope, who, _| {
             kept.insert((scope, Runs::from(&who.process)));
@@ -195,6 +195,7 @@ impl Enforcer {
         for (scope, vm) in &self.guests {
             kept.extend(vm.listeners.processes().map(|runs| (*scope, runs)));
         }
+        self.awaiting.unknown.retain(|process| kept.contains(process));
         self.measures
             .results
             .retain(|scope, runs| kept.contains(&(scope, *runs)));
