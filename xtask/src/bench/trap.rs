@@ -16,6 +16,8 @@ use crate::demo::mesh;
 
 /// Traps of a run.
 const CONNECTS: u32 = 300;
+/// Programs of a run.
+const PROGRAMS: u32 = 60;
 /// The guest that is probed.
 const GUEST: &str = "web1";
 /// Where the programs and what they print are put.
@@ -82,6 +84,7 @@ fn in_rig(rig: &Rig, runs: u32) -> anyhow::Result<Vec<Section>> {
 
     progress.say("without a probe");
     let base = costs(rig, runs)?;
+    let without = programs_cost(rig, runs)?;
     let mut sections = Vec::new();
     let mut one_exit: Option<Vec<Row>> = None;
     for way in &WAYS {
@@ -115,6 +118,8 @@ fn in_rig(rig: &Rig, runs: u32) -> anyhow::Result<Vec<Section>> {
     mesh::start(rig)?;
     mesh::wait_for_sight(rig, &[GUEST])?;
     let costs = costs(rig, runs)?;
+    progress.say("programs that come and go");
+    let with = programs_cost(rig, runs)?;
     rig.exec("dom0", &["pkill", "-x", "policyd"])?;
     let mut rows = against(rows(&base, &costs, CONNECTS)?, &one_exit.unwrap_or_default());
     progress.say("its parts");
@@ -126,6 +131,14 @@ fn in_rig(rig: &Rig, runs: u32) -> anyhow::Result<Vec<Section>> {
         runs,
         rows,
     ));
+    sections.push(Section {
+        title: "policyd: a program that is started, connects and ends".to_owned(),
+        method: format!(
+            "a program, of {PROGRAMS} that another starts one after the other, less what the same cost without policyd, beside what they cost then; \
+             median of {runs} runs"
+        ),
+        rows: programs_rows(&without, &with)?,
+    });
     Ok(sections)
 }
 
@@ -197,16 +210,47 @@ impl<'r> Watcher<'r> {
 
 /// What the connections of each run cost in all.
 fn costs(rig: &Rig, runs: u32) -> anyhow::Result<Vec<Counts>> {
-    let connects = CONNECTS.to_string();
+    counted(rig, runs, &[CONNECT], CONNECTS)
+}
+
+/// The same of programs.
+fn programs_cost(rig: &Rig, runs: u32) -> anyhow::Result<Vec<Counts>> {
+    counted(rig, runs, &[CONNECT, "each"], PROGRAMS)
+}
+
+fn counted(rig: &Rig, runs: u32, command: &[&str], count: u32) -> anyhow::Result<Vec<Counts>> {
+    let run = |count: &str| rig.check(GUEST, &[command, &[count]].concat());
     // The first meets cold caches, here and in the guest.
-    rig.check(GUEST, &[CONNECT, "10"])?;
+    run("10")?;
     (0..runs)
         .map(|_| {
             let before = Counts::now(rig, TRAP)?;
-            rig.check(GUEST, &[CONNECT, &connects])?;
+            run(&count.to_string())?;
             Ok(Counts::now(rig, TRAP)?.since(&before))
         })
         .collect()
+}
+
+/// What policyd adds to a program, beside what the program costs.
+fn programs_rows(without: &[Counts], with: &[Counts]) -> anyhow::Result<Vec<Row>> {
+    let each = |counts: &[Counts], of: &dyn Fn(&Counts) -> u64| {
+        let middle = median(counts.iter().map(|counts| of(counts) as f64).collect()).context("no run")?;
+        anyhow::Ok(middle / f64::from(PROGRAMS))
+    };
+    let all = |counts: &Counts| counts.get("instructions");
+    let mut rows = Vec::new();
+    for (what, unit, of) in [
+        (
+            "instructions, all",
+            "instructions",
+            &all as &dyn Fn(&Counts) -> u64,
+        ),
+        ("exits, all", "exits", &|counts| counts.get("exits")),
+    ] {
+        let (before, after) = (each(without, of)?, each(with, of)?);
+        rows.push(Row::new(what, after - before, unit).against("the program itself", before));
+    }
+    Ok(rows)
 }
 
 /// What one trap costs beyond `base`.
