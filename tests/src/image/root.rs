@@ -34,6 +34,8 @@ const BOTH: &[&str] = &[
     "util-linux",
 ];
 const DOM0: &[&str] = &["bpftool", "tcpdump", "xen-utils-4.17", "xenstore-utils"];
+/// What dom0 can do without: a mirror may lack it, and tests that need it then say so.
+const DOM0_MORE: &[&str] = &["openvswitch-switch"];
 const DOMU: &[&str] = &[
     "ncat",
     "nginx-light",
@@ -86,7 +88,10 @@ pub(crate) fn dom0_root(progress: &Progress) -> Result<Root> {
         "ata_piix sd_mod ext4 overlay",
         "xen-hypervisor-4.17-amd64",
     ];
-    root("dom0", DOM0, &[], kernel, progress)
+    root("dom0", &[DOM0, DOM0_MORE].concat(), &[], kernel, progress).or_else(|error| {
+        progress.say(format!("without {}: {error}", DOM0_MORE.join(" ")));
+        root("dom0", DOM0, &[], kernel, progress)
+    })
 }
 
 /// Every domU: the programs whose connections tests look at, and Debian's cloud kernel.

@@ -19,3 +19,4 @@ mod suggest;
 mod support;
 mod threats;
 mod trace;
+mod vifs;
