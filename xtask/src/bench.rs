@@ -15,6 +15,7 @@ mod policy;
 mod qos;
 mod report;
 mod trap;
+mod vifs;
 
 use clap::{Args, ValueEnum};
 use std::process::ExitCode;
@@ -49,6 +50,8 @@ enum Name {
     Datapath,
     /// The whole datapath beside a bare bridge and nftables, on this host
     Netback,
+    /// A stream and a question between two guests over real vifs, in instructions; in a rig
+    Vifs,
     /// A decision of the policy engine
     Policy,
     /// Rates, guarantees and latency of a shaped vif, with this host's kernel
@@ -69,6 +72,7 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
         Name::Trap => trap::measure(rig, options.runs)?,
         Name::Datapath => datapath::measure()?,
         Name::Netback => netback::measure()?,
+        Name::Vifs => vifs::measure(rig, options.runs)?,
         Name::Policy => policy::measure(options.runs)?,
         Name::Qos => qos::measure()?,
         Name::History => history::measure()?,

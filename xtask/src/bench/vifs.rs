@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! Traffic between two guests over their real vifs, in instructions of the whole machine: both guests, Xen and dom0. An emulator's times say
+//! nothing; on one processor that has nothing else to do a stream is as fast as these are few.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use xmesh_rig::{Discard, Job, Progress, Rig, RigConfig, programs};
+
+use super::counters::Counts;
+use super::report::{Row, Section, median};
+use crate::demo::mesh;
+
+/// Where programs are put.
+const COUNTERS: &str = "/tmp/bench-trap";
+const STREAMS: &str = "/root/bench-streams";
+const SERVER: &str = "10.0.0.12:7200";
+/// Of a run.
+const KIB: u32 = 8 << 10;
+const QUESTIONS: u32 = 300;
+/// A policy whose rules decide each flow, by process and by port.
+const POLICY: &str = "policy: bench
+default: { db1: deny }
+services:
+  asks: { vm: web1, exe: /root/bench-streams }
+  answers: { vm: db1, port: 7200, protocol: tcp }
+rules:
+  - { name: may, from: asks, to: answers, action: allow }
+";
+
+/// A way for packets to go.
+struct Way {
+    title: &'static str,
+    /// Options of policyd; none: without it, and without its programs at the vifs.
+    policyd: Option<&'static str>,
+    policy: bool,
+}
+
+const WAYS: [Way; 4] = [
+    Way {
+        title: "bare bridge",
+        policyd: None,
+        policy: false,
+    },
+    Way {
+        title: "no policy, straight from vif to vif",
+        policyd: Some(""),
+        policy: false,
+    },
+    Way {
+        title: "a rule by process, straight from vif to vif",
+        policyd: Some(""),
+        policy: true,
+    },
+    Way {
+        title: "a rule by process, by the bridge",
+        policyd: Some("--no-direct"),
+        policy: true,
+    },
+];
+
+/// Measures in the rig of that name, brought up if it is not, else in one of its own, which is ended.
+///
+/// # Errors
+/// Where the rig's emulator does not count, or something in it fails.
+pub fn measure(rig: Option<&str>, runs: u32) -> anyhow::Result<Vec<Section>> {
+    let config = RigConfig {
+        name: rig.unwrap_or("bench").to_owned(),
+        ..RigConfig::default()
+    };
+    let was_up = Rig::attach(&config.name).is_ok();
+    let rig = Rig::up(&config)?;
+    let sections = in_rig(&rig, runs);
+    if !was_up {
+        rig.down()?;
+    }
+    sections
+}
+
+fn in_rig(rig: &Rig, runs: u32) -> anyhow::Result<Vec<Section>> {
+    let progress = Progress::new(false);
+    mesh::install(rig)?;
+    rig.push(
+        &programs::example("vmi-xen", "trap", &progress)?,
+        "dom0",
+        COUNTERS,
+    )?;
+    let streams = programs::guest("streams")?;
+    for guest in ["web1", "db1"] {
+        rig.push(&streams, guest, STREAMS)?;
+    }
+    Counts::now(rig, COUNTERS).context("only the Bochs that the rig builds counts")?;
+    let _server = serve(rig)?;
+    let (mut stream, mut question) = (Vec::new(), Vec::new());
+    for way in &WAYS {
+        progress.say(way.title);
+        begin(rig, way)?;
+        let kib = KIB.to_string();
+        stream.push((way.title, costs(rig, runs, &["send", SERVER, &kib], KIB)?));
+        let questions = QUESTIONS.to_string();
+        question.push((
+            way.title,
+            costs(rig, runs, &["ask", SERVER, &questions], QUESTIONS)?,
+        ));
+    }
+    end(rig)?;
+    let section = |title: &str, what: &str, costs: Vec<(&str, f64)>| Section {
+        title: title.to_owned(),
+        method: format!(
+            "instructions of the emulated machine, all of them, by {what}; median of {runs} runs; segmentation left to the vifs"
+        ),
+        rows: rows(costs),
+    };
+    Ok(vec![
+        section("a stream between two guests", "KiB", stream),
+        section("a question of a byte, and its answer", "question", question),
+    ])
+}
+
+fn serve(rig: &Rig) -> anyhow::Result<Job> {
+    let server = rig.spawn("db1", &[STREAMS, "serve", "7200"], Discard)?;
+    let listens = ["grep", "-q", ":1C20 00000000:0000 0A", "/proc/net/tcp"];
+    mesh::wait_for("the server listens", Duration::from_secs(60), || {
+        Ok(rig.exec("db1", &listens)?.success())
+    })?;
+    Ok(server)
+}
+
+/// Takes all of ours away, and starts what the way needs.
+fn begin(rig: &Rig, way: &Way) -> anyhow::Result<()> {
+    end(rig)?;
+    let Some(options) = way.policyd else { return Ok(()) };
+    let start = format!(
+        "setsid policyd --store /run/bench-store --budget 100 {options} >> /run/policyd.log 2>&1 < /dev/null & echo started"
+    );
+    rig.check("dom0", &["sh", "-c", &start])?;
+    mesh::wait_for("policyd answers", Duration::from_secs(300), || {
+        Ok(mesh::xmesh(rig, &["list"]).is_ok())
+    })?;
+    mesh::wait_for_sight(rig, &["web1", "db1"])?;
+    if way.policy {
+        rig.write("dom0", "/tmp/bench.yaml", 0o644, POLICY.as_bytes())?;
+        rig.check("dom0", &["xmesh", "policy-apply", "/tmp/bench.yaml"])?;
+    }
+    Ok(())
+}
+
+/// Ends policyd, and takes its programs off the vifs.
+fn end(rig: &Rig) -> anyhow::Result<()> {
+    let script = "pkill -x policyd; while pgrep -x policyd > /dev/null; do sleep 0.2; done; policyd --detach; rm -rf /run/bench-store";
+    rig.check("dom0", &["sh", "-c", script])?;
+    Ok(())
+}
+
+/// The median of what one of `count` costs.
+fn costs(rig: &Rig, runs: u32, arguments: &[&str], count: u32) -> anyhow::Result<f64> {
+    let command = [&[STREAMS], arguments].concat();
+    // The first meets cold caches.
+    rig.check("web1", &command)?;
+    let run = |_| {
+        let before = Counts::now(rig, COUNTERS)?;
+        rig.check("web1", &command)?;
+        let spent = Counts::now(rig, COUNTERS)?.since(&before);
+        anyhow::Ok(spent.get("instructions") as f64 / f64::from(count))
+    };
+    let all = (0..runs).map(run).collect::<anyhow::Result<Vec<_>>>()?;
+    let middle = median(all).context("no run")?;
+    ensure!(middle > 0.0, "the emulator counted nothing");
+    Ok(middle)
+}
+
+/// Each beside the first.
+fn rows(costs: Vec<(&str, f64)>) -> Vec<Row> {
+    let base = costs.first().map(|(_, value)| *value);
+    costs
+        .into_iter()
+        .enumerate()
+        .map(|(index, (what, value))| {
+            let row = Row::new(what, value, "instructions");
+            match base {
+                Some(base) if index > 0 => row.against("the bare bridge", base),
+                _ => row,
+            }
+        })
+        .collect()
+}
