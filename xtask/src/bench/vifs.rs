@@ -147,7 +147,7 @@ fn begin(rig: &Rig, way: &Way) -> anyhow::Result<()> {
 
 /// Ends policyd, and takes its programs off the vifs.
 fn end(rig: &Rig) -> anyhow::Result<()> {
-    let script = "pkill -x policyd; while pgrep -x policyd > /dev/null; do sleep 0.2; done; policyd --detach; rm -rf /run/bench-store";
+    let script = "pkill -x policyd; while pgrep -x policyd > /dev/null; do sleep 0.2; done; policyd --detach; rm -rf /run/bench-store*";
     rig.check("dom0", &["sh", "-c", script])?;
     Ok(())
 }

@@ -51,8 +51,8 @@ fn a_shell_for_who_connects_is_told_and_a_service_is_not() -> Outcome {
     for port in [4445, 4446, 4447] {
         scene.serves(port)?;
     }
-    let ask =
-        "for port in 4446 4447; do echo hello | nc -w 20 -N 10.0.0.11 $port | grep -q hello || exit 1; done";
+    // Long enough for what has the connection to be looked at.
+    let ask = "for port in 4446 4447; do (echo hello; sleep 5) | nc -w 20 -N 10.0.0.11 $port | grep hello > /dev/null || exit 1; done";
     let asked = scene
         .mesh
         .0
