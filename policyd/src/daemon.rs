@@ -43,6 +43,7 @@ use crate::lookups::{self, Lookups};
 use crate::measures::{self, Measures};
 use crate::past::{self, PastFlows};
 use crate::present;
+use crate::priority;
 use crate::recorder::{Notes, Recorder};
 use crate::registry::{DomainEntry, Registry, lock};
 use crate::rollout;
@@ -221,7 +222,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         Arc::clone(&shadow),
         monotonic_ns(),
     );
-    let recorder = spawn("history", move || recorder.run(&notes_in))?;
+    let recorder = spawn_behind("history", move || recorder.run(&notes_in))?;
     let enforcer = spawn("enforcer", move || enforcer.run(&orders_in, &facts_in))?;
     let stop = Arc::new(AtomicBool::new(false));
     let vifs = spawn("vif-events", {
@@ -290,13 +291,13 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         .then(|| {
             let every = Duration::from_secs(options.check_every);
             let (registry, orders, stop) = (Arc::clone(&registry), orders.clone(), Arc::clone(&stop));
-            spawn("checks", move || integrity::run(&registry, &orders, every, &stop))
+            spawn_behind("checks", move || integrity::run(&registry, &orders, every, &stop))
         })
         .transpose()?;
 
     let (stop_api, stopping) = watch::channel(false);
     let control = Arc::new(Control::new(store, orders.clone(), Arc::clone(&signals.refused)));
-    let rollout = spawn("rollout", {
+    let rollout = spawn_behind("rollout", {
         let watch = rollout::Watch {
             control: Arc::clone(&control),
             world: Arc::clone(&world),
@@ -349,7 +350,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         started: Instant::now(),
         xen: format!("{}.{}{}", version.major, version.minor, version.extra),
     });
-    let classes = spawn("classes", {
+    let classes = spawn_behind("classes", {
         let (daemon, stop) = (Arc::clone(&daemon), Arc::clone(&stop));
         move || daemon.watch_classes(&stop)
     })?;
@@ -431,6 +432,17 @@ fn spawn<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> std::io::Result<std::thread::JoinHandle<T>> {
     std::thread::Builder::new().name(name.into()).spawn(work)
+}
+
+/// The same, of what nobody waits for.
+fn spawn_behind<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> std::io::Result<std::thread::JoinHandle<T>> {
+    spawn(name, || {
+        priority::of_this_thread(priority::BACKGROUND);
+        work()
+    })
 }
 
 impl Daemon {

@@ -20,6 +20,7 @@ use vmi_xen::traps::Degree;
 use crate::enforcer::Order;
 use crate::gate::{Gate, Told, protocol};
 use crate::inventory::{FoundConnection, FoundListener, Inventory};
+use crate::priority;
 use crate::registry::{DomainEntry, lock};
 use crate::world::World;
 
@@ -73,6 +74,7 @@ impl Context {
 
 /// Watches one domain until it or the daemon ends.
 pub fn watch(context: &Context, entry: &Arc<DomainEntry>) {
+    priority::of_this_thread(priority::TRAPS);
     let mut pause = FIRST_RETRY;
     while !entry.stopping() {
         // A fault of ours in one guest's thread must cost neither that guest (the session is dropped, which frees it) nor the

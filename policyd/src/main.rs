@@ -33,6 +33,7 @@ mod measures;
 mod metrics;
 mod past;
 mod present;
+mod priority;
 mod ready;
 mod recorder;
 mod registry;

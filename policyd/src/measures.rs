@@ -37,6 +37,9 @@ const WAITING: usize = 1024;
 const NAP: Duration = Duration::from_millis(50);
 /// A process that was looked at is not looked at again sooner, however many flows it opens.
 const LEAST: Duration = Duration::from_secs(1);
+/// A process of a program that policy knows nothing of is looked at when it has been there for so long, where no rule asks what it is: most
+/// are over by then.
+const LATER: Duration = Duration::from_millis(250);
 /// A process of which nothing is in memory yet has just been started.
 const SOON: Duration = Duration::from_millis(50);
 /// Processes of all guests that are looked at. Of more than that those who come later are not known.
@@ -150,10 +153,18 @@ pub fn run(
     while !stop.load(Ordering::SeqCst) {
         // It returns at once for a request, and else in time to look what is due.
         let first = asked.0.recv_timeout(NAP).ok();
-        for request in first.into_iter().chain(asked.0.try_iter()) {
-            rounds.take(request);
-        }
         let rules = Arc::clone(&world.load().rules);
+        // Somebody may wait for what such a process is.
+        let matters = |scope: u32, who: &Subject| {
+            let entry = u16::try_from(scope).ok().and_then(|id| registry.by_id(id));
+            let exe = who.process.exe.as_deref();
+            let is_known =
+                |(entry, exe): (Arc<DomainEntry>, &str)| rules.programs_for(&entry.vm, exe).next().is_some();
+            rules.asks_measured() || entry.zip(exe).is_some_and(is_known)
+        };
+        for request in first.into_iter().chain(asked.0.try_iter()) {
+            rounds.take(request, matters);
+        }
         rounds.take_rules(&rules);
         for (scope, due) in rounds.due() {
             let entry = u16::try_from(scope).ok().and_then(|id| registry.by_id(id));
@@ -186,7 +197,7 @@ struct Rounds<'a> {
 }
 
 impl Rounds<'_> {
-    fn take(&self, request: Request) {
+    fn take(&self, request: Request, matters: impl Fn(u32, &Subject) -> bool) {
         let mut known = lock(&self.measures.known);
         match request {
             Request::Look(scope, who) => {
@@ -194,7 +205,13 @@ impl Rounds<'_> {
                 let room = known.len() < MOST;
                 match known.get_mut(&key) {
                     Some(known) => known.ask(),
-                    None if room => drop(known.insert(key, Known::new(who))),
+                    None if room => {
+                        let wait = match matters(scope, &who) {
+                            true => Duration::ZERO,
+                            false => LATER,
+                        };
+                        known.insert(key, Known::new(who, wait));
+                    }
                     None => drop(self.measures.dropped.fetch_add(1, Ordering::Relaxed)),
                 }
             }

@@ -9,7 +9,7 @@ use vmi_xen::linux::{PageDigests, Text as MemoryText};
 use vmi_xen::observe::Subject;
 
 use super::results::{Found, Text};
-use super::{LEAST, SOON};
+use super::{LATER, LEAST, SOON};
 
 /// Tries of which nothing came before a process is left to its round.
 const TRIES: u32 = 20;
@@ -132,19 +132,23 @@ impl Looked {
 }
 
 impl Known {
-    /// A process that is to be looked at now.
-    pub fn new(who: Arc<Subject>) -> Known {
+    /// A process that is to be looked at in such a time.
+    pub fn new(who: Arc<Subject>, wait: Duration) -> Known {
         Known {
             who,
             looked: None,
-            due: Some(Instant::now()),
+            due: Some(Instant::now() + wait),
             last: None,
             tries: 0,
         }
     }
 
-    /// Somebody asks for it.
+    /// Somebody asks for it. Where its first look is due soon it is left at that.
     pub fn ask(&mut self) {
+        let soon = Instant::now() + LATER;
+        if self.looked.is_none() && self.due.is_some_and(|due| due <= soon) {
+            return;
+        }
         let soonest = match (&self.looked, self.last) {
             (Some(looked), Some(last)) if looked.found.is_some() => last + LEAST,
             _ => Instant::now(),
@@ -267,7 +271,7 @@ mod tests {
 
     #[test]
     fn it_is_looked_at_soon_and_then_seldom_and_told_of_what_is_new() {
-        let mut known = Known::new(Arc::new(crate::gate::tests::running("/bin/c")));
+        let mut known = Known::new(Arc::new(crate::gate::tests::running("/bin/c")), Duration::ZERO);
         let every = Some(Duration::from_secs(600));
         let now = Instant::now;
         let programs = || vec![program("p/c", &[1])];
@@ -297,8 +301,13 @@ mod tests {
         known.hurry();
         assert!(known.is_due(now()));
 
+        // A first look that waits is not hurried by who asks.
+        let mut known = Known::new(Arc::new(crate::gate::tests::running("/bin/c")), LATER);
+        known.ask();
+        assert!(!known.is_due(now()) && known.is_due(now() + LATER));
+
         // Who never has anything in memory is left to the rounds.
-        let mut known = Known::new(Arc::new(crate::gate::tests::running("/bin/c")));
+        let mut known = Known::new(Arc::new(crate::gate::tests::running("/bin/c")), Duration::ZERO);
         for _ in 0..=TRIES {
             known.put_off(every);
         }
