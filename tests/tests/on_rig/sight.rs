@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! What is seen of a guest beside its connections: who hides, what was changed, who gives data to whom; and what sight may cost.
 
+use std::cell::RefCell;
 use std::time::Duration;
 
 use crate::support::{Mesh, Outcome};
@@ -223,8 +224,12 @@ fn a_probe_whose_page_the_guest_keeps_reading_rests_and_costs_nothing_then() -> 
     )?;
     // Shown anew within a second of each change of sight.
     let shown = |mesh: &Mesh| -> Fallible<Value> {
-        mesh.wait("its probes are shown", |mesh| Ok(probe(mesh).is_ok()))?;
-        probe(mesh)
+        let found = RefCell::new(None);
+        mesh.wait("its probes are shown", |mesh| {
+            found.replace(probe(mesh).ok());
+            Ok(found.borrow().is_some())
+        })?;
+        Ok(found.into_inner().ok_or("no tcp_connect")?)
     };
     // Two looks within one rest; it rests again and again, each time longer.
     let mut compared = false;

@@ -15,9 +15,11 @@ use crate::demo::mesh;
 const COUNTERS: &str = "/tmp/bench-trap";
 const STREAMS: &str = "/root/bench-streams";
 const SERVER: &str = "10.0.0.12:7200";
-/// Of a run.
-const KIB: u32 = 8 << 10;
-const QUESTIONS: u32 = 300;
+/// Of a small run.
+const KIB: u32 = 4 << 10;
+const QUESTIONS: u32 = 150;
+/// So many times as much is a large one.
+const MORE: u32 = 5;
 /// A policy whose rules decide each flow, by process and by port.
 const POLICY: &str = "policy: bench
 default: { db1: deny }
@@ -95,19 +97,15 @@ fn in_rig(rig: &Rig, runs: u32) -> anyhow::Result<Vec<Section>> {
     for way in &WAYS {
         progress.say(way.title);
         begin(rig, way)?;
-        let kib = KIB.to_string();
-        stream.push((way.title, costs(rig, runs, &["send", SERVER, &kib], KIB)?));
-        let questions = QUESTIONS.to_string();
-        question.push((
-            way.title,
-            costs(rig, runs, &["ask", SERVER, &questions], QUESTIONS)?,
-        ));
+        stream.push((way.title, costs(rig, runs, "send", KIB)?));
+        question.push((way.title, costs(rig, runs, "ask", QUESTIONS)?));
     }
     end(rig)?;
     let section = |title: &str, what: &str, costs: Vec<(&str, f64)>| Section {
         title: title.to_owned(),
         method: format!(
-            "instructions of the emulated machine, all of them, by {what}; median of {runs} runs; segmentation left to the vifs"
+            "instructions of the emulated machine, all of them, for one {what} more on an open connection; medians of {runs} runs; \
+             segmentation left to the vifs"
         ),
         rows: rows(costs),
     };
@@ -152,21 +150,31 @@ fn end(rig: &Rig) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The median of what one of `count` costs.
-fn costs(rig: &Rig, runs: u32, arguments: &[&str], count: u32) -> anyhow::Result<f64> {
-    let command = [&[STREAMS], arguments].concat();
+/// What one more of them costs: the medians of a small and a large number of them, the one less the other. What is done once, as to start
+/// the program and to open its connection, is in both.
+fn costs(rig: &Rig, runs: u32, what: &str, count: u32) -> anyhow::Result<f64> {
+    let few = median_of(rig, runs, what, count)?;
+    let many = median_of(rig, runs, what, count * MORE)?;
+    ensure!(
+        many > few,
+        "more of them cost no more: the emulator counted nothing"
+    );
+    Ok((many - few) / f64::from(count * (MORE - 1)))
+}
+
+fn median_of(rig: &Rig, runs: u32, what: &str, count: u32) -> anyhow::Result<f64> {
+    let count = count.to_string();
+    let command = [STREAMS, what, SERVER, &count];
     // The first meets cold caches.
     rig.check("web1", &command)?;
     let run = |_| {
         let before = Counts::now(rig, COUNTERS)?;
         rig.check("web1", &command)?;
         let spent = Counts::now(rig, COUNTERS)?.since(&before);
-        anyhow::Ok(spent.get("instructions") as f64 / f64::from(count))
+        anyhow::Ok(spent.get("instructions") as f64)
     };
     let all = (0..runs).map(run).collect::<anyhow::Result<Vec<_>>>()?;
-    let middle = median(all).context("no run")?;
-    ensure!(middle > 0.0, "the emulator counted nothing");
-    Ok(middle)
+    median(all).context("no run")
 }
 
 /// Each beside the first.
