@@ -314,12 +314,12 @@ impl Inspector {
 
     fn first_sockets(&self, pid: u32, start_time_ns: u64) -> Result<Option<Vec<(u32, Socket)>>, LinuxError> {
         let found = match self.linux.task_numbered(pid) {
-            Ok(found) => found,
             // A kernel whose table is not understood.
-            Err(_) => {
+            Err(LinuxError::Layout(_) | LinuxError::NoSymbol(_)) => {
                 let mut leaders = self.linux.leaders()?.into_iter();
                 leaders.find(|task| self.linux.pid(*task).is_ok_and(|number| number == pid))
             }
+            found => found?,
         };
         match found {
             Some(task) if self.linux.start_time(task)? == start_time_ns => {

@@ -22,7 +22,7 @@ use std::process::ExitCode;
 
 use machine::Machine;
 use report::{Report, Section};
-use xmesh_rig::programs;
+use xmesh_rig::{Rig, RigConfig, programs};
 
 /// What to measure.
 #[derive(Args)]
@@ -69,10 +69,10 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let sections: Vec<Section> = match options.name {
         Name::Bringup => bringup::measure(rig, options.runs)?,
         Name::Lookup => lookup::measure(options.runs)?,
-        Name::Trap => trap::measure(rig, options.runs)?,
+        Name::Trap => measured_in(rig, options.runs, trap::in_rig)?,
         Name::Datapath => datapath::measure()?,
         Name::Netback => netback::measure()?,
-        Name::Vifs => vifs::measure(rig, options.runs)?,
+        Name::Vifs => measured_in(rig, options.runs, vifs::in_rig)?,
         Name::Policy => policy::measure(options.runs)?,
         Name::Qos => qos::measure()?,
         Name::History => history::measure()?,
@@ -91,4 +91,23 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let path = report.save(&programs::target_folder().join("bench"))?;
     println!("\nthe same as JSON: {}", path.display());
     Ok(ExitCode::SUCCESS)
+}
+
+/// Measures in the rig of that name, brought up if it is not, else in one of its own, which is ended.
+fn measured_in(
+    rig: Option<&str>,
+    runs: u32,
+    measure: fn(&Rig, u32) -> anyhow::Result<Vec<Section>>,
+) -> anyhow::Result<Vec<Section>> {
+    let config = RigConfig {
+        name: rig.unwrap_or("bench").to_owned(),
+        ..RigConfig::default()
+    };
+    let was_up = Rig::attach(&config.name).is_ok();
+    let rig = Rig::up(&config)?;
+    let sections = measure(&rig, runs);
+    if !was_up {
+        rig.down()?;
+    }
+    sections
 }

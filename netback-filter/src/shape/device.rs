@@ -174,12 +174,18 @@ impl<'a> Device<'a> {
     /// # Errors
     /// When somebody else's qdisc has the place.
     pub(crate) fn check(&mut self) -> Result<(), Error> {
+        self.ours().map(drop)
+    }
+
+    /// Of which kind ours is that is there.
+    fn ours(&mut self) -> Result<Option<Kind>, Error> {
         match self.root()? {
+            Root::Kernel => Ok(None),
+            Root::Ours(kind) => Ok(Some(kind)),
             Root::Foreign(kind) => Err(Error::ForeignQdisc {
                 interface: self.name.to_owned(),
                 kind,
             }),
-            _ => Ok(()),
         }
     }
 
@@ -189,13 +195,12 @@ impl<'a> Device<'a> {
     /// # Errors
     /// When somebody else's qdisc has the place, or the kernel refuses.
     pub(crate) fn apply(&mut self, tree: &Tree, discipline: Discipline) -> Result<(), Error> {
-        self.check()?;
-        let there = match self.root()? {
-            Root::Ours(kind) if kind == discipline.into() => true,
-            // An earlier daemon found another.
-            Root::Ours(_) => !self.remove()?,
-            _ => false,
-        };
+        let ours = self.ours()?;
+        let there = ours == Some(discipline.into());
+        if ours.is_some() && !there {
+            // What an earlier daemon found was another.
+            self.remove()?;
+        }
         match discipline {
             Discipline::Htb(leaf) => self.apply_htb(tree, leaf, there),
             Discipline::Tbf => self.set_root(&tbf::qdisc(tree), there, ADD_TBF),

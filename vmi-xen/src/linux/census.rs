@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use super::pid_table::{KIND, MARKS, NODE};
 use super::{Budget, Linux, LinuxError, SocketHolding, TaskAddr, group};
 use crate::memory::PhysicalMemory;
 
@@ -233,26 +234,18 @@ impl<M: PhysicalMemory> Linux<M> {
         })
     }
 
-    /// Every thread of the initial PID namespace, which numbers those of all
-    /// others too.
+    /// Every thread that the table of PIDs has.
     fn note_pid_table(&self, seen: &mut Sightings) -> Result<(), LinuxError> {
-        let offsets = group(&self.kernel.layout.pid_table)?;
-        let namespace = self
-            .kernel
-            .symbols
-            .address("init_pid_ns")
-            .ok_or(LinuxError::NoSymbol("init_pid_ns"))?;
+        let (offsets, head) = self.pid_table()?;
         let slots = offsets.node_slots.count.min(64) as usize;
         let mut raw = [0; 64 * 8];
         // A node and the shift that it must have: each level's is smaller than
         // its parent's, so the depth is bounded.
-        let head = self.u64(namespace.wrapping_add(offsets.xa_head))?;
         let mut nodes: Vec<(u64, u8)> = Vec::new();
         let mut found = Vec::new();
-        let mut sort = |entry: u64, below: u8, nodes: &mut Vec<(u64, u8)>| match entry & 3 {
+        let mut sort = |entry: u64, below: u8, nodes: &mut Vec<(u64, u8)>| match entry & KIND {
             0 if entry != 0 => found.push(entry),
-            // Internal entries below 4096 are no nodes but marks.
-            2 if entry > 4096 => nodes.push((entry - 2, below)),
+            NODE if entry > MARKS => nodes.push((entry - NODE, below)),
             _ => {}
         };
         sort(head, u8::MAX, &mut nodes);

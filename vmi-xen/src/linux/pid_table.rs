@@ -2,29 +2,36 @@
 //! The kernel's table of PIDs: an XArray, from a number to a `struct pid` and from there to its tasks.
 
 use super::{Linux, LinuxError, TaskAddr, group};
+use crate::kernel::layout::PidTableOffsets;
 use crate::memory::PhysicalMemory;
 
 /// An entry's low bits say what it is (include/linux/xarray.h): these of a node, none of what is stored.
-const KIND: u64 = 3;
-const NODE: u64 = 2;
+pub(super) const KIND: u64 = 3;
+pub(super) const NODE: u64 = 2;
 /// Internal entries up to here are marks.
-const MARKS: u64 = 4096;
+pub(super) const MARKS: u64 = 4096;
 
 impl<M: PhysicalMemory> Linux<M> {
-    /// The thread with this number in the initial PID namespace, as the kernel itself finds it: some reads, however many there are.
-    /// None where there is none, or where it was taken out of the table ([`Linux::census`] tells of such).
-    ///
-    /// # Errors
-    /// If this kernel's table is not understood, or cannot be read.
-    pub fn task_numbered(&self, pid: u32) -> Result<Option<TaskAddr>, LinuxError> {
+    /// How the table is laid out, and its first entry: that of the initial PID namespace, which numbers the threads of all others too.
+    pub(super) fn pid_table(&self) -> Result<(PidTableOffsets, u64), LinuxError> {
         let offsets = group(&self.kernel.layout.pid_table)?;
         let namespace = self
             .kernel
             .symbols
             .address("init_pid_ns")
             .ok_or(LinuxError::NoSymbol("init_pid_ns"))?;
+        let head = self.u64(namespace.wrapping_add(offsets.xa_head))?;
+        Ok((offsets, head))
+    }
+
+    /// The thread with this number in the initial PID namespace, as the kernel itself finds it: some reads, however many there are.
+    /// None where there is none, or where it was taken out of the table ([`Linux::census`] tells of such).
+    ///
+    /// # Errors
+    /// If this kernel's table is not understood, or cannot be read.
+    pub fn task_numbered(&self, pid: u32) -> Result<Option<TaskAddr>, LinuxError> {
+        let (offsets, mut entry) = self.pid_table()?;
         let slots = offsets.node_slots.count;
-        let mut entry = self.u64(namespace.wrapping_add(offsets.xa_head))?;
         // Each level's shift is smaller than its parent's, so the depth is bounded. The first has no more slots than others: what lies
         // beyond them is not in the table.
         let mut above: Option<u8> = None;

@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use xmesh_rig::{Discard, Job, Progress, Rig, RigConfig, programs};
+use xmesh_rig::{Discard, Job, Progress, Rig, programs};
 
 use super::child;
 use super::counters::Counts;
@@ -55,31 +55,17 @@ const WAYS: [Way; 4] = [
     },
 ];
 
-/// Measures in the rig of that name, brought up if it is not, else in one of its own, which is ended.
+/// Measures.
 ///
 /// # Errors
 /// Where the rig's emulator does not count, or something in it fails.
-pub fn measure(rig: Option<&str>, runs: u32) -> anyhow::Result<Vec<Section>> {
-    let config = RigConfig {
-        name: rig.unwrap_or("bench").to_owned(),
-        ..RigConfig::default()
-    };
-    let was_up = Rig::attach(&config.name).is_ok();
-    let rig = Rig::up(&config)?;
-    let sections = in_rig(&rig, runs);
-    if !was_up {
-        rig.down()?;
-    }
-    sections
-}
-
-fn in_rig(rig: &Rig, runs: u32) -> anyhow::Result<Vec<Section>> {
+pub fn in_rig(rig: &Rig, runs: u32) -> anyhow::Result<Vec<Section>> {
     let progress = Progress::new(false);
     let example = programs::example("vmi-xen", "trap", &progress)?;
     rig.push(&example, "dom0", TRAP)?;
     rig.push(&programs::guest("connects")?, GUEST, CONNECT)?;
-    // A guest has one watcher at a time.
-    rig.exec("dom0", &["pkill", "-x", "policyd"])?;
+    // A guest has one watcher at a time, and one that is about to end would be counted.
+    mesh::end(rig)?;
     Counts::now(rig, TRAP).context("only the Bochs that the rig builds counts")?;
 
     progress.say("without a probe");

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use xmesh_rig::{Discard, Job, Progress, Rig, RigConfig, programs};
+use xmesh_rig::{Discard, Job, Progress, Rig, programs};
 
 use super::counters::Counts;
 use super::report::{Row, Section, median};
@@ -61,25 +61,11 @@ const WAYS: [Way; 4] = [
     },
 ];
 
-/// Measures in the rig of that name, brought up if it is not, else in one of its own, which is ended.
+/// Measures.
 ///
 /// # Errors
 /// Where the rig's emulator does not count, or something in it fails.
-pub fn measure(rig: Option<&str>, runs: u32) -> anyhow::Result<Vec<Section>> {
-    let config = RigConfig {
-        name: rig.unwrap_or("bench").to_owned(),
-        ..RigConfig::default()
-    };
-    let was_up = Rig::attach(&config.name).is_ok();
-    let rig = Rig::up(&config)?;
-    let sections = in_rig(&rig, runs);
-    if !was_up {
-        rig.down()?;
-    }
-    sections
-}
-
-fn in_rig(rig: &Rig, runs: u32) -> anyhow::Result<Vec<Section>> {
+pub fn in_rig(rig: &Rig, runs: u32) -> anyhow::Result<Vec<Section>> {
     let progress = Progress::new(false);
     mesh::install(rig)?;
     rig.push(
@@ -145,8 +131,11 @@ fn begin(rig: &Rig, way: &Way) -> anyhow::Result<()> {
 
 /// Ends policyd, and takes its programs off the vifs.
 fn end(rig: &Rig) -> anyhow::Result<()> {
-    let script = "pkill -x policyd; while pgrep -x policyd > /dev/null; do sleep 0.2; done; policyd --detach; rm -rf /run/bench-store*";
-    rig.check("dom0", &["sh", "-c", script])?;
+    mesh::end(rig)?;
+    rig.check(
+        "dom0",
+        &["sh", "-c", "policyd --detach; rm -rf /run/bench-store*"],
+    )?;
     Ok(())
 }
 

@@ -21,7 +21,13 @@ pub fn install(rig: &Rig) -> anyhow::Result<()> {
         rig.push(&program, "dom0", &format!("/usr/local/bin/{name}"))?;
     }
     // One of another build would be in the way, and seem to answer for this one.
-    let end = "pkill -x policyd; while pgrep -x policyd > /dev/null; do sleep 0.2; done";
+    end(rig)
+}
+
+/// Ends the daemon, if one runs, and waits until its guests are free and its guardian is gone.
+pub fn end(rig: &Rig) -> anyhow::Result<()> {
+    let end =
+        "pkill -x policyd; while pgrep -f '^(policyd|/proc/self/exe)( |$)' > /dev/null; do sleep 0.2; done";
     rig.exec("dom0", &["sh", "-c", end])?;
     Ok(())
 }
