@@ -219,8 +219,10 @@ fn an_exchange_under_load_is_atomic() {
             let sender = scope.spawn(|| {
                 let mut sent = 0_u32;
                 while !stop.is_set() {
-                    // Each from a port of its own, so that each is decided anew.
-                    wire.send(&datagram(GUEST4, PEER4, (1024 + (sent % 60_000) as u16, 53)));
+                    // Each from a port of its own, and when those are used up to another address: each is decided anew.
+                    let [third, fourth] = ((sent / 60_000) as u16).to_be_bytes();
+                    let peer = IpAddr::from([10, 78, third, fourth]);
+                    wire.send(&datagram(GUEST4, peer, (1024 + (sent % 60_000) as u16, 53)));
                     sent += 1;
                 }
                 sent

@@ -67,5 +67,9 @@ pub fn in_rig(rig: &Rig) -> Count {
     Count {
         passed: checks.held(),
         failed: checks.failed(),
+        recap: checks
+            .failures()
+            .map(|(claim, seen)| format!("failed: {claim}\n    {seen}\n"))
+            .collect(),
     }
 }

@@ -4,6 +4,7 @@
 mod contract;
 mod count;
 mod page;
+mod recap;
 
 use crate::{demo, web};
 use clap::Args;
@@ -72,12 +73,13 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
                     // What could not be tried has not passed.
                     count.add(&each.unwrap_or_else(|error| {
                         eprintln!("error: {error:#}");
-                        Count { passed: 0, failed: 1 }
+                        Count::failure(&format!("{error:#}"))
                     }));
                 }
             }
         }
     }
+    print!("{}", count.recap);
     println!("{} passed, {} failed", count.passed, count.failed);
     Ok(if count.failed == 0 {
         ExitCode::SUCCESS
@@ -129,7 +131,7 @@ fn in_rig(name: &str, cpu: Cpu, keep: bool, echo: Echo, shared_out: &[&str]) -> 
         // What could not be tried has not passed.
         Err(error) => {
             eprintln!("error: no rig for the tests: {error}");
-            return Ok(Count { passed: 0, failed: 1 });
+            return Ok(Count::failure("no rig for the tests"));
         }
     };
     let mut count = Count::default();

@@ -46,6 +46,13 @@ impl Checks {
         self.done.len() as u64 - self.failed()
     }
 
+    /// Those that did not hold, and what was seen instead.
+    pub fn failures(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.done
+            .iter()
+            .filter_map(|(claim, outcome)| Some((claim.as_str(), outcome.as_ref().err()?.as_str())))
+    }
+
     /// Prints the table.
     pub fn summary(&self) {
         println!("\n{:<6} check", "result");

@@ -47,8 +47,12 @@ fn one((script, arguments, left_out): &Script) -> Count {
             false
         }
     };
-    Count {
-        passed: u64::from(passed),
-        failed: u64::from(!passed),
+    if passed {
+        Count {
+            passed: 1,
+            ..Count::default()
+        }
+    } else {
+        Count::failure(script)
     }
 }

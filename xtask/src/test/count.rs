@@ -1,19 +1,26 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! What a run of `cargo test` comes to.
 
+use super::recap;
+
 /// Tests that passed and tests that failed.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Count {
     /// Tests.
     pub passed: u64,
     /// Tests, and test programs that could not be built or did not come to their end.
     pub failed: u64,
+    /// What those that failed said, in short.
+    pub recap: String,
 }
 
 impl Count {
     /// Reads a run's output, errors and success.
     pub fn of(output: &str, errors: &str, success: bool) -> Count {
-        let mut count = Count::default();
+        let mut count = Count {
+            recap: recap::of(output),
+            ..Count::default()
+        };
         let mut failed_programs = 0;
         for line in output.lines() {
             let Some(result) = line.trim_start().strip_prefix("test result: ") else {
@@ -29,11 +36,25 @@ impl Count {
         if !success && count.failed == 0 {
             count.failed = 1;
         }
+        if count.failed > 0 && count.recap.is_empty() {
+            count.recap =
+                String::from("failed: a program that did not build or did not end by itself; see above\n");
+        }
         count
+    }
+
+    /// A thing that failed other than as a test, and what is told of it.
+    pub fn failure(told: &str) -> Count {
+        Count {
+            passed: 0,
+            failed: 1,
+            recap: format!("failed: {told}\n"),
+        }
     }
 
     /// Adds another run's.
     pub fn add(&mut self, other: &Count) {
+        self.recap.push_str(&other.recap);
         self.passed += other.passed;
         self.failed += other.failed;
     }
@@ -55,52 +76,32 @@ mod tests {
     const BAD: &str = "test result: FAILED. 4 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out\n";
     const LIST: &str = "error: 1 target failed:\n    `-p policy --lib`\n";
 
+    fn of(output: &str, errors: &str, success: bool) -> (u64, u64) {
+        let count = Count::of(output, errors, success);
+        assert_eq!(count.failed > 0, !count.recap.is_empty(), "{count:?}");
+        (count.passed, count.failed)
+    }
+
     #[test]
     fn results_of_all_programs_are_added() {
-        let count = Count::of(&[GOOD, BAD].concat(), LIST, false);
-        assert_eq!(
-            count,
-            Count {
-                passed: 16,
-                failed: 2
-            }
-        );
+        assert_eq!(of(&[GOOD, BAD].concat(), LIST, false), (16, 2));
     }
 
     #[test]
     fn what_does_not_build_has_failed() {
         let errors = "error: could not compile `policy` (lib) due to 1 previous error\n";
-        assert_eq!(Count::of("", errors, false), Count { passed: 0, failed: 1 });
+        assert_eq!(of("", errors, false), (0, 1));
     }
 
     #[test]
     fn a_program_that_dies_has_failed() {
-        assert_eq!(
-            Count::of(GOOD, LIST, false),
-            Count {
-                passed: 12,
-                failed: 1
-            }
-        );
-        assert_eq!(
-            Count::of(
-                &[GOOD, BAD].concat(),
-                "    `-p a --lib`\n    `-p b --lib`\n",
-                false
-            )
-            .failed,
-            3
-        );
+        assert_eq!(of(GOOD, LIST, false), (12, 1));
+        let two = "    `-p a --lib`\n    `-p b --lib`\n";
+        assert_eq!(of(&[GOOD, BAD].concat(), two, false), (16, 3));
     }
 
     #[test]
     fn a_good_run_has_no_failure() {
-        assert_eq!(
-            Count::of(GOOD, "", true),
-            Count {
-                passed: 12,
-                failed: 0
-            }
-        );
+        assert_eq!(of(GOOD, "", true), (12, 0));
     }
 }
