@@ -23,6 +23,7 @@ use xen_bindings::Xen;
 use xen_bindings::store::Store as Xenstore;
 use xen_bindings::version::Version;
 
+use crate::addresses;
 use crate::api::Access;
 use crate::args::Options;
 use crate::bridges;
@@ -225,13 +226,18 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let recorder = spawn_behind("history", move || recorder.run(&notes_in))?;
     let enforcer = spawn("enforcer", move || enforcer.run(&orders_in, &facts_in))?;
     let stop = Arc::new(AtomicBool::new(false));
+    let (strangers, strangers_asked) = addresses::Strangers::new(Arc::clone(&world));
     let vifs = spawn("vif-events", {
         let (orders, stop) = (orders.clone(), Arc::clone(&stop));
         let answers = vif_events::Answers::new(Arc::clone(&datapath));
         let holding = Arc::clone(&lookups.holding);
-        move || vif_events::forward(vif_events, answers, &holding, &orders, &stop)
+        move || vif_events::forward(vif_events, answers, &strangers, &holding, &orders, &stop)
     })?;
     let share = options.budget / 100.0;
+    let follower = spawn("addresses", {
+        let (registry, orders, stop) = (Arc::clone(&registry), orders.clone(), Arc::clone(&stop));
+        move || addresses::run(&registry, &orders, &strangers_asked, share, &stop)
+    })?;
     let looker = spawn("lookups", {
         let (lookups, registry) = (lookups.clone(), Arc::clone(&registry));
         let (orders, stop) = (orders.clone(), Arc::clone(&stop));
@@ -311,11 +317,13 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         let (threats, events, registry) = (Arc::clone(&threats), Arc::clone(&events), Arc::clone(&registry));
         let (orders, history, stop) = (orders.clone(), history.as_ref().ok().cloned(), Arc::clone(&stop));
         let answers = Answers::new(Arc::clone(&control), Arc::clone(&world));
+        let flows = lock(&datapath).flow_writer();
         move || {
             let sources = threats::Sources {
                 log: &events,
                 registry: &registry,
                 history: history.as_ref(),
+                flows: &flows,
                 share,
             };
             threats::run(&threats, &sources, &orders, answers, &stop);
@@ -360,6 +368,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     stop.store(true, Ordering::SeqCst);
     let _ = watcher.join();
     let _ = vifs.join();
+    let _ = follower.join();
     let _ = looker.join();
     let _ = measurer.join();
     let _ = health.join();
@@ -500,7 +509,8 @@ impl Daemon {
             None => (0, 0),
         };
         let world = self.world.load();
-        let facts = world.vm(entry.scope()).map(|vm| &vm.id.facts);
+        let vm = world.vm(entry.scope());
+        let facts = vm.map(|vm| &vm.id.facts);
         let sight = entry.sight().clone();
         let mut problems = sight.problems;
         let lost = entry.gate.facts_lost.load(Ordering::Relaxed);
@@ -531,7 +541,7 @@ impl Daemon {
                 .filter(|f| f.key.scope == entry.scope() && !f.ended)
                 .count(),
             vifs: sight.vifs,
-            addresses: sight.addresses,
+            addresses: vm.map(|vm| vm.addresses().collect()).unwrap_or_default(),
             probes: sight.probes,
             traps: sight.traps,
             labels: facts.map(|facts| present::labels(facts)).unwrap_or_default(),

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! The thread of one domain: finds its kernel, attaches, watches, and starts over when the guest changes under it.
 
-use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,6 +16,7 @@ use vmi_xen::meter::TrapBudget;
 use vmi_xen::session::{End, Inspector, Session, SessionError, Status};
 use vmi_xen::traps::Degree;
 
+use crate::addresses;
 use crate::enforcer::Order;
 use crate::gate::{Gate, Told, protocol};
 use crate::inventory::{FoundConnection, FoundListener, Inventory};
@@ -33,7 +33,7 @@ const TRACES: &str = "(traces)";
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 /// The longest pause between two tries.
 const LAST_RETRY: Duration = Duration::from_secs(10);
-/// How often listeners and addresses are read where no trap tells of them.
+/// How often listeners are read where no trap tells of them.
 const LOOKUP_PERIOD: Duration = Duration::from_secs(5);
 
 /// What the threads of all domains share.
@@ -185,7 +185,7 @@ fn tell_sight(context: &Context, entry: &DomainEntry, degree: Degree, status: &S
     }
 }
 
-/// Without traps: reads the guest now and then, so that processes, listeners and addresses are known. Returns when it cannot be
+/// Without traps: reads the guest now and then, so that processes and listeners are known. Returns when it cannot be
 /// read any more: it may run another kernel.
 fn look_up(context: &Context, entry: &DomainEntry) {
     while !entry.stopping() && take_stock(context, entry, false) {
@@ -242,7 +242,7 @@ fn micros(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
 }
 
-/// Reads listeners, connections and addresses, and hands them to the enforcer; returns when the World has them. Returns whether
+/// Reads addresses, listeners and connections, and hands them to the enforcer; returns when the World has them. Returns whether
 /// they could be read.
 fn take_stock(context: &Context, entry: &DomainEntry, beside_traps: bool) -> bool {
     let inventory = {
@@ -250,6 +250,10 @@ fn take_stock(context: &Context, entry: &DomainEntry, beside_traps: bool) -> boo
         let Some(inspector) = inspector.as_ref() else {
             return false;
         };
+        if let Some(claimed) = addresses::read(inspector) {
+            let scope = entry.scope();
+            context.order(Order::Addresses { scope, claimed });
+        }
         let sockets = inspector.sockets();
         let sockets_read = sockets.is_ok();
         let sockets = match sockets {
@@ -264,7 +268,6 @@ fn take_stock(context: &Context, entry: &DomainEntry, beside_traps: bool) -> boo
         let mut inventory = Inventory {
             beside_traps,
             sockets_read,
-            addresses: routable(inspector),
             ..Inventory::default()
         };
         for (socket, subject) in sockets {
@@ -293,14 +296,6 @@ fn take_stock(context: &Context, entry: &DomainEntry, beside_traps: bool) -> boo
         }
         inventory
     };
-    {
-        let mut sight = entry.sight();
-        for address in &inventory.addresses {
-            if !sight.addresses.contains(address) {
-                sight.addresses.push(*address);
-            }
-        }
-    }
     let (done, is_done) = bounded(1);
     context.order(Order::Inventory {
         scope: entry.scope(),
@@ -310,16 +305,6 @@ fn take_stock(context: &Context, entry: &DomainEntry, beside_traps: bool) -> boo
     // An enforcer that is gone drops its end.
     let _ = is_done.recv();
     true
-}
-
-/// Addresses of the guest's interfaces that a peer may use.
-fn routable(inspector: &Inspector) -> Vec<IpAddr> {
-    let addresses = inspector.addresses().unwrap_or_default();
-    addresses
-        .into_iter()
-        .map(|a| a.addr)
-        .filter(|a| !a.is_loopback() && !a.is_unspecified())
-        .collect()
 }
 
 /// `counts`: traps tell of each listener that comes or goes.

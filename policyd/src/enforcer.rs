@@ -152,6 +152,13 @@ pub enum Order {
         /// The vifs.
         vifs: Vec<(Option<Mac>, Vec<IpAddr>)>,
     },
+    /// All addresses that a guest's interfaces have, as its kernel says.
+    Addresses {
+        /// Domain id.
+        scope: u32,
+        /// Each once, in order.
+        claimed: Vec<IpAddr>,
+    },
     /// What dom0 knows of a guest is something else.
     Facts {
         /// Domain id.

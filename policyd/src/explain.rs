@@ -127,7 +127,7 @@ impl Daemon {
         let vm = world
             .vm(entry.scope())
             .ok_or_else(|| DaemonError::NoSuchDomain(text.to_owned()))?;
-        let address = vm.addresses.first().copied().ok_or_else(|| {
+        let address = vm.addresses().next().ok_or_else(|| {
             DaemonError::Unavailable(format!(
                 "no address of {text} is known yet; name an address, or give its vif an `ip=` in the domain's xl.cfg"
             ))

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-only
-//! What a guest holds when the daemon first looks: listeners, connections, addresses.
+//! What a guest holds when the daemon first looks: listeners and connections.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use policy::Protocol;
@@ -15,8 +15,6 @@ pub struct Inventory {
     pub beside_traps: bool,
     /// Whether its sockets could be read at all.
     pub sockets_read: bool,
-    /// Addresses of its interfaces, loopback and link-local left out.
-    pub addresses: Vec<IpAddr>,
     /// Its listening sockets.
     pub listeners: Vec<FoundListener>,
     /// Its TCP connections and connected UDP sockets.

@@ -4,6 +4,7 @@
 //! Started as root in dom0 it watches every Linux guest, and enforces the stored policy on their vifs. Without a policy
 //! it changes no traffic.
 
+mod addresses;
 mod allowance;
 mod api;
 mod args;

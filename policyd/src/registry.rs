@@ -2,7 +2,6 @@
 //! The domains this host has, and what is known of each: the meeting place of watcher, domain threads and API.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -54,8 +53,6 @@ pub struct Sight {
     pub kernel: Option<String>,
     /// Why sight is not better, with the remedy.
     pub problems: Vec<String>,
-    /// Addresses it is known by.
-    pub addresses: Vec<IpAddr>,
     /// Its vifs.
     pub vifs: Vec<Vif>,
     /// Its probes.
@@ -76,7 +73,6 @@ impl DomainEntry {
                 vcpus: 0,
                 kernel: None,
                 problems: Vec::new(),
-                addresses: Vec::new(),
                 vifs: Vec::new(),
                 probes: Vec::new(),
                 traps: 0,

@@ -358,18 +358,16 @@ fn places<'w>(
     };
     // What dom0 gave it before what it says itself; one address a guest.
     let of_guests = world.vms().iter().filter_map(|vm| {
-        let own = |address: &&IpAddr| {
+        let own = |address: &IpAddr| {
             let given = !who.is_by_address() || vm.configured.contains(address);
-            given && world.vm_at(**address).is_some_and(|o| o.scope == vm.scope)
+            given && world.vm_at(*address).is_some_and(|o| o.scope == vm.scope)
         };
         let found = vm
-            .configured
-            .iter()
-            .chain(&vm.addresses)
+            .addresses()
             .filter(|a| fits(a))
             .filter(own)
-            .find(|a| who.selects(&Endpoint::guest(&vm.id, **a)))?;
-        Some((*found, Some(vm)))
+            .find(|a| who.selects(&Endpoint::guest(&vm.id, *a)))?;
+        Some((found, Some(vm)))
     });
     let outside = who
         .addresses()

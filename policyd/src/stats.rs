@@ -189,7 +189,7 @@ mod tests {
         let vm = |name: &str, scope: u32, address: &str| {
             let id = VmId::new(name, [0; 16]);
             Vm {
-                addresses: vec![address.parse().expect("an address")],
+                claimed: vec![address.parse().expect("an address")],
                 ..Vm::new(id, scope)
             }
         };

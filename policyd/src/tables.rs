@@ -160,10 +160,9 @@ fn classes(world: &World, numbers: &mut ClassNumbers) -> Vec<Class> {
         .iter()
         .map(|vm| {
             let mine = vm
-                .addresses
-                .iter()
-                .filter(|a| world.vm_at(**a).is_some_and(|o| o.scope == vm.scope));
-            mine.map(|a| Block::from(*a)).collect()
+                .addresses()
+                .filter(|a| world.vm_at(*a).is_some_and(|o| o.scope == vm.scope));
+            mine.map(Block::from).collect()
         })
         .collect();
     let taken: BTreeSet<Block> = guests.iter().flatten().copied().collect();
@@ -340,10 +339,8 @@ fn through(world: &World, vm: &Vm, facade: &Facade, source: Endpoint<'_>) -> Rul
 
 /// The guest's own address of the family of `peer`; policy may ask for it.
 fn own_address(vm: &Vm, peer: IpAddr) -> IpAddr {
-    vm.addresses
-        .iter()
+    vm.addresses()
         .find(|a| a.is_ipv4() == peer.is_ipv4())
-        .copied()
         .unwrap_or(match peer {
             IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),

@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
-use policyd_analytics::{Baseline, Descriptor, Detector, Found, Question, Volume};
+use netback_filter::{FlowKey, FlowWriter, Protocol, Vlan};
+use policyd_analytics::{About, Answer, Baseline, Descriptor, Detector, Found, Question, Volume};
 use policyd_api::What;
 use policyd_store::FlowStore;
 
@@ -40,6 +41,8 @@ pub struct Sources<'a> {
     pub registry: &'a Registry,
     /// What happened.
     pub history: Option<&'a FlowStore>,
+    /// The flows that there are.
+    pub flows: &'a FlowWriter,
     /// Of one dom0 CPU, that reading one guest may take.
     pub share: f64,
 }
@@ -56,6 +59,7 @@ pub fn run(
         log,
         registry,
         history,
+        flows,
         share,
     } = *sources;
     let mut past = history.map(Past::learn);
@@ -65,7 +69,8 @@ pub fn run(
             .unwrap_or_default(),
     );
     let newest = log.subscribe();
-    let (mut after, mut asked) = (0, Asked::new(share));
+    // Each kind in a queue of its own: many of one do not push those of the other out.
+    let (mut after, mut asked, mut awaited) = (0, Asked::new(share), Asked::new(share));
     let mut minute = Instant::now() + MINUTE;
     while !stop.load(Ordering::SeqCst) {
         let mut found = Vec::new();
@@ -79,15 +84,24 @@ pub fn run(
                 after = event.seq;
                 let outcome = detector.observe(event);
                 found.extend(outcome.found);
-                asked.put(outcome.questions);
+                let is_read = |question: &Question| question.about == About::StandardSockets;
+                let (read, counted) = outcome.questions.into_iter().partition(is_read);
+                asked.put(read);
+                awaited.put(counted);
             }
         }
         while let Some(question) = asked.due() {
             let began = Instant::now();
             let answer = standard_sockets(registry, &question);
             asked.spent(question.domid, began.elapsed());
-            let answered = answer.and_then(|sockets| detector.answered(&question, &sockets));
+            let answered = answer.and_then(|sockets| detector.answered(&question, Answer::Sockets(&sockets)));
             found.extend(answered);
+        }
+        while let Some(question) = awaited.due() {
+            let began = Instant::now();
+            let answer = has_packets(flows, &question);
+            awaited.spent(question.domid, began.elapsed());
+            found.extend(detector.answered(&question, Answer::Packets(answer)));
         }
         if Instant::now() >= minute {
             minute = Instant::now() + MINUTE;
@@ -145,6 +159,27 @@ fn tell(
             threat: Box::new(found.threat),
         },
     });
+}
+
+/// Whether the datapath has seen packets of the flow that the question is about, in no VLAN.
+fn has_packets(flows: &FlowWriter, question: &Question) -> bool {
+    let About::Packets { local, remote, .. } = question.about else {
+        return false;
+    };
+    let key = FlowKey {
+        scope: question.domid.into(),
+        protocol: Protocol::UDP,
+        local,
+        remote,
+        vlan: Vlan::NONE,
+    };
+    match flows.record(&key) {
+        Ok(record) => record.is_some_and(|flow| flow.packets != [0, 0]),
+        Err(why) => {
+            log::debug!("{}: {key}: {why}", question.domain);
+            false
+        }
+    }
 }
 
 /// None where the guest cannot say, or the process is gone.

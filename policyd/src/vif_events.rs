@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! Carries the datapath's reports to the enforcer and held packets to where they wait, and answers refused packets that the
-//! datapath itself cannot answer.
+//! datapath itself cannot answer. Guests at addresses that they are not known by are asked for.
 
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,6 +11,7 @@ use crossbeam_channel::Sender;
 use netback_filter::{AttachedVif, Datapath, Event, EventKind, Events, Prohibited, Report};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::addresses::Strangers;
 use crate::enforcer::Order;
 use crate::holding::Holding;
 use crate::registry::lock;
@@ -65,6 +66,7 @@ impl Answers {
 pub fn forward(
     mut events: Events,
     mut answers: Answers,
+    strangers: &Strangers,
     holding: &Holding,
     orders: &Sender<Order>,
     stop: &AtomicBool,
@@ -85,6 +87,7 @@ pub fn forward(
                 Report::Event(event) => event,
             };
             answers.answer(&event);
+            strangers.meet(&event);
             if orders.send(Order::Vif(event)).is_err() {
                 return;
             }

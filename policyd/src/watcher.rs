@@ -220,11 +220,6 @@ impl Watcher {
             sight.mode = Mode::Vm;
         }
         sight.vifs = vifs;
-        for address in configured.iter().flat_map(|(_, given)| given) {
-            if !sight.addresses.contains(address) {
-                sight.addresses.push(*address);
-            }
-        }
         drop(sight);
         if self.configured.get(&entry.id) != Some(&configured) {
             self.configured.insert(entry.id, configured.clone());

@@ -41,10 +41,10 @@ pub struct Vm {
     pub id: VmId,
     /// Its scope at the vifs: the domain id.
     pub scope: u32,
-    /// Addresses it is known by: those of its vifs in xenstore, and those its kernel says its interfaces have.
-    pub addresses: Vec<IpAddr>,
-    /// Those of them that dom0 gave it. No other guest can claim them.
+    /// Addresses that dom0 gave it. No other guest can claim them.
     pub configured: Vec<IpAddr>,
+    /// Those that its kernel says its interfaces have.
+    pub claimed: Vec<IpAddr>,
     /// Who listens in it.
     pub listeners: Arc<Listeners>,
     /// Traps tell of its connections before their first packet.
@@ -218,7 +218,7 @@ impl World {
         let claimed = vms
             .iter()
             .enumerate()
-            .flat_map(|(i, vm)| vm.addresses.iter().map(move |a| (*a, i)));
+            .flat_map(|(i, vm)| vm.claimed.iter().map(move |a| (*a, i)));
         for (address, i) in configured.chain(claimed) {
             by_address.entry(address).or_insert(i);
         }
@@ -410,8 +410,8 @@ impl Vm {
         Vm {
             id,
             scope,
-            addresses: Vec::new(),
             configured: Vec::new(),
+            claimed: Vec::new(),
             listeners: Arc::default(),
             trapped: false,
             locked: false,
@@ -421,6 +421,12 @@ impl Vm {
             paused: false,
             measured: Arc::default(),
         }
+    }
+
+    /// Addresses it is known by, each once: those that dom0 gave it come first.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let others = self.claimed.iter().filter(|a| !self.configured.contains(a));
+        self.configured.iter().chain(others).copied()
     }
 
     /// A process of it as policy looks at it.
@@ -507,7 +513,7 @@ rules: [{ name: r, from: { label: { tier: front, app: shop } }, to: { vm: db1 },
                 ..VmId::new("web1", [1; 16])
             };
             let db = Vm {
-                addresses: vec![address],
+                claimed: vec![address],
                 ..Vm::new(VmId::new("db1", [2; 16]), 2)
             };
             World::new(Arc::clone(&rules), vec![Vm::new(web, 1), db])
@@ -537,7 +543,7 @@ rules: [{ name: r, from: { label: { tier: front, app: shop } }, to: { vm: db1 },
         let vm = |name: &str, scope: u32, configured: Vec<IpAddr>| {
             let id = VmId::new(name, [0; 16]);
             Vm {
-                addresses: vec![address],
+                claimed: vec![address],
                 configured,
                 ..Vm::new(id, scope)
             }

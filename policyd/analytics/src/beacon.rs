@@ -15,6 +15,8 @@ const INTERVALS: usize = 12;
 const SHORTEST: f64 = 5.0;
 /// Standard deviation by mean that is regular. A beacon that jitters by 10 % each way has 0.06.
 const REGULAR: f64 = 0.1;
+/// When it is looked whether a UDP socket that was connected has sent: before the next interval, and while the datapath remembers the flow.
+pub(crate) const PATIENCE_MS: u64 = 4000;
 /// Pairs of program and destination that are told apart.
 const PAIRS: usize = 4096;
 
@@ -24,6 +26,13 @@ pub(crate) struct Beacons {
 }
 
 impl Beacons {
+    /// Whether the last one was a moment ago, so that one more is no sign of a beacon, whatever it is.
+    pub(crate) fn is_quick(&self, exe: &str, to: SocketAddr, at_ns: u64) -> bool {
+        let times = self.times.get(&(exe.to_owned(), to));
+        let last = times.and_then(|times| times.back());
+        last.is_some_and(|last| (at_ns.saturating_sub(*last) as f64) < SHORTEST * 1e9)
+    }
+
     pub(crate) fn connects(
         &mut self,
         process: &Process,

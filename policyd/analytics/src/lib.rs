@@ -24,7 +24,7 @@ mod volume;
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 
-use policyd_api::{Event, Process, Severity, Threat, Verdict, What};
+use policyd_api::{Event, Process, Seen, Severity, Threat, Verdict, What};
 
 pub use catalog::rules;
 pub use novelty::Baseline;
@@ -48,7 +48,7 @@ pub struct Found {
     pub key: String,
 }
 
-/// What a rule wants to know of a process: the sockets that are its standard input and output.
+/// What a rule wants to know beyond events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Question {
     /// The domain's id.
@@ -57,8 +57,36 @@ pub struct Question {
     pub domain: String,
     /// The process as it was told.
     pub process: Process,
-    /// Ask so many milliseconds after the event: a process that connects makes the socket its standard input later.
+    /// Ask so many milliseconds after the event.
     pub after_ms: u64,
+    /// What of it.
+    pub about: About,
+}
+
+/// What is asked of a process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum About {
+    /// The sockets that are its standard input and output. A process that connects makes a socket its standard input later.
+    StandardSockets,
+    /// Whether packets were seen of the UDP flow that it connected a socket for. Who only wants to know a route connects and sends
+    /// nothing: `ping` does, and whoever asks for the addresses of a name.
+    Packets {
+        /// The guest's side.
+        local: SocketAddr,
+        /// The other side.
+        remote: SocketAddr,
+        /// When it was connected, in the time of events.
+        time_ns: u64,
+    },
+}
+
+/// What was found out.
+#[derive(Debug, Clone, Copy)]
+pub enum Answer<'a> {
+    /// The sockets among its first three descriptors.
+    Sockets(&'a [Descriptor]),
+    /// Whether packets were seen.
+    Packets(bool),
 }
 
 /// A socket that a process has as a descriptor.
@@ -131,6 +159,7 @@ impl Detector {
             domain: name.clone(),
             process: process.clone(),
             after_ms,
+            about: About::StandardSockets,
         };
         match &event.what {
             What::Fork { process } => {
@@ -178,6 +207,7 @@ impl Detector {
                 remote,
                 to,
                 decision,
+                seen,
                 ..
             } => {
                 found.extend(guest.rights.acts(process));
@@ -195,7 +225,20 @@ impl Detector {
                 let exe = process.exe.as_deref().unwrap_or(&process.comm);
                 found.extend(guest.scans.connects(process, exe, *remote, event.time_ns));
                 if outside && decision.verdict == Verdict::Allow {
-                    found.extend(guest.beacons.connects(process, exe, *remote, event.time_ns));
+                    // A lookup was made because there was a packet.
+                    let is_certain = protocol != "udp" || *seen == Seen::Lookup;
+                    if is_certain || guest.beacons.is_quick(exe, *remote, event.time_ns) {
+                        found.extend(guest.beacons.connects(process, exe, *remote, event.time_ns));
+                    } else {
+                        outcome.questions.push(Question {
+                            about: About::Packets {
+                                local: *local,
+                                remote: *remote,
+                                time_ns: event.time_ns,
+                            },
+                            ..ask(process, beacon::PATIENCE_MS)
+                        });
+                    }
                 }
                 // What stays inside of the guest is in no history either.
                 if !is_inside(*local, *remote) {
@@ -252,10 +295,20 @@ impl Detector {
         those.for_each(|(_, guest)| guest.rights.lost());
     }
 
-    /// Takes the answer to a question in: the sockets among the process's first three descriptors.
-    pub fn answered(&self, question: &Question, sockets: &[Descriptor]) -> Option<Found> {
-        let family = &self.guests.get(&question.domid)?.family;
-        let (threat, key) = shell::look(&question.process, family, sockets)?;
+    /// Takes the answer to a question in.
+    pub fn answered(&mut self, question: &Question, answer: Answer<'_>) -> Option<Found> {
+        let guest = self.guests.get_mut(&question.domid)?;
+        let process = &question.process;
+        let (threat, key) = match (&question.about, answer) {
+            (About::StandardSockets, Answer::Sockets(sockets)) => {
+                shell::look(process, &guest.family, sockets)?
+            }
+            (About::Packets { remote, time_ns, .. }, Answer::Packets(true)) => {
+                let exe = process.exe.as_deref().unwrap_or(&process.comm);
+                guest.beacons.connects(process, exe, *remote, *time_ns)?
+            }
+            _ => return None,
+        };
         Some(Found {
             domid: Some(question.domid),
             domain: question.domain.clone(),

@@ -74,14 +74,20 @@ fn a_shell_on_a_connection_that_its_parent_opened_is_a_reverse_shell() {
     let asked = detector.observe(&shell).questions;
     assert_eq!((asked.len(), asked[0].after_ms), (1, 0));
     let sockets = [socket(0, "192.0.2.9:4444"), socket(1, "192.0.2.9:4444")];
-    let found = detector.answered(&asked[0], &sockets).expect("a threat");
+    let found = detector
+        .answered(&asked[0], Answer::Sockets(&sockets))
+        .expect("a threat");
     assert_eq!(found.threat.rule, "reverse-shell");
     assert_eq!((found.threat.severity, found.domid), (Severity::Alert, Some(1)));
     // Input from a socket and output to a file is no shell that somebody talks with.
-    assert!(detector.answered(&asked[0], &sockets[..1]).is_none());
+    assert!(
+        detector
+            .answered(&asked[0], Answer::Sockets(&sockets[..1]))
+            .is_none()
+    );
     // A socket of which nobody told is not said to go out.
     let other = [socket(0, "192.0.2.9:1"), socket(1, "192.0.2.9:1")];
-    assert!(detector.answered(&asked[0], &other).is_none());
+    assert!(detector.answered(&asked[0], Answer::Sockets(&other)).is_none());
 }
 
 #[test]
@@ -94,7 +100,8 @@ fn a_shell_that_a_listener_gave_its_connection_is_a_bind_shell() {
     let asked = detector
         .observe(&exec(process(10, 1, "/usr/bin/bash", &["bash"])))
         .questions;
-    let found = detector.answered(&asked[0], &[socket(0, "192.0.2.9:5"), socket(1, "192.0.2.9:5")]);
+    let sockets = [socket(0, "192.0.2.9:5"), socket(1, "192.0.2.9:5")];
+    let found = detector.answered(&asked[0], Answer::Sockets(&sockets));
     assert_eq!(found.expect("a threat").threat.rule, "bind-shell");
 }
 
@@ -329,6 +336,44 @@ fn what_nobody_owns_is_told_but_not_who_asks_for_an_address() {
     ] {
         assert_eq!(unowned(protocol, local, remote), ["unowned-traffic"]);
     }
+}
+
+#[test]
+fn a_udp_socket_that_is_connected_and_sends_nothing_is_no_beacon() {
+    let found = |sends: bool, seen: &str| {
+        let mut detector = Detector::default();
+        let mut found = Vec::new();
+        let mut asked = 0;
+        for n in 0..13u64 {
+            let mut event = connect(
+                1000 + n * 60,
+                process(5, 1, "/usr/bin/ping", &[]),
+                "192.0.2.9:1025",
+                None,
+            );
+            if let What::Connect {
+                protocol, seen: how, ..
+            } = &mut event.what
+            {
+                *protocol = "udp".into();
+                *how = serde_json::from_value(json!(seen)).unwrap();
+            }
+            let outcome = detector.observe(&event);
+            found.extend(rules_of(&outcome).into_iter().map(str::to_owned));
+            for question in &outcome.questions {
+                asked += 1;
+                assert!(question.after_ms < 5000 && question.about != About::StandardSockets);
+                let answered = detector.answered(question, Answer::Packets(sends));
+                found.extend(answered.map(|found| found.threat.rule));
+            }
+        }
+        found.retain(|rule| rule == "beacon");
+        (found.len(), asked)
+    };
+    assert_eq!(found(false, "trap"), (0, 13));
+    assert_eq!(found(true, "trap"), (1, 13));
+    // A lookup is made for a packet.
+    assert_eq!(found(true, "lookup"), (1, 0));
 }
 
 #[test]

@@ -215,7 +215,6 @@ impl Daemon {
             let mut sight = entry.sight();
             sight.mode = Mode::Vm;
             sight.vcpus = 1;
-            sight.addresses = vec![address];
             sight.vifs = vec![Vif {
                 name: vif,
                 mac: Some("00:16:3e:00:00:0b".into()),

@@ -70,6 +70,7 @@ impl Enforcer {
                 }
             }
             Order::Vifs { scope, vifs } => self.take_vifs(scope, vifs),
+            Order::Addresses { scope, claimed } => self.take_addresses(scope, claimed),
             Order::Facts { scope, facts } => self.take_facts(scope, facts),
             Order::Paused { scope, paused } => {
                 if let Some(vm) = self.guests.get_mut(&scope) {
@@ -363,10 +364,11 @@ impl Enforcer {
     }
 
     fn take_vifs(&mut self, scope: u32, vifs: Vec<(Option<Mac>, Vec<std::net::IpAddr>)>) {
-        for (_, addresses) in &vifs {
-            self.add_addresses(scope, addresses, true);
-        }
         if let Some(vm) = self.guests.get_mut(&scope) {
+            let given = vifs.iter().flat_map(|(_, given)| given).copied();
+            let configured: Vec<_> = given.collect();
+            self.dirty |= vm.configured != configured;
+            vm.configured = configured;
             let macs = vifs.into_iter().filter_map(|(mac, given)| Some((mac?, given)));
             let macs: Vec<_> = macs.collect();
             self.dirty |= vm.macs != macs;
@@ -388,28 +390,16 @@ impl Enforcer {
         self.run_shadow();
     }
 
-    /// `configured`: dom0 gave them, in xenstore; else the guest's memory says so.
-    fn add_addresses(&mut self, scope: u32, addresses: &[std::net::IpAddr], configured: bool) {
-        let Some(vm) = self.guests.get_mut(&scope) else {
-            return;
-        };
-        let mut add = |list: &mut Vec<std::net::IpAddr>| {
-            for address in addresses {
-                if !list.contains(address) {
-                    list.push(*address);
-                    self.dirty = true;
-                }
-            }
-        };
-        add(&mut vm.addresses);
-        if configured {
-            add(&mut vm.configured);
+    /// The guest's kernel says that its interfaces have these addresses, and no others.
+    fn take_addresses(&mut self, scope: u32, claimed: Vec<std::net::IpAddr>) {
+        if let Some(vm) = self.guests.get_mut(&scope).filter(|vm| vm.claimed != claimed) {
+            vm.claimed = claimed;
+            self.dirty = true;
         }
     }
 
     /// Takes what a whole reading of a guest found, and decides its connections.
     fn take_inventory(&mut self, scope: u32, inventory: Inventory) {
-        self.add_addresses(scope, &inventory.addresses, false);
         let Some(listeners) = self.listeners(scope) else {
             return;
         };

@@ -105,7 +105,7 @@ rules:
     let vm = |name: &str, number: u8| {
         let id = VmId::new(name, [number; 16]);
         Vm {
-            addresses: vec![[10, 0, 0, number].into()],
+            claimed: vec![[10, 0, 0, number].into()],
             trapped: true,
             ..Vm::new(id, number.into())
         }
@@ -134,7 +134,7 @@ fn a_verdict_of_a_trap_bears_the_copies_of_its_rule() {
     let document = Document::parse("t", text).expect("sound");
     let rules = Arc::new(Ruleset::compile(&[document], 1).expect("compiles"));
     let vm = |name: &str, number: u8| Vm {
-        addresses: vec![[10, 0, 0, number].into()],
+        claimed: vec![[10, 0, 0, number].into()],
         trapped: true,
         ..Vm::new(VmId::new(name, [number; 16]), number.into())
     };
@@ -220,7 +220,7 @@ routes: {{ r: {{ address: 10.0.0.100, port: 80, backends: [{{ to: {{ vm: db1 }},
     let document = Document::parse("t", &text).unwrap_or_else(|p| panic!("{p}"));
     let rules = Arc::new(Ruleset::compile(&[document], 3).expect("compiles"));
     let guests = guests.iter().map(|(name, number)| Vm {
-        addresses: vec![
+        claimed: vec![
             [10, 0, 0, *number].into(),
             [0xfd00, 0, 0, 0, 0, 0, 0, u16::from(*number)].into(),
         ],

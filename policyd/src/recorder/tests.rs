@@ -28,7 +28,7 @@ fn world(text: &str, generation: u64) -> World {
     let vm = |name: &str, scope: u32, address: &str| {
         let id = VmId::new(name, [scope as u8; 16]);
         Vm {
-            addresses: vec![address.parse().expect("an address")],
+            claimed: vec![address.parse().expect("an address")],
             trapped: true,
             ..Vm::new(id, scope)
         }

@@ -36,7 +36,7 @@ fn vm(name: &str, number: u8) -> Vm {
     let id = VmId::new(name, [number; 16]);
     let address = IpAddr::from([10, 0, 0, number]);
     Vm {
-        addresses: vec![address],
+        claimed: vec![address],
         configured: vec![address],
         macs: vec![([0, 0, 0, 0, 0, number], vec![address])],
         trapped: true,
@@ -268,7 +268,7 @@ fn the_backends_of_a_guest_that_is_gone_are_dead_until_another_has_their_address
 #[test]
 fn no_guest_gets_the_flows_of_an_address_that_it_only_says_it_has() {
     let mut guests = guests();
-    guests[1].addresses.push([192, 0, 2, 9].into());
+    guests[1].claimed.push([192, 0, 2, 9].into());
     let world = world(SHOP, guests, &Known::default());
     let end = "192.0.2.9:80".parse().expect("an address");
     let member = at(&world, "10.0.0.100:80").member(end).expect("a backend");

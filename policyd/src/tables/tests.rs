@@ -9,7 +9,7 @@ use super::*;
 fn vm(name: &str, scope: u32, address: &str) -> Vm {
     let id = VmId::new(name, [scope as u8; 16]);
     Vm {
-        addresses: vec![address.parse().expect("an address")],
+        claimed: vec![address.parse().expect("an address")],
         trapped: true,
         ..Vm::new(id, scope)
     }

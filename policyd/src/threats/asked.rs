@@ -87,6 +87,7 @@ mod tests {
             }))
             .expect("a process"),
             after_ms,
+            about: policyd_analytics::About::StandardSockets,
         }
     }
 

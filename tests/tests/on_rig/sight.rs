@@ -77,6 +77,66 @@ fn who_hides_and_what_was_hooked_is_named() -> Outcome {
     })
 }
 
+/// Gives an address to a guest, and takes it back however the test ends.
+struct Taken<'m> {
+    mesh: &'m Mesh,
+    guest: &'static str,
+}
+
+const MOVED: &str = "10.0.0.77";
+
+impl<'m> Taken<'m> {
+    fn by(mesh: &'m Mesh, guest: &'static str) -> Fallible<Taken<'m>> {
+        let add = format!("ip address add {MOVED}/24 dev eth0");
+        mesh.0.check(guest, &["sh", "-c", &add])?;
+        Ok(Taken { mesh, guest })
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        let del = format!("ip address del {MOVED}/24 dev eth0");
+        let _ = self.mesh.0.exec(self.guest, &["sh", "-c", &del]);
+    }
+}
+
+#[test]
+#[ignore = "needs a rig: cargo xtask test"]
+fn an_address_is_known_by_who_has_it_now() -> Outcome {
+    let mesh = Mesh::up()?;
+    let has = |mesh: &Mesh, guest: &str| -> Fallible<bool> {
+        let addresses = mesh.domain(guest)?["addresses"].clone();
+        Ok(addresses
+            .as_array()
+            .is_some_and(|all| all.iter().any(|a| a == MOVED)))
+    };
+    let asks = |mesh: &Mesh| -> Fallible<String> {
+        let script = format!(
+            "import socket\ntry: socket.create_connection(('{MOVED}', 80), 60); print('taken')\nexcept OSError as e: print(e)"
+        );
+        Ok(mesh.0.check("web1", &["python3", "-c", &script])?)
+    };
+    {
+        let _taken = Taken::by(&mesh, "db1")?;
+        mesh.wait("db1 is known by it", |mesh| has(mesh, "db1"))?;
+        assert!(!has(&mesh, "web1")?);
+        assert_eq!(asks(&mesh)?.trim(), "taken");
+        // What is said of the guest holds for its new address.
+        let policy =
+            "policy: moved\nrules:\n  - { name: r, from: { vm: web1 }, to: { vm: db1 }, action: deny }\n";
+        assert!(mesh.apply_text(policy)?.success());
+        let refused = asks(&mesh);
+        mesh.0.check("dom0", &["xmesh", "policy-delete", "moved"])?;
+        let refused = refused?;
+        assert!(refused.contains("refused"), "{refused}");
+    }
+    mesh.wait("db1 is not, once it gave it up", |mesh| Ok(!has(mesh, "db1")?))?;
+    let _taken = Taken::by(&mesh, "web1")?;
+    mesh.wait("web1 is known by it", |mesh| has(mesh, "web1"))?;
+    assert!(!has(&mesh, "db1")?);
+    Ok(())
+}
+
 #[test]
 #[ignore = "needs a rig: cargo xtask test"]
 fn who_gives_data_to_whom_is_shown_inside_and_outside() -> Outcome {

@@ -2,7 +2,7 @@
 //! From a packet that a vif holds to its verdict and its way on: real programs on a vif in a network namespace; the guest's
 //! answer alone is made up. Needs root.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::Command;
@@ -18,6 +18,7 @@ use policyd_store::{FlowConfig, FlowStore};
 use vmi_xen::linux::{self, Socket, SocketState};
 
 use super::*;
+use crate::addresses::Strangers;
 use crate::control::author;
 use crate::enforcer::{Order, Policies, Request, Wish};
 use crate::events::EventLog;
@@ -89,6 +90,8 @@ struct Site {
     orders: Sender<Order>,
     facts: Sender<Told>,
     questions: Receiver<Question>,
+    /// Guests to be read for their addresses.
+    strangers: Receiver<u32>,
     datapath: Arc<Mutex<Datapath>>,
     holding: Arc<Holding>,
     log: Arc<EventLog>,
@@ -161,7 +164,9 @@ fn on_a_site(test: impl FnOnce(&Site) + Send) {
             let (orders, orders_in) = bounded(100);
             let (facts, facts_in) = bounded(100);
             let (stop, events) = (AtomicBool::new(false), lock(&datapath).events().expect("mapped"));
+            let (strangers, strangers_asked) = Strangers::new(Arc::clone(&world));
             let site = Site {
+                strangers: strangers_asked,
                 orders,
                 facts,
                 questions,
@@ -176,7 +181,9 @@ fn on_a_site(test: impl FnOnce(&Site) + Send) {
                 scope.spawn(move || enforcer.run(&orders_in, &facts_in));
                 scope.spawn(move || recorder.run(&notes_in));
                 let answers = Answers::new(Arc::clone(&site.datapath));
-                scope.spawn(|| vif_events::forward(events, answers, &site.holding, &site.orders, &stop));
+                scope.spawn(|| {
+                    vif_events::forward(events, answers, &strangers, &site.holding, &site.orders, &stop);
+                });
                 let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                     site.set_up();
                     test(&site);
@@ -448,6 +455,47 @@ fn a_packet_that_is_held_goes_on_when_its_process_is_known() {
             ("web1:/bin/other".to_owned(), Deny, 1, 1),
         ];
         wait_for("the history has it", || site.past() == told);
+    });
+}
+
+#[test]
+fn a_guest_at_an_address_it_is_not_known_by_is_read_and_has_it_then() {
+    on_a_site(|site| {
+        let other = IpAddr::from([10, 0, 0, 99]);
+        let asks = || {
+            let remote = SocketAddr::from(([192, 0, 2, 7], 9));
+            send_syn("eth11", (other, 4000).into(), remote, [mac(1), mac(WEB)]);
+        };
+        let asked = || site.strangers.recv_timeout(Duration::from_secs(5));
+        let claims = |scope: u8, claimed: &[IpAddr]| {
+            let (scope, claimed) = (scope.into(), claimed.to_vec());
+            site.order(Order::Addresses { scope, claimed });
+        };
+        let holder = || site.world.load().vm_at(other).map(|vm| vm.scope);
+        // Where it is known by its address, nobody is asked for.
+        ask_db(4000);
+        asks();
+        assert_eq!(asked(), Ok(WEB.into()));
+        assert!(site.strangers.is_empty());
+        claims(WEB, &[other]);
+        wait_for("it is web1's", || holder() == Some(WEB.into()));
+
+        // Another guest takes it over: both are asked for, for the first must have given it up.
+        let remote = SocketAddr::from(([192, 0, 2, 7], 9));
+        send_syn("eth12", (other, 4001).into(), remote, [mac(1), mac(DB)]);
+        assert_eq!([asked(), asked()], [Ok(WEB.into()), Ok(DB.into())]);
+        claims(DB, &[other]);
+        claims(WEB, &[]);
+        wait_for("it is db1's", || holder() == Some(DB.into()));
+
+        // What dom0 gave is nobody else's.
+        claims(WEB, &[address(DB).into(), other]);
+        claims(DB, &[]);
+        wait_for("it is web1's", || holder() == Some(WEB.into()));
+        assert_eq!(
+            site.world.load().vm_at(address(DB).into()).map(|vm| vm.scope),
+            Some(DB.into())
+        );
     });
 }
 
