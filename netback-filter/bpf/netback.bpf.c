@@ -344,10 +344,14 @@ INLINE int filter_flow(struct __sk_buff *skb, const struct context *c, struct pa
 	}
 	if (is_new) {
 		flow = begin_flow(p, &verdict, c->vif->slot);
-		if (flow)
+		if (flow) {
+			/* The report says by it which connection this is, whatever the guest made of its addresses. */
+			if (pure_syn(p))
+				flow->next_seq[direction] = ntohl(p->seq) + 1;
 			tell(c, p, flow, EVENT_FLOW_START);
-		else
+		} else {
 			c->counters->flow_errors++;
+		}
 	} else if (flow && begins && !flow->turn) {
 		/* Userspace decided it before it had a packet. */
 		__u32 turn = take_turn(p->direction, c->vif->slot);

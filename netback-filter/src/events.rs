@@ -10,7 +10,7 @@ use crate::flows::FlowRecord;
 use crate::held::HeldFrame;
 use crate::layout::{self, EVENT_HELD, KIND, RawEvent};
 use crate::perf::PerfReader;
-use crate::types::Direction;
+use crate::types::{Direction, Protocol};
 
 /// What happened to a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -40,11 +40,23 @@ pub struct Event {
     pub flow: FlowRecord,
     /// MAC address that the packet came from; `None` where there was none.
     pub sender: Option<[u8; 6]>,
-    /// Sequence number of a refused packet of TCP, else of no meaning.
+    /// Of TCP: sequence number of a refused packet; of a flow that starts from the guest with a SYN, the one behind it.
     pub sequence: u32,
 }
 
 impl Event {
+    /// The initial sequence number of a TCP connection that the guest opens, if this is about its first packet. (Of a packet in the
+    /// middle of a connection that was not seen before it is the sequence number that the packet has, or one of no meaning.)
+    pub fn initial_sequence(&self) -> Option<u32> {
+        let is_from_guest = self.flow.verdict.origin == Direction::FromGuest;
+        let is_asked = self.flow.key.protocol == Protocol::TCP && is_from_guest;
+        match self.kind {
+            EventKind::Start if is_asked => Some(self.sequence.wrapping_sub(1)),
+            EventKind::Refused if is_asked => Some(self.sequence),
+            _ => None,
+        }
+    }
+
     /// `None` for what a newer layout may hold.
     fn from_raw(raw: &RawEvent) -> Option<Self> {
         Some(Self {

@@ -20,7 +20,7 @@ use crate::registry::{Registry, lock};
 use crate::world::World;
 
 /// How often a guest's addresses are read when no flow gives a reason to.
-const PERIOD: Duration = Duration::from_secs(2);
+const PERIOD: Duration = Duration::from_secs(5);
 /// They are not read more often.
 const LEAST: Duration = Duration::from_millis(250);
 /// How long a stop may go unnoticed.
@@ -28,18 +28,16 @@ const NAP: Duration = Duration::from_millis(200);
 /// Guests that wait to be read. One that finds no room is asked for by its next flow.
 const WAITING: usize = 256;
 
-/// All addresses of a guest's interfaces that a peer may use, each once, in order; none where they cannot be read.
-pub fn read(inspector: &Inspector) -> Option<Vec<IpAddr>> {
-    let mut addresses: Vec<IpAddr> = inspector
-        .addresses()
-        .ok()?
-        .into_iter()
-        .map(|a| a.addr)
-        .filter(|a| is_of_one_host(*a))
-        .collect();
+/// All addresses of a guest's interfaces that a peer may use, each once, in order, and whether they are in more than one network
+/// namespace; none where they cannot be read.
+pub fn read(inspector: &Inspector) -> Option<(Vec<IpAddr>, bool)> {
+    let mut found = inspector.addresses().ok()?;
+    found.retain(|a| is_of_one_host(a.addr));
+    let several = found.windows(2).any(|pair| pair[0].netns != pair[1].netns);
+    let mut addresses: Vec<IpAddr> = found.into_iter().map(|a| a.addr).collect();
     addresses.sort_unstable();
     addresses.dedup();
-    Some(addresses)
+    Some((addresses, several))
 }
 
 /// Whether it can be the address of one host for others.
@@ -155,11 +153,15 @@ pub fn run(
                 lock(&entry.inspector).as_ref().and_then(read)
             }));
             course.allowance.spend(now.elapsed());
-            if let Ok(Some(found)) = found {
+            if let Ok(Some((found, several))) = found {
                 let claimed = course.take(found);
                 let scope = entry.scope();
                 // The enforcer ends last; when it is gone so is the use of the order.
-                let _ = orders.send(Order::Addresses { scope, claimed });
+                let _ = orders.send(Order::Addresses {
+                    scope,
+                    claimed,
+                    several,
+                });
             }
         }
     }

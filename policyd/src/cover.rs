@@ -8,6 +8,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use netback_filter::{AttachedVif, Datapath, Error as DatapathError, VifConfig};
 use policyd_api::Vif;
@@ -17,6 +18,9 @@ use crate::registry::lock;
 
 /// What the toolstack calls the emulated NIC: its vif's name and this.
 const EMULATED: &str = "-emu";
+
+/// How often it is looked for what is left of vifs that are gone, where no link is told to have gone.
+const PRUNED: Duration = Duration::from_secs(10);
 
 /// The interfaces of this host at one moment.
 pub struct Links {
@@ -33,6 +37,8 @@ pub struct Cover {
     refused: BTreeSet<String>,
     /// Why the host could not be looked at, the last time.
     unseen: Option<String>,
+    /// When what is left of vifs was last looked for.
+    pruned: Option<Instant>,
 }
 
 /// One interface of a guest.
@@ -61,14 +67,20 @@ impl Cover {
             datapath,
             refused: BTreeSet::new(),
             unseen: None,
+            pruned: None,
         }
     }
 
-    /// Looks at the host. Where that fails nothing counts as attached: all is attached anew, which leaves no gap.
-    pub fn look(&mut self) -> Links {
+    /// Looks at the host. Where that fails nothing counts as attached: all is attached anew, which leaves no gap. `changed`: links
+    /// came or went, so that something may be left of some that are gone.
+    pub fn look(&mut self, changed: bool) -> Links {
         let attached = {
             let mut datapath = lock(&self.datapath);
-            if datapath.prune().is_err() {
+            let prunes = changed || self.pruned.is_none_or(|at| at.elapsed() >= PRUNED);
+            if prunes {
+                self.pruned = Some(Instant::now());
+            }
+            if prunes && datapath.prune().is_err() {
                 log::debug!("vifs that are gone could not be forgotten; trying again with the next look");
             }
             datapath.attached()

@@ -250,9 +250,13 @@ fn take_stock(context: &Context, entry: &DomainEntry, beside_traps: bool) -> boo
         let Some(inspector) = inspector.as_ref() else {
             return false;
         };
-        if let Some(claimed) = addresses::read(inspector) {
+        if let Some((claimed, several)) = addresses::read(inspector) {
             let scope = entry.scope();
-            context.order(Order::Addresses { scope, claimed });
+            context.order(Order::Addresses {
+                scope,
+                claimed,
+                several,
+            });
         }
         let sockets = inspector.sockets();
         let sockets_read = sockets.is_ok();

@@ -11,6 +11,7 @@ mod health;
 mod measured;
 mod orders;
 mod policies;
+mod translated;
 mod trial;
 mod trials;
 
@@ -49,6 +50,7 @@ use crate::world::{Listeners, Mac, Vm, World};
 use health::Health;
 use measured::Awaiting;
 use policyd_advice::Candidate;
+use translated::Translations;
 
 /// Facts taken in one go before changed listeners reach the World: bounds how long a listener stays unknown under load.
 const BATCH: usize = 256;
@@ -74,7 +76,9 @@ enum Shown {
     Trap(Judged),
     /// By its first packet; its owner was looked up. Where it goes, if it had a backend by then.
     Lookup(Option<SocketAddr>),
-    /// The same, and its socket is closed meanwhile: there is nothing left to decide.
+    /// By its first packet, which is of a connection that a trap told of under other addresses.
+    Translated(Option<SocketAddr>),
+    /// It was looked up, and its socket is closed meanwhile: there is nothing left to decide.
     Over,
 }
 
@@ -158,6 +162,8 @@ pub enum Order {
         scope: u32,
         /// Each once, in order.
         claimed: Vec<IpAddr>,
+        /// They are in more than one network namespace.
+        several: bool,
     },
     /// What dom0 knows of a guest is something else.
     Facts {
@@ -230,6 +236,10 @@ pub struct Enforcer {
     gone: Gone,
     /// Flows whose socket nobody holds, until when a trap is awaited, and whether the guest could say so.
     doubts: VecDeque<(Instant, Question, bool)>,
+    /// The network namespace that a process of each guest was first met in.
+    networks: HashMap<u32, u32>,
+    /// Flows that have other addresses at the vif.
+    translations: Translations,
     /// What programs processes run.
     measures: Measures,
     /// Flows that wait for that.
@@ -293,6 +303,8 @@ impl Enforcer {
             lookups,
             arriving: Vec::new(),
             gone: Gone::default(),
+            networks: HashMap::new(),
+            translations: Translations::default(),
             doubts: VecDeque::new(),
             measures,
             awaiting: Awaiting::default(),

@@ -127,6 +127,8 @@ pub enum Fact {
         way: Way,
         /// The verdict that is in force, and where the flow goes.
         judged: Judged,
+        /// Sequence number of its SYN, of TCP.
+        sequence: Option<u32>,
     },
     /// A connection was accepted.
     Accepted {
@@ -199,7 +201,7 @@ impl Gate {
 }
 
 impl Observer for Gate {
-    fn connecting(&mut self, who: &Arc<Subject>, socket: &Socket) {
+    fn connecting(&mut self, who: &Arc<Subject>, socket: &Socket, sequence: Option<u32>) {
         let Some(way) = Way::of(self.scope, socket) else {
             return;
         };
@@ -214,6 +216,7 @@ impl Observer for Gate {
             who: Arc::clone(who),
             way,
             judged,
+            sequence,
         });
     }
 

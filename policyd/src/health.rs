@@ -26,6 +26,8 @@ use crate::world::World;
 
 /// How often the thread looks which checks are due.
 const TICK: Duration = Duration::from_millis(50);
+/// The same where no backend is checked.
+const IDLE: Duration = Duration::from_millis(250);
 /// Checks under way at one time; more wait.
 const AT_ONCE: usize = 64;
 /// For how long a check's verdict outlives it, so that the last packets pass.
@@ -105,7 +107,7 @@ async fn check(world: &ArcSwap<World>, flows: &FlowWriter, orders: &Sender<Order
     let mut under_way = JoinSet::new();
     let mut seen: Option<Arc<World>> = None;
     while !stop.load(Ordering::SeqCst) {
-        tokio::time::sleep(TICK).await;
+        tokio::time::sleep(if courses.is_empty() { IDLE } else { TICK }).await;
         let now = Instant::now();
         let current = world.load_full();
         if !seen.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, &current)) {

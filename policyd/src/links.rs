@@ -33,15 +33,25 @@ impl LinkMonitor {
         Ok(LinkMonitor { socket })
     }
 
-    /// Waits for a change, for something to read from `others`, or for `timeout`. What changed is not told: the caller looks.
-    pub fn wait(&self, others: Option<BorrowedFd<'_>>, timeout: Duration) {
+    /// Waits for a change, for something to read from `others`, or for `timeout`. Returns whether links changed; what changed is not
+    /// told: the caller looks.
+    pub fn wait<'f>(&self, others: impl Iterator<Item = BorrowedFd<'f>>, timeout: Duration) -> bool {
         let mut fds = vec![PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
         fds.extend(others.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
         // A signal or a full socket only makes the caller look early.
-        if matches!(poll(&mut fds, timeout), Ok(n) if n > 0) {
-            let mut buffer = [0u8; 16 << 10];
-            while matches!(recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()), Ok(n) if n > 0) {}
+        if !matches!(poll(&mut fds, timeout), Ok(n) if n > 0) {
+            return false;
+        }
+        let mut changed = false;
+        let mut buffer = [0u8; 16 << 10];
+        loop {
+            match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+                Ok(n) if n > 0 => changed = true,
+                // So many messages that some were lost.
+                Err(nix::errno::Errno::ENOBUFS) => changed = true,
+                _ => return changed,
+            }
         }
     }
 }

@@ -8,6 +8,7 @@ mod addresses;
 mod allowance;
 mod api;
 mod args;
+mod backends;
 mod bridges;
 mod classes;
 mod control;

@@ -47,6 +47,13 @@ pub enum Note {
         /// It was shown before its first packet: it cannot have been counted yet.
         fresh: bool,
     },
+    /// A flow that was told of is seen at the vif under other addresses.
+    Translated {
+        /// As it was told of.
+        inside: Way,
+        /// As the vif has it.
+        outside: Way,
+    },
     /// A vif refused a packet.
     Refused {
         /// The vif's report.
@@ -102,6 +109,8 @@ struct Counted {
     /// As its record had them at the last look.
     packets: [u64; 2],
     bytes: [u64; 2],
+    /// It was taken back, to be counted under the name that it will have.
+    taken_back: bool,
 }
 
 /// Counts flows.
@@ -190,6 +199,9 @@ impl Recorder {
                     Some(known) => {
                         known.name = Arc::clone(&name);
                         self.signals.rename(&mut known.told, pair, at);
+                        if std::mem::take(&mut known.taken_back) {
+                            add(self.store.as_ref(), &name, once(at, 1, 0));
+                        }
                     }
                     None => {
                         self.begin(way, &name, pair, at, true);
@@ -197,6 +209,15 @@ impl Recorder {
                     }
                 }
                 self.shadow.observe(&name, at, || Example::of(&way, Some(&*who)));
+            }
+            Note::Translated { inside, outside } => {
+                if let Some(mut known) = self.open.remove(&inside) {
+                    if let Some(store) = &self.store {
+                        store.take_back(&known.name);
+                    }
+                    known.taken_back = true;
+                    self.open.insert(outside, known);
+                }
             }
             Note::Refused { event, who } => self.refused(&world, at, &event, who.as_deref()),
             Note::Ended(record) => {
@@ -325,6 +346,7 @@ impl Recorder {
             told: self.signals.begin(name, pair, at, new, generation),
             packets: [0; 2],
             bytes: [0; 2],
+            taken_back: false,
         };
         if let Some(before) = self.open.insert(way, counted) {
             self.end(&before, at);

@@ -19,6 +19,7 @@ use xen_bindings::Xen;
 use xen_bindings::domain::{self as xen_domain, DomainInfo};
 use xen_bindings::store::Store as Xenstore;
 
+use crate::backends::Backends;
 use crate::cover::{Cover, Links, mac};
 use crate::domain::{self, Context};
 use crate::enforcer::Order;
@@ -36,6 +37,7 @@ pub struct Watcher {
     context: Arc<Context>,
     xen: Xen,
     xenstore: Xenstore,
+    backends: Backends,
     cover: Cover,
     threads: BTreeMap<u16, JoinHandle<()>>,
     /// The vifs that the enforcer was told of.
@@ -57,6 +59,7 @@ impl Watcher {
             context,
             xen,
             xenstore,
+            backends: Backends::new(),
             cover: Cover::new(datapath),
             threads: BTreeMap::new(),
             configured: BTreeMap::new(),
@@ -72,15 +75,20 @@ impl Watcher {
             log::warn!("no link messages from the kernel ({e}); looking every {PERIOD:?} instead");
         }
         let mut first = true;
+        let mut links_changed = true;
         while !stop.load(Ordering::SeqCst) {
-            self.reconcile();
+            self.reconcile(links_changed);
             if std::mem::take(&mut first) {
                 self.context.order(Order::Settled);
             }
-            match &links {
-                Ok(links) => links.wait(self.learner.woken_by(), PERIOD),
-                Err(_) => std::thread::sleep(PERIOD),
-            }
+            let wakers = [self.learner.woken_by(), self.backends.woken_by()];
+            links_changed = match &links {
+                Ok(links) => links.wait(wakers.into_iter().flatten(), PERIOD),
+                Err(_) => {
+                    std::thread::sleep(PERIOD);
+                    true
+                }
+            };
         }
         for entry in self.context.registry.all() {
             entry.stop();
@@ -90,8 +98,8 @@ impl Watcher {
         }
     }
 
-    /// Looks once.
-    fn reconcile(&mut self) {
+    /// Looks once. `links_changed`: an interface came or went, or another is up. The kernel may tell of it before xenstore does.
+    fn reconcile(&mut self, links_changed: bool) {
         let present = match xen_domain::list(&self.xen) {
             Ok(domains) => domains,
             Err(e) => {
@@ -110,7 +118,8 @@ impl Watcher {
             self.forget(gone);
         }
         self.learner.hear();
-        let mut links = self.cover.look();
+        self.backends.hear(links_changed);
+        let mut links = self.cover.look(links_changed);
         for info in present.iter().filter(|d| !d.dying) {
             let Some(id) = number(info).filter(|id| *id != 0) else {
                 continue;
@@ -119,7 +128,7 @@ impl Watcher {
                 Some(entry) => entry,
                 None => match self.welcome(id, info) {
                     Some(entry) => {
-                        links = self.cover.look();
+                        links = self.cover.look(false);
                         entry
                     }
                     None => continue,
@@ -160,7 +169,7 @@ impl Watcher {
         // Its defaults must hold before a vif is covered. A vif that has to wait longer is covered with the next look.
         let _ = is_ready.recv_timeout(PERIOD);
         // The vifs before sight: from here on the defaults hold, whatever the guest does while its kernel is read.
-        let links = self.cover.look();
+        let links = self.cover.look(false);
         self.cover(&entry, &links);
         let context = Arc::clone(&self.context);
         let for_thread = Arc::clone(&entry);
@@ -200,7 +209,7 @@ impl Watcher {
 
     /// Attaches the datapath to interfaces of the domain that do not have it, and takes its addresses from xenstore.
     fn cover(&mut self, entry: &Arc<DomainEntry>, links: &Links) {
-        let backends = self.xenstore.vifs_of(u32::from(entry.id)).unwrap_or_default();
+        let backends = self.backends.of(&self.xenstore, entry.id);
         let configured: Vifs = backends
             .iter()
             .map(|b| {
@@ -211,7 +220,7 @@ impl Watcher {
         let registry = &self.context.registry;
         let lives = |scope| u16::try_from(scope).is_ok_and(|id| registry.by_id(id).is_some());
         let guest = (entry.scope(), entry.vm.name.as_str());
-        let (vifs, news) = self.cover.cover(links, guest, &backends, lives);
+        let (vifs, news) = self.cover.cover(links, guest, backends, lives);
         if news {
             self.context.order(Order::Covered);
         }

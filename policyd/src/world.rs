@@ -49,6 +49,9 @@ pub struct Vm {
     pub listeners: Arc<Listeners>,
     /// Traps tell of its connections before their first packet.
     pub trapped: bool,
+    /// It has more than one network: it may translate the addresses of one (a container's) to those that it has at its vifs. What
+    /// traps tell is then told under other addresses than the vif sees.
+    pub translates: bool,
     /// Its lock holds it to the addresses that dom0 gave it. [`World::new`] sees to it.
     pub locked: bool,
     /// Its processes cannot be read: nothing will ever tell who sends.
@@ -318,7 +321,10 @@ impl World {
 
     /// Whether it is for a lookup to tell the process at this end.
     fn is_looked_up(&self, end: &Endpoint<'_>) -> bool {
-        matches!(end.owner, Owner::Unknown) && self.vm_of(end).is_some_and(|vm| !vm.trapped && !vm.opaque)
+        matches!(end.owner, Owner::Unknown)
+            && self
+                .vm_of(end)
+                .is_some_and(|vm| (!vm.trapped || vm.translates) && !vm.opaque)
     }
 
     /// Whether it is to be found out yet what program the process at this end runs.
@@ -414,6 +420,7 @@ impl Vm {
             claimed: Vec::new(),
             listeners: Arc::default(),
             trapped: false,
+            translates: false,
             locked: false,
             opaque: false,
             macs: Vec::new(),

@@ -267,7 +267,7 @@ impl Observer for Facts {
     fn listening(&mut self, _: &Arc<Subject>, _: &Socket) {
         self.0 += 1;
     }
-    fn connecting(&mut self, _: &Arc<Subject>, _: &Socket) {
+    fn connecting(&mut self, _: &Arc<Subject>, _: &Socket, _: Option<u32>) {
         self.0 += 1;
     }
     fn changing(&mut self, _: &Arc<Subject>, _: &Credentials) {

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! The memory and the vCPUs of a running domain.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::hash_map::Entry;
+use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 use xen_bindings::{
@@ -20,12 +21,17 @@ const CHUNK_PAGES: u64 = 32;
 /// Chunks kept mapped: bounds the address space used, at 128 MiB. Smaller guests are mapped once.
 const CHUNKS: usize = 1024;
 
+/// How often [`LiveMemory::renew`] looks whether a domain gave pages back or got some.
+const LOOKED_AT: Duration = Duration::from_secs(1);
+/// For how long it keeps mappings of a domain that has as many pages as it had: it may have given one back and got another.
+const KEPT: Duration = Duration::from_secs(10);
+
 /// Guest-physical memory of a running domain, through a bounded cache of
 /// foreign mappings.
 ///
 /// A mapping shows the frame that was there when it was made. A frame that the
 /// guest gave back (ballooning) since then reads as it was; call
-/// [`Self::invalidate`] from time to time, and drop the value when the domain
+/// [`Self::renew`] from time to time, and drop the value when the domain
 /// dies: mappings keep its memory from being freed.
 pub struct LiveMemory {
     xen: Xen,
@@ -33,6 +39,11 @@ pub struct LiveMemory {
     /// One thread serves a domain, so interior mutability needs no lock.
     chunks: RefCell<Chunks>,
     hidden: RefCell<Vec<Patch>>,
+    /// When the oldest mapping may have been made.
+    since: Cell<Instant>,
+    looked: Cell<Instant>,
+    /// Pages that the domain had at the last look.
+    pages: Cell<Option<u64>>,
 }
 
 /// Mapped chunks by number. The one unused for longest makes room for another: making a mapping costs as much as a hundred
@@ -76,6 +87,9 @@ impl LiveMemory {
             domid,
             chunks: RefCell::new(Chunks::new()),
             hidden: RefCell::default(),
+            since: Cell::new(Instant::now()),
+            looked: Cell::new(Instant::now()),
+            pages: Cell::new(None),
         }
     }
 
@@ -87,9 +101,27 @@ impl LiveMemory {
         cpu_states(&self.xen, self.domid)
     }
 
-    /// Forgets all mappings, so that later reads see the domain's present map.
+    /// Forgets all mappings, so that later reads see the domain's present map. To make one anew costs as much as a hundred reads.
     pub fn invalidate(&self) {
         self.chunks.borrow_mut().mapped.clear();
+        self.since.set(Instant::now());
+    }
+
+    /// Forgets all mappings where the domain may have another map now: it has more or fewer pages than a second ago, or some of
+    /// the mappings are ten seconds old. Costs next to nothing where it was called within a second.
+    pub fn renew(&self) {
+        if self.looked.get().elapsed() < LOOKED_AT {
+            return;
+        }
+        self.looked.set(Instant::now());
+        let pages = domain::info(&self.xen, self.domid)
+            .ok()
+            .flatten()
+            .map(|info| info.tot_pages);
+        let before = self.pages.replace(pages);
+        if pages != before || self.since.get().elapsed() >= KEPT {
+            self.invalidate();
+        }
     }
 
     /// Runs `read` on memory as the guest has it without these breakpoints of ours.

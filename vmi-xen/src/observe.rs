@@ -46,7 +46,9 @@ pub trait Observer {
     /// A TCP socket begins to listen.
     fn listening(&mut self, who: &Arc<Subject>, socket: &Socket);
     /// A TCP or UDP connection is being opened: both addresses and ports are fixed, no packet has left.
-    fn connecting(&mut self, who: &Arc<Subject>, socket: &Socket);
+    /// `sequence`: what the SYN of a TCP connection will have as its sequence number, which no translation of addresses in the
+    /// guest changes.
+    fn connecting(&mut self, who: &Arc<Subject>, socket: &Socket, sequence: Option<u32>);
     /// A TCP connection that a peer opened is handed to who listened for it.
     fn accepted(&mut self, who: &Arc<Subject>, socket: &Socket);
     /// A UDP socket that is not connected got its port, by bind(2) or by sending.
@@ -108,7 +110,7 @@ impl Watch {
             Point::Connect => {
                 let socket = linux.socket(registers.rdi)?;
                 let who = self.subject(linux, linux.current(registers.gs_base)?)?;
-                observer.connecting(&who, &socket);
+                observer.connecting(&who, &socket, linux.write_sequence(&socket));
             }
             Point::Listen => {
                 let socket = linux.socket(registers.rdi)?;
@@ -131,13 +133,13 @@ impl Watch {
                 {
                     let who = self.subject(linux, linux.current(registers.gs_base)?)?;
                     if let Some(socket) = self.datagrams.connect(socket, remote, &who) {
-                        observer.connecting(&who, &socket);
+                        observer.connecting(&who, &socket, None);
                     }
                 }
             }
             Point::SourceUdp4 | Point::SourceUdp6 => {
                 if let Some((who, socket)) = self.datagrams.source(linux, registers.rdi)? {
-                    observer.connecting(&who, &socket);
+                    observer.connecting(&who, &socket, None);
                 }
             }
             Point::Bind => {

@@ -6,7 +6,7 @@
 
 mod budget;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -183,7 +183,6 @@ pub struct Inspector {
     vcpus: u32,
     /// Processes that [`Inspector::owner`] met.
     owners: RefCell<Watch>,
-    mapped: Cell<Instant>,
 }
 
 impl Inspector {
@@ -199,7 +198,6 @@ impl Inspector {
             linux,
             vcpus,
             owners: RefCell::default(),
-            mapped: Cell::new(Instant::now()),
         })
     }
 
@@ -223,7 +221,6 @@ impl Inspector {
     /// # Errors
     /// When the task list cannot be walked; single processes that cannot be read are left out.
     pub fn processes(&self) -> Result<Vec<Arc<Subject>>, LinuxError> {
-        self.fresh();
         let sweep = || {
             let mut watch = Watch::default();
             let leaders = self.linux.leaders()?;
@@ -232,7 +229,7 @@ impl Inspector {
                 .filter_map(|task| watch.subject(&self.linux, task).ok());
             Ok(subjects.collect())
         };
-        self.linux.within(Budget::SWEEP, sweep).0
+        self.read(|| self.linux.within(Budget::SWEEP, sweep).0)
     }
 
     /// Every TCP and UDP socket that a process holds open, once, with the first process that holds it.
@@ -240,8 +237,7 @@ impl Inspector {
     /// # Errors
     /// As [`Inspector::processes`].
     pub fn sockets(&self) -> Result<Vec<(Socket, Arc<Subject>)>, LinuxError> {
-        self.fresh();
-        self.linux.within(Budget::SWEEP, || self.swept_sockets()).0
+        self.read(|| self.linux.within(Budget::SWEEP, || self.swept_sockets()).0)
     }
 
     fn swept_sockets(&self) -> Result<Vec<(Socket, Arc<Subject>)>, LinuxError> {
@@ -266,20 +262,12 @@ impl Inspector {
     /// The socket that a flow belongs to and a process that holds it, as [`Linux::socket_owner`] finds them. None where no
     /// process owns it.
     ///
-    /// Made to be asked often: mappings of the guest's memory are kept for up to a second, processes until they change.
+    /// Made to be asked often: processes that were met are remembered until they change.
     ///
     /// # Errors
     /// As [`Linux::socket_owner`].
     pub fn owner(&self, flow: &Flow) -> Result<Option<(Socket, Arc<Subject>)>, LinuxError> {
-        if self.mapped.get().elapsed() >= STATUS_PERIOD {
-            self.fresh();
-        }
-        self.linux.refresh();
-        // A running guest may have moved on while it was read, and a page may have got its memory since it was mapped.
-        self.found_owner(flow).or_else(|_| {
-            self.fresh();
-            self.found_owner(flow)
-        })
+        self.read(|| self.found_owner(flow))
     }
 
     fn found_owner(&self, flow: &Flow) -> Result<Option<(Socket, Arc<Subject>)>, LinuxError> {
@@ -300,16 +288,8 @@ impl Inspector {
         pid: u32,
         start_time_ns: u64,
     ) -> Result<Option<Vec<(u32, Socket)>>, LinuxError> {
-        if self.mapped.get().elapsed() >= STATUS_PERIOD {
-            self.fresh();
-        }
-        self.linux.refresh();
-        let read = || self.first_sockets(pid, start_time_ns);
-        // As for owners: a running guest may have moved on.
-        self.linux.within(Budget::SWEEP, read).0.or_else(|_| {
-            self.fresh();
-            self.linux.within(Budget::SWEEP, read).0
-        })
+        let first = || self.first_sockets(pid, start_time_ns);
+        self.read(|| self.linux.within(Budget::SWEEP, first).0)
     }
 
     fn first_sockets(&self, pid: u32, start_time_ns: u64) -> Result<Option<Vec<(u32, Socket)>>, LinuxError> {
@@ -339,10 +319,7 @@ impl Inspector {
         process: &Process,
         hashed: Option<&mut Hashed>,
     ) -> Result<Option<Text>, LinuxError> {
-        if self.mapped.get().elapsed() >= STATUS_PERIOD {
-            self.fresh();
-        }
-        self.linux.refresh();
+        self.current();
         // What was its task may be anything by now.
         let is_still = || self.linux.is_still(process).unwrap_or(false);
         if !is_still() {
@@ -357,8 +334,7 @@ impl Inspector {
     /// # Errors
     /// When the list of namespaces cannot be walked.
     pub fn addresses(&self) -> Result<Vec<InterfaceAddress>, LinuxError> {
-        self.fresh();
-        self.linux.addresses()
+        self.read(|| self.linux.addresses())
     }
 
     /// Who gives data to whom in the guest, and which connections leave it.
@@ -366,8 +342,7 @@ impl Inspector {
     /// # Errors
     /// As [`Inspector::processes`].
     pub fn data_flow(&self) -> Result<DataFlow, LinuxError> {
-        self.fresh();
-        self.linux.data_flow()
+        self.read(|| self.linux.data_flow())
     }
 
     /// Checks the guest's kernel with a checker that is this guest's alone. Where something is found it looks again, twice, a
@@ -395,8 +370,28 @@ impl Inspector {
         Ok(report)
     }
 
+    /// Reads the guest as it is. Where that fails it is tried once more, with all of it mapped anew: a running guest may have moved on
+    /// while it was read, and a page may have got other memory since it was mapped.
+    fn read<T>(&self, read: impl Fn() -> Result<T, LinuxError>) -> Result<T, LinuxError> {
+        self.current();
+        match read() {
+            Err(LinuxError::Layout(why)) => Err(LinuxError::Layout(why)),
+            Err(_) => {
+                self.fresh();
+                read()
+            }
+            done => done,
+        }
+    }
+
+    /// What was read before is not believed any more.
+    fn current(&self) {
+        self.linux.memory().renew();
+        self.linux.refresh();
+    }
+
+    /// The same of what was mapped.
     fn fresh(&self) {
-        self.mapped.set(Instant::now());
         self.linux.memory().invalidate();
         self.linux.refresh();
     }
@@ -554,7 +549,7 @@ impl<O: Observer> Session<O> {
                 report(&self.status());
                 self.engine.audit()?;
                 // What was mapped may have been given back by ballooning.
-                self.linux.memory().invalidate();
+                self.linux.memory().renew();
                 self.linux.refresh();
                 if !self.linux.kernel().is_still_there(self.linux.memory()) {
                     return Err(SessionError::KernelChanged);

@@ -6,8 +6,10 @@
 mod bringup;
 mod child;
 mod counters;
+mod daemon;
 mod datapath;
 mod history;
+mod idle;
 mod lookup;
 mod machine;
 mod netback;
@@ -52,6 +54,8 @@ enum Name {
     Netback,
     /// A stream and a question between two guests over real vifs, in instructions; in a rig
     Vifs,
+    /// What policyd costs while nothing happens, in instructions; in a rig
+    Idle,
     /// A decision of the policy engine
     Policy,
     /// Rates, guarantees and latency of a shaped vif, with this host's kernel
@@ -73,6 +77,7 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
         Name::Datapath => datapath::measure()?,
         Name::Netback => netback::measure()?,
         Name::Vifs => measured_in(rig, options.runs, vifs::in_rig)?,
+        Name::Idle => measured_in(rig, options.runs, idle::in_rig)?,
         Name::Policy => policy::measure(options.runs)?,
         Name::Qos => qos::measure()?,
         Name::History => history::measure()?,

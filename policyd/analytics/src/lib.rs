@@ -189,12 +189,14 @@ impl Detector {
             What::Listen { process, .. } | What::Bind { process, .. } => {
                 found.extend(guest.rights.acts(process));
             }
+            // What is translated was told of as it is inside.
             What::Accept {
                 process,
                 local,
                 remote,
+                seen,
                 ..
-            } => {
+            } if *seen != Seen::Translated => {
                 found.extend(guest.rights.acts(process));
                 guest
                     .family
@@ -209,7 +211,7 @@ impl Detector {
                 decision,
                 seen,
                 ..
-            } => {
+            } if *seen != Seen::Translated => {
                 found.extend(guest.rights.acts(process));
                 let outside = to.domain.is_none() && !is_inside(*local, *remote);
                 if protocol == "tcp" && !remote.ip().is_loopback() {

@@ -37,6 +37,9 @@ pub enum Seen {
     Trap,
     /// By reading the guest's tables, once the vif had seen its first packet.
     Lookup,
+    /// By a trap, under the address that it has inside of its guest. The guest translates that (NAT), and this is the flow as the
+    /// vif sees it.
+    Translated,
 }
 
 /// Something that happened.

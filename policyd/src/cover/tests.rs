@@ -164,7 +164,7 @@ fn index_of(name: &str) -> u32 {
 
 /// Covers what there is, and gives each interface with whether it is covered; then whether one was covered now.
 fn covers(cover: &mut Cover, backends: &[Backend]) -> (Vec<(String, bool)>, bool) {
-    let links = cover.look();
+    let links = cover.look(true);
     let (vifs, news) = cover.cover(&links, (SCOPE, "guest"), backends, |scope| scope == SCOPE);
     (
         vifs.into_iter().map(|vif| (vif.name, vif.covered)).collect(),

@@ -196,13 +196,42 @@ impl Enforcer {
         };
         if !by_rules || !has_ports || known.is_some() {
             self.owned(&question, known, new);
+        } else if let Some((inside, who)) = self.translations.leaves(&event) {
+            self.leaves_as(&question, &inside, &who);
         } else if let Some(who) = self.sender_gone(&question) {
             self.owned(&question, None, false);
             self.connects(&who, &way, Shown::Over);
         } else if origin == Direction::ToGuest && question.refused.is_none() && self.is_trapped(way.scope) {
             // The accept will trap.
+            self.translations.arrives(&way);
         } else if let Err(question) = self.lookups.ask(question) {
             self.owned(&question, None, false);
+        }
+    }
+
+    /// A flow that a trap told of as `inside` has other addresses at the vif. It is decided by these: it may go elsewhere.
+    fn leaves_as(&mut self, question: &Question, inside: &Way, who: &Arc<Subject>) {
+        self.owners.remove(inside, None);
+        let peer = self.world.load().vm_at(inside.remote.ip()).map(|vm| vm.scope);
+        for way in [Some(*inside), peer.map(|peer| inside.seen_by(peer))]
+            .into_iter()
+            .flatten()
+        {
+            if let Err(e) = self.flows.remove(&way.key()) {
+                log::debug!("{way:?}: a verdict that no packet will meet stays: {e}");
+            }
+        }
+        self.notes.tell(Note::Translated {
+            inside: *inside,
+            outside: question.way,
+        });
+        let held = question.refused.filter(is_held);
+        if let Some(event) = question.refused.as_ref().filter(|event| !is_held(event)) {
+            self.refused(event, Some(who));
+        }
+        let waits = self.connects(who, &question.way, Shown::Translated(question.backend));
+        if let Some(event) = held.filter(|_| !waits) {
+            self.let_go(&event, who);
         }
     }
 
@@ -296,7 +325,11 @@ impl Enforcer {
         self.owned(question, None, false);
         if let Some(who) = self.sender_gone(question) {
             self.connects(&who, &way, Shown::Over);
-        } else if asked && question.refused.is_none() && question.origin == Direction::FromGuest {
+        } else if asked
+            && question.refused.is_none()
+            && question.origin == Direction::FromGuest
+            && !self.translations.may_be_translated(&way)
+        {
             self.say(
                 way.scope,
                 What::Unowned {

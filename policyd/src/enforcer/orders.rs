@@ -70,7 +70,16 @@ impl Enforcer {
                 }
             }
             Order::Vifs { scope, vifs } => self.take_vifs(scope, vifs),
-            Order::Addresses { scope, claimed } => self.take_addresses(scope, claimed),
+            Order::Addresses {
+                scope,
+                claimed,
+                several,
+            } => {
+                self.take_addresses(scope, claimed);
+                if several {
+                    self.translates(scope);
+                }
+            }
             Order::Facts { scope, facts } => self.take_facts(scope, facts),
             Order::Paused { scope, paused } => {
                 if let Some(vm) = self.guests.get_mut(&scope) {
@@ -120,6 +129,7 @@ impl Enforcer {
                 },
             ),
             Fact::Executed(who) => {
+                self.meets_network(scope, &who);
                 self.starts(scope, &who);
                 self.say(
                     scope,
@@ -148,10 +158,24 @@ impl Enforcer {
             ),
             Fact::Serving { who, socket } => self.serves(scope, &who, &socket),
             Fact::Closing { sk } => self.closes(scope, sk),
-            Fact::Connecting { who, way, judged } => {
+            Fact::Connecting {
+                who,
+                way,
+                judged,
+                sequence,
+            } => {
+                if !way.is_inside() {
+                    self.translations.opens(&way, &who, sequence);
+                }
                 self.connects(&who, &way, Shown::Trap(judged));
             }
-            Fact::Accepted { who, way } => self.accepts(&who, &way, None, Seen::Trap),
+            Fact::Accepted { who, way } => {
+                self.accepts(&who, &way, None, Seen::Trap);
+                if let Some(outside) = self.translations.accepted(&way) {
+                    self.owners.remove(&way, None);
+                    self.accepts(&who, &outside, None, Seen::Translated);
+                }
+            }
         }
     }
 
@@ -181,7 +205,7 @@ impl Enforcer {
                     false => (now, Some(Write::Revise)),
                 }
             }
-            Shown::Lookup(backend) => {
+            Shown::Lookup(backend) | Shown::Translated(backend) => {
                 // It may have begun meanwhile.
                 let begun = self.flows.backend(&way.key()).ok().flatten();
                 let stage = match backend.or(begun) {
@@ -201,7 +225,7 @@ impl Enforcer {
             if !matches!(shown, Shown::Over) {
                 self.owners.insert(*way, who, judged.backend);
             }
-            if matches!(shown, Shown::Lookup(_)) && way.protocol == Protocol::UDP {
+            if matches!(shown, Shown::Lookup(_) | Shown::Translated(_)) && way.protocol == Protocol::UDP {
                 let port = (way.scope, way.local.port());
                 self.datagrams.entry(port).or_default().push(*way);
             }
@@ -217,6 +241,12 @@ impl Enforcer {
                 judged,
                 fresh: matches!(shown, Shown::Trap(_)),
             });
+        }
+        if let Some(peer) = world.vm_at(remote.ip())
+            && peer.scope != way.scope
+            && peer.translates
+        {
+            self.translations.arrives(&beyond.seen_by(peer.scope));
         }
         if let Some(peer) = world.vm_at(remote.ip())
             && peer.scope != way.scope
@@ -249,6 +279,7 @@ impl Enforcer {
                 seen: match shown {
                     Shown::Trap(_) => Seen::Trap,
                     Shown::Lookup(_) | Shown::Over => Seen::Lookup,
+                    Shown::Translated(_) => Seen::Translated,
                 },
             },
         );
@@ -351,6 +382,8 @@ impl Enforcer {
         self.health.bury(&self.world.load(), scope, Instant::now());
         self.guests.remove(&scope);
         self.heard.remove(&scope);
+        self.networks.remove(&scope);
+        self.translations.forget(scope);
         self.gone.retain(|(of, _), _| *of != scope);
         self.doubts.retain(|(_, question, _)| question.way.scope != scope);
         self.datagrams.retain(|(of, _), _| *of != scope);
@@ -390,6 +423,21 @@ impl Enforcer {
         self.run_shadow();
     }
 
+    /// The guest has a process in this network namespace. One that has several may translate addresses.
+    fn meets_network(&mut self, scope: u32, who: &Subject) {
+        let netns = who.process.netns;
+        if netns != 0 && *self.networks.entry(scope).or_insert(netns) != netns {
+            self.translates(scope);
+        }
+    }
+
+    fn translates(&mut self, scope: u32) {
+        if let Some(vm) = self.guests.get_mut(&scope).filter(|vm| !vm.translates) {
+            vm.translates = true;
+            self.dirty = true;
+        }
+    }
+
     /// The guest's kernel says that its interfaces have these addresses, and no others.
     fn take_addresses(&mut self, scope: u32, claimed: Vec<std::net::IpAddr>) {
         if let Some(vm) = self.guests.get_mut(&scope).filter(|vm| vm.claimed != claimed) {
@@ -400,6 +448,9 @@ impl Enforcer {
 
     /// Takes what a whole reading of a guest found, and decides its connections.
     fn take_inventory(&mut self, scope: u32, inventory: Inventory) {
+        for l in &inventory.listeners {
+            self.meets_network(scope, &l.subject);
+        }
         let Some(listeners) = self.listeners(scope) else {
             return;
         };

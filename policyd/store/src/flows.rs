@@ -201,6 +201,18 @@ impl FlowStore {
         open.cells.entry(id).or_default().add(&totals);
     }
 
+    /// Takes a flow back that was counted under a name a moment ago: it is to be counted under another. What was written meanwhile stays.
+    pub fn take_back(&self, name: &Arc<FlowName>) {
+        let mut open = lock(&self.0.open);
+        let id = open.names.number(name);
+        if let Some(cell) = open.cells.get_mut(&id) {
+            cell.flows = cell.flows.saturating_sub(1);
+            if (cell.flows, cell.refused, cell.packets_out, cell.packets_in) == (0, 0, 0, 0) {
+                open.cells.remove(&id);
+            }
+        }
+    }
+
     /// All names that something is counted under.
     pub fn names(&self) -> Vec<Arc<FlowName>> {
         lock(&self.0.open)

@@ -46,6 +46,9 @@ const DOMU: &[&str] = &[
     "wget",
 ];
 
+/// The same of a domU.
+const DOMU_MORE: &[&str] = &["nftables"];
+
 /// What a domU's first program loads.
 pub(super) const DOMU_MODULES: &str = "xen-blkfront ext4 overlay xen-netfront";
 
@@ -98,7 +101,10 @@ pub(crate) fn dom0_root(progress: &Progress) -> Result<Root> {
 pub(crate) fn domu_root(progress: &Progress) -> Result<Root> {
     let kernel = ["linux-image-cloud-amd64", DOMU_MODULES, ""];
     let user = ["--customize-hook=chroot \"$1\" useradd --create-home --uid 1000 app"];
-    root("domu", DOMU, &user, kernel, progress)
+    root("domu", &[DOMU, DOMU_MORE].concat(), &user, kernel, progress).or_else(|error| {
+        progress.say(format!("without {}: {error}", DOMU_MORE.join(" ")));
+        root("domu", DOMU, &user, kernel, progress)
+    })
 }
 
 fn root(

@@ -3,6 +3,7 @@
 //! some, `XMESH_RIG_NAME=NAME cargo test -p xmesh-rig --test on_rig -- --ignored --test-threads=1 FILTER`.
 
 mod breakpoint;
+mod containers;
 mod facts;
 mod kernels;
 mod life;

@@ -179,6 +179,7 @@ fn how(seen: Seen) -> &'static str {
     match seen {
         Seen::Trap => "",
         Seen::Lookup => " (looked up)",
+        Seen::Translated => " (translated by the guest)",
     }
 }
 

@@ -165,7 +165,7 @@ impl Observer for Nobody {
     fn executed(&mut self, _: &Arc<Subject>) {}
     fn exited(&mut self, _: &Arc<Subject>, _: u32) {}
     fn listening(&mut self, _: &Arc<Subject>, _: &Socket) {}
-    fn connecting(&mut self, _: &Arc<Subject>, _: &Socket) {}
+    fn connecting(&mut self, _: &Arc<Subject>, _: &Socket, _: Option<u32>) {}
     fn changing(&mut self, _: &Arc<Subject>, _: &Credentials) {}
     fn accepted(&mut self, _: &Arc<Subject>, _: &Socket) {}
     fn bound(&mut self, _: &Arc<Subject>, _: &Socket) {}

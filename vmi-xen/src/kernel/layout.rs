@@ -159,6 +159,8 @@ layout! {
     net_udp_table: u64 = offset("net.ipv4.udp_table"), _;
     /// What a network namespace mixes into the hashes of its sockets.
     net_hash_mix: u64 = offset("net.hash_mix"), _;
+    /// The next sequence number that a TCP socket sends.
+    tcp_write_seq: u64 = offset("tcp_sock.write_seq"), _;
     /// Network namespaces, devices and IPv4 addresses.
     net: NetOffsets = NetOffsets::resolve, "interface addresses";
     /// IPv6 addresses.

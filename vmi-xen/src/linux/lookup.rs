@@ -13,7 +13,7 @@ use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::hashes::{self, AddressRule, Ends, PortRule, Rule4, Rule6};
-use super::owner::{Fit, fit};
+use super::owner::{Fit, fit, same_but_for_its_address};
 use super::tables::Table;
 use super::{Flow, Linux, LinuxError, Protocol, Socket, group};
 use crate::memory::{MemoryError, PhysicalMemory};
@@ -98,6 +98,42 @@ impl<M: PhysicalMemory> Linux<M> {
         Ok(best.map(|(_, socket)| socket))
     }
 
+    /// The connected socket of a flow that the guest itself translates on its way out: its own address is that of a container,
+    /// its port and its peer are as the flow's. (Linux keeps the port where it is free; one that is not, or that a rule says
+    /// otherwise of, is not found.)
+    pub(super) fn translated(&self, flow: &Flow) -> Result<Option<Socket>, LinuxError> {
+        let namespaces = self.network_namespaces()?;
+        let spaces = self.spaces(&namespaces, flow);
+        let inside = self.addresses()?;
+        let inside = inside
+            .iter()
+            .filter(|a| a.addr.is_ipv4() == flow.local.is_ipv4() && a.addr != flow.local.ip())
+            .filter_map(|a| Some((spaces.iter().find(|space| space.inum == a.netns)?, a.addr)));
+        let mut best: Best = None;
+        match flow.protocol {
+            Protocol::Tcp => {
+                for table in self.tcp_tables(&namespaces)? {
+                    let hash = |(space, address): (&Space, IpAddr)| {
+                        self.connection_hash(space, (address, flow.local.port()).into(), flow.remote)
+                    };
+                    let numbers = inside.clone().map(hash).collect::<Option<Vec<u32>>>();
+                    let numbers = numbers.filter(|_| !spaces.is_empty());
+                    self.search(&table, numbers, flow, same_but_for_its_address, &mut best);
+                }
+            }
+            Protocol::Udp => {
+                for table in self.udp_tables(&namespaces)? {
+                    let known = self.rules.udp.get().rule().is_some();
+                    let number = |space: &Space| hashes::udp_port(space.mix, flow.local.port());
+                    let numbers = spaces.iter().map(number).collect();
+                    let numbers = Some(numbers).filter(|_| known && !spaces.is_empty());
+                    self.search(&table, numbers, flow, same_but_for_its_address, &mut best);
+                }
+            }
+        }
+        Ok(best.map(|(_, socket)| socket))
+    }
+
     /// The namespaces that a flow can be in; empty where that is too many.
     fn spaces(&self, namespaces: &[u64], flow: &Flow) -> Vec<Space> {
         let Ok(mix) = group(&self.kernel.layout.net_hash_mix) else {
@@ -133,17 +169,21 @@ impl<M: PhysicalMemory> Linux<M> {
     ) -> Result<(), LinuxError> {
         for table in self.tcp_tables(namespaces)? {
             self.prove_connections(&table, namespaces, flow.local.is_ipv6());
-            let hash = |space: &Space| {
-                let ends = ends(space, flow.local, flow.remote);
-                match self.rules.tcp4.get().rule().and_then(|rule| rule.hash(&ends)) {
-                    None => self.rules.tcp6.get().rule()?.hash(&ends),
-                    hash => hash,
-                }
-            };
+            let hash = |space: &Space| self.connection_hash(space, flow.local, flow.remote);
             let numbers = spaces.iter().map(hash).collect::<Option<Vec<u32>>>();
-            self.search(&table, numbers.filter(|numbers| !numbers.is_empty()), flow, best);
+            let numbers = numbers.filter(|numbers| !numbers.is_empty());
+            self.search(&table, numbers, flow, fit, best);
         }
         Ok(())
+    }
+
+    /// What says in which bucket a connection lies; none where the rule for it is not known.
+    fn connection_hash(&self, space: &Space, local: SocketAddr, remote: SocketAddr) -> Option<u32> {
+        let ends = ends(space, local, remote);
+        match self.rules.tcp4.get().rule().and_then(|rule| rule.hash(&ends)) {
+            None => self.rules.tcp6.get().rule()?.hash(&ends),
+            hash => hash,
+        }
     }
 
     /// Finds the rule and the secrets for connections of a family, unless they
@@ -264,6 +304,7 @@ impl<M: PhysicalMemory> Linux<M> {
                 &table,
                 Some(numbers).filter(|_| known && !spaces.is_empty()),
                 flow,
+                fit,
                 best,
             );
         }
@@ -286,6 +327,7 @@ impl<M: PhysicalMemory> Linux<M> {
                 &table,
                 Some(numbers).filter(|_| known && !spaces.is_empty()),
                 flow,
+                fit,
                 best,
             );
         }
@@ -293,7 +335,14 @@ impl<M: PhysicalMemory> Linux<M> {
     }
 
     /// Looks for the best fit in the buckets with these numbers, or in all.
-    fn search(&self, table: &Table, numbers: Option<Vec<u32>>, flow: &Flow, best: &mut Best) {
+    fn search(
+        &self,
+        table: &Table,
+        numbers: Option<Vec<u32>>,
+        flow: &Flow,
+        fit: impl Fn(&Socket, &Flow) -> Option<Fit>,
+        best: &mut Best,
+    ) {
         let num = self.kernel.layout.sock.as_ref().map_or(0, |offsets| offsets.num);
         let mut visit = |sk: u64| {
             // Most sockets are told apart by their port.

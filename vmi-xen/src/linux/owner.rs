@@ -84,7 +84,9 @@ impl<M: PhysicalMemory> Linux<M> {
     /// Reads one bucket of the kernel's table for each network namespace that
     /// the flow can be in, and then about ten words if the holder is the same
     /// as the last time; otherwise six words for each process and one block for
-    /// each 64 descriptors, until the holder is found. Where the kernel's way to
+    /// each 64 descriptors, until the holder is found. Where no socket has the
+    /// flow's own address, one bucket more for each address of the guest, for a
+    /// container's that the guest translates. Where the kernel's way to
     /// number buckets is not known, the whole table is read instead: four KiB for
     /// each 512 buckets, and two words for each socket.
     ///
@@ -103,7 +105,7 @@ impl<M: PhysicalMemory> Linux<M> {
             // Tables that are not understood.
             return self.owner_by_sweep(flow);
         };
-        let Some(socket) = found else {
+        let Some(socket) = found.map_or_else(|| self.translated(flow), |socket| Ok(Some(socket)))? else {
             return Ok(None);
         };
         let owner = |socket: Socket, held: Held| match held {
@@ -220,6 +222,14 @@ pub(super) fn fit(socket: &Socket, flow: &Flow) -> Option<Fit> {
         None if socket.protocol == Protocol::Tcp && socket.state != SocketState::Listen => None,
         None => takes(socket.local.ip(), flow.local.ip()),
     }
+}
+
+/// The same of a flow that has another address outside than inside of the guest.
+pub(super) fn same_but_for_its_address(socket: &Socket, flow: &Flow) -> Option<Fit> {
+    let same = socket.protocol == flow.protocol
+        && socket.local.port() == flow.local.port()
+        && socket.remote == Some(flow.remote);
+    same.then_some(Fit::Connected)
 }
 
 /// Whether a socket bound to `bound` takes packets to `address`. One that is

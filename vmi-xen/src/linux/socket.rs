@@ -185,6 +185,16 @@ impl Socket {
 }
 
 impl<M: PhysicalMemory> Linux<M> {
+    /// The sequence number that a TCP socket sends next: of one that is about to connect, that of its SYN. None of UDP, and where the
+    /// kernel does not say where it is.
+    pub fn write_sequence(&self, socket: &Socket) -> Option<u32> {
+        let offset = group(&self.kernel.layout.tcp_write_seq).ok()?;
+        let is_tcp = socket.protocol == Protocol::Tcp;
+        is_tcp
+            .then(|| self.u32(socket.sk.wrapping_add(offset)).ok())
+            .flatten()
+    }
+
     /// Reads the socket whose `struct sock` is at `sk`, or one of the smaller
     /// structures that the kernel keeps in its place (TIME-WAIT, half-open). At
     /// most six reads, most of the bytes in one, and no allocation.

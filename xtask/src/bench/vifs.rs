@@ -8,6 +8,7 @@ use anyhow::{Context, ensure};
 use xmesh_rig::{Discard, Job, Progress, Rig, programs};
 
 use super::counters::Counts;
+use super::daemon;
 use super::report::{Row, Section, median};
 use crate::demo::mesh;
 
@@ -35,29 +36,29 @@ struct Way {
     title: &'static str,
     /// Options of policyd; none: without it, and without its programs at the vifs.
     policyd: Option<&'static str>,
-    policy: bool,
+    policy: Option<&'static str>,
 }
 
 const WAYS: [Way; 4] = [
     Way {
         title: "bare bridge",
         policyd: None,
-        policy: false,
+        policy: None,
     },
     Way {
         title: "no policy, straight from vif to vif",
         policyd: Some(""),
-        policy: false,
+        policy: None,
     },
     Way {
         title: "a rule by process, straight from vif to vif",
         policyd: Some(""),
-        policy: true,
+        policy: Some(POLICY),
     },
     Way {
         title: "a rule by process, by the bridge",
         policyd: Some("--no-direct"),
-        policy: true,
+        policy: Some(POLICY),
     },
 ];
 
@@ -82,11 +83,11 @@ pub fn in_rig(rig: &Rig, runs: u32) -> anyhow::Result<Vec<Section>> {
     let (mut stream, mut question) = (Vec::new(), Vec::new());
     for way in &WAYS {
         progress.say(way.title);
-        begin(rig, way)?;
+        daemon::begin(rig, way.policyd, way.policy)?;
         stream.push((way.title, costs(rig, runs, "send", KIB)?));
         question.push((way.title, costs(rig, runs, "ask", QUESTIONS)?));
     }
-    end(rig)?;
+    daemon::end(rig)?;
     let section = |title: &str, what: &str, costs: Vec<(&str, f64)>| Section {
         title: title.to_owned(),
         method: format!(
@@ -108,35 +109,6 @@ fn serve(rig: &Rig) -> anyhow::Result<Job> {
         Ok(rig.exec("db1", &listens)?.success())
     })?;
     Ok(server)
-}
-
-/// Takes all of ours away, and starts what the way needs.
-fn begin(rig: &Rig, way: &Way) -> anyhow::Result<()> {
-    end(rig)?;
-    let Some(options) = way.policyd else { return Ok(()) };
-    let start = format!(
-        "setsid policyd --store /run/bench-store --budget 100 {options} >> /run/policyd.log 2>&1 < /dev/null & echo started"
-    );
-    rig.check("dom0", &["sh", "-c", &start])?;
-    mesh::wait_for("policyd answers", Duration::from_secs(300), || {
-        Ok(mesh::xmesh(rig, &["list"]).is_ok())
-    })?;
-    mesh::wait_for_sight(rig, &["web1", "db1"])?;
-    if way.policy {
-        rig.write("dom0", "/tmp/bench.yaml", 0o644, POLICY.as_bytes())?;
-        rig.check("dom0", &["xmesh", "policy-apply", "/tmp/bench.yaml"])?;
-    }
-    Ok(())
-}
-
-/// Ends policyd, and takes its programs off the vifs.
-fn end(rig: &Rig) -> anyhow::Result<()> {
-    mesh::end(rig)?;
-    rig.check(
-        "dom0",
-        &["sh", "-c", "policyd --detach; rm -rf /run/bench-store*"],
-    )?;
-    Ok(())
 }
 
 /// What one more of them costs: the medians of a small and a large number of them, the one less the other. What is done once, as to start

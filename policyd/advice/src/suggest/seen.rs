@@ -99,6 +99,10 @@ pub fn sort<'f>(samples: &[Sample<'f>], guests: &[Guest], options: &Options) -> 
             continue;
         }
         match taken {
+            Ok(taken) if is_only_a_question(&taken) => {
+                let why = "a socket was connected and nothing was sent: so a program asks for a route";
+                sorted.left_out.push((*sample, why.to_owned()));
+            }
             Ok(taken) => allowed.push(taken),
             Err(why) => sorted.left_out.push((*sample, why)),
         }
@@ -153,6 +157,12 @@ pub fn sort<'f>(samples: &[Sample<'f>], guests: &[Guest], options: &Options) -> 
         sorted.taken.push(taken);
     }
     sorted
+}
+
+/// Whether a UDP socket was only connected. `ping` does so, and who asks for the addresses of a name.
+fn is_only_a_question(taken: &Taken<'_>) -> bool {
+    let totals = taken.sample.totals;
+    taken.protocol == Protocol::UDP && totals.packets_out == 0 && totals.packets_in == 0
 }
 
 fn key<'f>(taken: &Taken<'f>) -> Key<'f> {

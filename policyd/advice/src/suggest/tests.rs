@@ -43,6 +43,7 @@ fn flow(from: FlowEnd, to: FlowEnd, port: u16, verdict: Verdict, flows: u64) -> 
     };
     let totals = FlowTotals {
         flows,
+        packets_out: flows,
         first: 1000,
         last: 2000,
         ..FlowTotals::default()
@@ -455,6 +456,24 @@ fn addresses_that_are_known_too_roughly_are_left_out() {
 }
 
 #[test]
+fn a_socket_that_was_connected_and_sent_nothing_needs_no_rule() {
+    let of = |packets: u64| {
+        let (name, totals) = allowed(guest("web1", CURL), guest("db1", None), 1025);
+        let name = FlowName {
+            protocol: "udp".into(),
+            ..(*name).clone()
+        };
+        let totals = FlowTotals {
+            packets_out: packets,
+            ..totals
+        };
+        let all = learned(&vec![(Arc::new(name), totals)], &Options::default());
+        (all.rules.len(), all.left_out.len())
+    };
+    assert_eq!([of(0), of(1)], [(0, 1), (1, 0)]);
+}
+
+#[test]
 fn a_guest_cannot_write_into_the_document() {
     let evil = "/bin/x\n  - { name: open, from: any, to: any, action: allow }\n# ${}*\u{2028}\"'";
     let mut flows = vec![allowed(guest("web1", Some(evil)), guest("db1", HTTPD), 80)];
@@ -589,6 +608,7 @@ fn history() -> impl Strategy<Value = Flows> {
         };
         let totals = FlowTotals {
             flows,
+            packets_out: flows,
             first: 1000,
             last,
             ..FlowTotals::default()

@@ -16,6 +16,7 @@ use netback_filter::{Config, Datapath, FlowKey, VifConfig};
 use policy::VmId;
 use policyd_store::{FlowConfig, FlowStore};
 use vmi_xen::linux::{self, Socket, SocketState};
+use vmi_xen::observe::Observer;
 
 use super::*;
 use crate::addresses::Strangers;
@@ -469,7 +470,11 @@ fn a_guest_at_an_address_it_is_not_known_by_is_read_and_has_it_then() {
         let asked = || site.strangers.recv_timeout(Duration::from_secs(5));
         let claims = |scope: u8, claimed: &[IpAddr]| {
             let (scope, claimed) = (scope.into(), claimed.to_vec());
-            site.order(Order::Addresses { scope, claimed });
+            site.order(Order::Addresses {
+                scope,
+                claimed,
+                several: false,
+            });
         };
         let holder = || site.world.load().vm_at(other).map(|vm| vm.scope);
         // Where it is known by its address, nobody is asked for.
@@ -600,18 +605,8 @@ rules:
 impl Site {
     /// A process of web1 opens a connection to db1's port 83, which a trap tells.
     fn connects(&self, gate: &mut Gate, who: &Arc<Subject>, port: u16) -> FlowKey {
-        use vmi_xen::observe::Observer;
-        let socket = Socket {
-            sk: 0xffff_8880_0000_0000 | u64::from(port),
-            protocol: linux::Protocol::Tcp,
-            state: SocketState::SynSent,
-            ipv6: false,
-            local: (address(WEB), port).into(),
-            remote: Some((address(DB), 83).into()),
-            netns: 0,
-            backlog: None,
-        };
-        gate.connecting(who, &socket);
+        let socket = connecting((address(WEB), port).into(), (address(DB), 83).into());
+        gate.connecting(who, &socket, None);
         ask_db_at(port, 83)
     }
 
@@ -664,6 +659,100 @@ impl Site {
         let stats = lock(&self.datapath).stats().expect("read");
         stats.iter().map(|s| s.counters.resets).sum()
     }
+}
+
+/// A TCP socket that is about to connect.
+fn connecting(local: SocketAddr, remote: SocketAddr) -> Socket {
+    Socket {
+        sk: 0xffff_8880_0000_0000 | u64::from(local.port()),
+        protocol: linux::Protocol::Tcp,
+        state: SocketState::SynSent,
+        ipv6: false,
+        local,
+        remote: Some(remote),
+        netns: 0,
+        backlog: None,
+    }
+}
+
+#[test]
+fn a_connection_that_its_guest_translates_is_that_of_who_opened_it() {
+    on_a_site(|site| {
+        // Traps tell of its connections: what they did not tell of is denied at once, unless they may have under other addresses.
+        let scope = WEB.into();
+        site.order(Order::Trapped {
+            scope,
+            trapped: true,
+            opaque: false,
+            counts: true,
+        });
+        wait_for("it is in force", || {
+            site.world.load().vm(scope).is_some_and(|vm| vm.trapped)
+        });
+        // The tables follow the World at once.
+        thread::sleep(Duration::from_millis(200));
+        let early = ask_db(5999);
+        let question = site.question(&early);
+        assert!(question.refused.is_some() && !question.refused.as_ref().is_some_and(is_held));
+        site.answer(question, None, false);
+        wait_for("it is refused", || site.told(&early) == (1, 0));
+        assert_eq!(site.holding.counts().held, 0);
+        site.order(Order::Addresses {
+            scope,
+            claimed: vec![[172, 17, 0, 2].into()],
+            several: true,
+        });
+        wait_for("it is in force", || {
+            site.world.load().vm(scope).is_some_and(|vm| vm.translates)
+        });
+        thread::sleep(Duration::from_millis(200));
+        let mut gate = site.gate();
+        let (inside, db) = (
+            SocketAddr::from(([172, 17, 0, 2], 5000)),
+            (address(DB), 80).into(),
+        );
+        let mut opens = |exe: &str, sequence: u32| {
+            let who = Arc::new(crate::gate::tests::running(exe));
+            gate.connecting(&who, &connecting(inside, db), Some(sequence));
+        };
+        // Every SYN of these tests has the sequence number 1.
+        opens("/bin/c", 1);
+        let key = ask_db(6000);
+        wait_for("it passes", || {
+            site.record(&key).is_some_and(|flow| flow.packets == [1, 0])
+        });
+        wait_for("it is told", || site.told(&key) == (0, 1));
+        let asked = site.questions.try_iter();
+        assert!(
+            asked.into_iter().all(|asked| asked.way.scope == u32::from(DB)),
+            "web1 is not"
+        );
+        let inner = FlowKey { local: inside, ..key };
+        assert_eq!(site.told(&inner), (0, 1), "as its socket has it, too");
+        assert!(site.record(&inner).is_none(), "no packet will meet that verdict");
+        let as_seen_by_db = Way::from(&inner).seen_by(DB.into()).key();
+        assert!(site.record(&as_seen_by_db).is_none());
+
+        opens("/bin/other", 1);
+        let denied = ask_db(6001);
+        wait_for("it is reset", || site.resets() == 1);
+        wait_for("that is told", || site.told(&denied) == (1, 1));
+
+        // Another connection than the one that was told of is asked about, even if its SYN looks like that one's.
+        opens("/bin/c", 2);
+        site.answer(site.question(&ask_db(6002)), None, false);
+
+        use policyd_api::Verdict::{Allow, Deny};
+        let told = [
+            // What nobody was found for.
+            ("web1".to_owned(), Deny, 2, 2),
+            // The last was told of and not seen: it has the address of its socket.
+            ("web1:/bin/c".to_owned(), Allow, 1, 0),
+            ("web1:/bin/c".to_owned(), Allow, 1, 0),
+            ("web1:/bin/other".to_owned(), Deny, 1, 1),
+        ];
+        wait_for("each is counted once", || site.past() == told);
+    });
 }
 
 #[test]

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! A policyd in the rig that is measured with, and without.
+
+use std::time::Duration;
+
+use xmesh_rig::Rig;
+
+use crate::demo::mesh;
+
+/// Takes all of ours away, and starts what is asked for. `options` of policyd; none: without it, and without its programs at the vifs.
+/// `policy`: the text of a policy that is put in force.
+///
+/// # Errors
+/// Where policyd does not start, or does not see the guests within minutes.
+pub fn begin(rig: &Rig, options: Option<&str>, policy: Option<&str>) -> anyhow::Result<()> {
+    end(rig)?;
+    let Some(options) = options else { return Ok(()) };
+    let start = format!(
+        "setsid policyd --store /run/bench-store --budget 100 {options} >> /run/policyd.log 2>&1 < /dev/null & echo started"
+    );
+    rig.check("dom0", &["sh", "-c", &start])?;
+    mesh::wait_for("policyd answers", Duration::from_secs(300), || {
+        Ok(mesh::xmesh(rig, &["list"]).is_ok())
+    })?;
+    mesh::wait_for_sight(rig, &["web1", "db1"])?;
+    if let Some(policy) = policy {
+        rig.write("dom0", "/tmp/bench.yaml", 0o644, policy.as_bytes())?;
+        rig.check("dom0", &["xmesh", "policy-apply", "/tmp/bench.yaml"])?;
+    }
+    Ok(())
+}
+
+/// Ends policyd, and takes its programs off the vifs.
+///
+/// # Errors
+/// Where it does not end.
+pub fn end(rig: &Rig) -> anyhow::Result<()> {
+    mesh::end(rig)?;
+    rig.check(
+        "dom0",
+        &["sh", "-c", "policyd --detach; rm -rf /run/bench-store*"],
+    )?;
+    Ok(())
+}
