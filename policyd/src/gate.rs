@@ -54,6 +54,11 @@ impl Way {
         remote.is_loopback() || remote.is_unspecified() || remote == self.local.ip()
     }
 
+    /// The same, and to an address in another network of its guest, as a container's.
+    pub fn stays_inside(&self, world: &World) -> bool {
+        self.is_inside() || world.is_within(self.scope, self.remote.ip())
+    }
+
     /// The same flow as the guest with this scope sees it from its other end.
     pub fn seen_by(&self, scope: u32) -> Way {
         Way {
@@ -207,7 +212,8 @@ impl Observer for Gate {
         };
         let world = self.world.load();
         let judged = judge(&world, &way, who, Stage::Opening);
-        let written = way.is_inside() || write_verdict(&world, &self.flows, Write::New, &way, &judged);
+        let written =
+            way.stays_inside(&world) || write_verdict(&world, &self.flows, Write::New, &way, &judged);
         drop(world);
         if !written {
             self.stats.writes_failed.fetch_add(1, Ordering::Relaxed);

@@ -4,7 +4,7 @@
 //! The enforcer builds a new World for every change and swaps it in; the gate loads it with one atomic operation.
 //! So a decision sees one generation of policy and one state of the guests, and waits for nobody.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -205,7 +205,7 @@ pub fn policy_process(subject: &Subject, measured: Measured) -> policy::Process<
 
 impl World {
     /// Builds a World. An address that dom0 gave to a guest is that guest's, whatever another guest's memory says; of two
-    /// guests that only claim one, the one that comes first has it.
+    /// guests that only claim one neither is known by it: each may have it in a network of its own, as for containers, and one may lie.
     pub fn new(rules: Arc<Ruleset>, mut vms: Vec<Vm>) -> World {
         for vm in &mut vms {
             vm.id = rules.known(&vm.id);
@@ -222,9 +222,15 @@ impl World {
             .iter()
             .enumerate()
             .flat_map(|(i, vm)| vm.claimed.iter().map(move |a| (*a, i)));
-        for (address, i) in configured.chain(claimed) {
-            by_address.entry(address).or_insert(i);
+        let given: HashMap<IpAddr, usize> = configured.collect();
+        let mut disputed = HashSet::new();
+        for (address, i) in claimed.filter(|(address, _)| !given.contains_key(address)) {
+            if *by_address.entry(address).or_insert(i) != i {
+                disputed.insert(address);
+            }
         }
+        by_address.retain(|address, _| !disputed.contains(address));
+        by_address.extend(given);
         World {
             asks_measured: rules.asks_measured(),
             rules,
@@ -387,6 +393,14 @@ impl World {
     /// The guest that has this address.
     pub fn vm_at(&self, address: IpAddr) -> Option<&Vm> {
         self.by_address.get(&address).and_then(|i| self.vms.get(*i))
+    }
+
+    /// Whether an address is in a network of this guest that nobody outside sees: what it sends there passes no vif.
+    pub fn is_within(&self, scope: u32, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        let has = |vm: &Vm| vm.scope == scope && vm.claimed.contains(&address);
+        self.vm(scope)
+            .is_some_and(|vm| vm.translates && has(vm) && self.vm_at(address).is_none_or(has))
     }
 
     /// The source end in guest `scope`: with its process when a trap or the inventory showed it.
@@ -556,7 +570,35 @@ rules: [{ name: r, from: { label: { tier: front, app: shop } }, to: { vm: db1 },
             }
         };
         let rules = Arc::new(Ruleset::empty(0));
-        let world = World::new(rules, vec![vm("liar", 1, vec![]), vm("db1", 2, vec![address])]);
-        assert_eq!(world.vm_at(address).map(|vm| vm.scope), Some(2));
+        let who = |vms: Vec<Vm>| {
+            let world = World::new(Arc::clone(&rules), vms);
+            world.vm_at(address).map(|vm| vm.scope)
+        };
+        assert_eq!(
+            who(vec![vm("liar", 1, vec![]), vm("db1", 2, vec![address])]),
+            Some(2)
+        );
+        assert_eq!(who(vec![vm("one", 1, vec![])]), Some(1));
+        assert_eq!(who(vec![vm("one", 1, vec![]), vm("other", 2, vec![])]), None);
+    }
+
+    #[test]
+    fn what_a_guest_sends_to_its_own_containers_stays_inside() {
+        let [own, box1, db1] =
+            ["10.0.0.11", "172.17.0.2", "10.0.0.12"].map(|a| a.parse::<IpAddr>().expect("an address"));
+        let vm = |scope: u8, configured: IpAddr, translates: bool| Vm {
+            claimed: vec![configured, box1, db1],
+            configured: vec![configured],
+            translates,
+            ..Vm::new(VmId::new("a", [scope; 16]), scope.into())
+        };
+        let is_inside = |translates: bool, to: IpAddr| {
+            let vms = vec![vm(1, own, translates), vm(2, db1, true)];
+            let world = World::new(Arc::new(Ruleset::empty(0)), vms);
+            world.is_within(1, to)
+        };
+        assert!(is_inside(true, box1) && is_inside(true, own));
+        // What dom0 gave to another guest is not inside, whatever this one's kernel says.
+        assert!(!is_inside(true, db1) && !is_inside(false, box1));
     }
 }

@@ -164,7 +164,7 @@ impl Enforcer {
                 judged,
                 sequence,
             } => {
-                if !way.is_inside() {
+                if !way.stays_inside(&self.world.load()) {
                     self.translations.opens(&way, &who, sequence);
                 }
                 self.connects(&who, &way, Shown::Trap(judged));
@@ -218,7 +218,8 @@ impl Enforcer {
         };
         let decision = judged.decision;
         let beyond = judged.beyond(way);
-        if !way.is_inside() {
+        let inside = way.stays_inside(&world);
+        if !inside {
             if let Some(write) = write {
                 write_verdict(&world, &self.flows, write, way, &judged);
             }
@@ -234,7 +235,7 @@ impl Enforcer {
             return true;
         }
         let (protocol, remote) = (way.protocol, beyond.remote);
-        if self.notes.wanted() && !way.is_inside() {
+        if self.notes.wanted() && !inside {
             self.notes.tell(Note::Opened {
                 way: *way,
                 who: Arc::clone(who),
@@ -298,7 +299,7 @@ impl Enforcer {
     ) {
         let world = self.world.load_full();
         self.measures.look(way.scope, who);
-        if !way.is_inside() {
+        if !way.stays_inside(&world) {
             self.owners.insert(*way, who, None);
         }
         let remote = way.remote.ip();
@@ -484,7 +485,7 @@ impl Enforcer {
                 remote: c.remote,
                 vlan: netback_filter::Vlan::NONE,
             };
-            if !way.is_inside() {
+            if !way.stays_inside(&world) {
                 let backend = self.flows.backend(&way.key()).ok().flatten();
                 // It is under way: where it has no backend it goes where it is addressed.
                 let end = backend.unwrap_or(way.remote);
