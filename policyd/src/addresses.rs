@@ -143,7 +143,11 @@ pub fn run(
         for entry in guests {
             let course = courses.entry(entry.id).or_insert_with(|| Course::new(share));
             let now = Instant::now();
-            if course.due > now || !course.allowance.has_some(share) {
+            if course.due > now {
+                continue;
+            }
+            if !course.allowance.has_some(share) {
+                course.due = now + LEAST;
                 continue;
             }
             course.due = now + PERIOD;

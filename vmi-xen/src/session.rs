@@ -375,7 +375,8 @@ impl Inspector {
     fn read<T>(&self, read: impl Fn() -> Result<T, LinuxError>) -> Result<T, LinuxError> {
         self.current();
         match read() {
-            Err(LinuxError::Layout(why)) => Err(LinuxError::Layout(why)),
+            // Nothing that is read anew makes these good.
+            Err(why @ (LinuxError::Layout(_) | LinuxError::NoSymbol(_))) => Err(why),
             Err(_) => {
                 self.fresh();
                 read()
