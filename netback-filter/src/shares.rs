@@ -72,10 +72,17 @@ impl Shares {
     }
 }
 
+/// The part of the map that is left to claims: a turn that changes hands takes a second entry meanwhile, and where there is none no
+/// flow can begin.
+const CLAIMS: u32 = 16;
+/// More are never made at once: each CPU makes one at a time.
+const MOST_CLAIMS: u32 = 1024;
+
 /// Never 0, which would let nobody have a flow.
 fn share(wanted: u32, capacity: u32, scopes: usize) -> u32 {
     let scopes = u32::try_from(scopes).unwrap_or(u32::MAX).max(1);
-    wanted.min(capacity / scopes).max(1)
+    let room = capacity - (capacity / CLAIMS).min(MOST_CLAIMS);
+    wanted.min(room / scopes).max(1)
 }
 
 #[cfg(test)]
@@ -85,10 +92,11 @@ mod tests {
     #[test]
     fn shares_fit_into_the_map() {
         assert_eq!(share(16, 256, 0), 16);
-        assert_eq!(share(16, 256, 16), 16);
-        assert_eq!(share(16, 256, 17), 15);
+        assert_eq!(share(16, 256, 15), 16);
+        assert_eq!(share(16, 256, 16), 15);
         assert_eq!(share(16, 256, 300), 1);
-        assert_eq!(share(u32::MAX, 256, 1), 256);
+        assert_eq!(share(u32::MAX, 256, 1), 240);
+        assert_eq!(share(u32::MAX, 1 << 20, 1), (1 << 20) - 1024);
         assert_eq!(share(0, 256, 1), 1);
     }
 }

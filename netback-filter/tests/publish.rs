@@ -253,6 +253,28 @@ fn an_exchange_under_load_is_atomic() {
     });
 }
 
+/// A guest that has all the room there is loses flows of its own to new ones, and is not left without new ones.
+#[test]
+fn a_flow_begins_where_one_guest_has_all_the_room() {
+    World::run(|world| {
+        let allowed = rule(1, Direction::FromGuest, Protocol::UDP, Some(53), Action::Allow);
+        let datapath = world.attach(ScopeConfig::closed(), vec![allowed]);
+        let wire = Wire::open(world, "guest");
+        // Of flows and verdicts together there is room for 8,192.
+        let flows = 10_000_u16;
+        for n in 0..flows {
+            wire.send(&datagram(GUEST4, PEER4, (1024 + n, 53)));
+        }
+        let counters = || datapath.stats().unwrap()[0].counters;
+        let begun = Instant::now();
+        while counters().passed < u64::from(flows) && begun.elapsed() < Duration::from_secs(10) {
+            thread::sleep(Duration::from_millis(10));
+        }
+        assert!(counters().passed >= u64::from(flows));
+        assert_eq!(counters().flow_errors, 0);
+    });
+}
+
 #[test]
 fn a_flow_is_reported_when_it_starts_is_refused_and_ends() {
     World::run(|world| {

@@ -92,8 +92,13 @@ fn every_queue_of_a_vif_is_judged() {
             {
                 std::thread::sleep(Duration::from_millis(10));
             }
-            // Each of them is judged, and nothing else was sent.
-            assert_eq!(all(), [u64::from(FLOWS); 2], "{direction:?}");
+            // Each of them is judged. The kernel itself sends a packet now and then.
+            let judged = u64::from(FLOWS)..u64::from(FLOWS) + 4;
+            assert!(
+                all().iter().all(|count| judged.contains(count)),
+                "{direction:?}: {:?}",
+                all()
+            );
             let sent = sent(world, part, device);
             assert_eq!(sent.len(), QUEUES);
             assert!(sent.iter().all(|packets| *packets > 0), "{direction:?}: {sent:?}");
