@@ -21,6 +21,7 @@ use crate::events::EventChannel;
 use crate::layout::LAYOUT_VERSION;
 use crate::netlink::Hook;
 use crate::pins::{MAPS, Pins};
+use crate::shares;
 
 static WITH_RING: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netback.bpf.o"));
 static WITH_PERF: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netback-perf.bpf.o"));
@@ -139,7 +140,10 @@ fn load(object: &[u8], channel: EventChannel, config: &Config, pins: &Pins, key:
         ("flows", config.flow_capacity),
         ("verdicts", config.verdict_capacity),
         // A scope's share is taken of flows and verdicts together.
-        ("turns", config.flow_capacity.saturating_mul(2)),
+        (
+            "turns",
+            shares::with_claims(config.flow_capacity.saturating_mul(2)),
+        ),
         ("redirects", config.redirect_capacity),
         ("returns", config.redirect_capacity),
         ("peers", config.peer_capacity),

@@ -78,6 +78,11 @@ const CLAIMS: u32 = 16;
 /// More are never made at once: each CPU makes one at a time.
 const MOST_CLAIMS: u32 = 1024;
 
+/// How large the map is to be for so many turns.
+pub(crate) fn with_claims(turns: u32) -> u32 {
+    turns.saturating_add((turns / (CLAIMS - 1) + 1).min(MOST_CLAIMS))
+}
+
 /// Never 0, which would let nobody have a flow.
 fn share(wanted: u32, capacity: u32, scopes: usize) -> u32 {
     let scopes = u32::try_from(scopes).unwrap_or(u32::MAX).max(1);
@@ -98,5 +103,8 @@ mod tests {
         assert_eq!(share(u32::MAX, 256, 1), 240);
         assert_eq!(share(u32::MAX, 1 << 20, 1), (1 << 20) - 1024);
         assert_eq!(share(0, 256, 1), 1);
+        for turns in [2, 256, 8192, 1 << 21] {
+            assert!(share(u32::MAX, with_claims(turns), 1) >= turns, "{turns}");
+        }
     }
 }
