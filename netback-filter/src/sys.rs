@@ -86,11 +86,11 @@ impl<K: Pod, V: Pod> Table<K, V> {
             value: value as u64,
             flags: 0,
         };
+        let (attr, size) = (&raw mut attr, size_of::<ElementAttr>());
         // SAFETY: `attr` lives through the call and has the size given. `new` compared the map's sizes with K and
         // V, so the kernel reads and writes no more than `key` and `value` are; where `value` is null, the command
         // does not use it.
-        let result =
-            unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut attr, size_of::<ElementAttr>()) };
+        let result = unsafe { libc::syscall(libc::SYS_bpf, command, attr, size) };
         if result < 0 {
             Err(io::Error::last_os_error())
         } else {
