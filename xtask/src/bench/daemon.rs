@@ -3,9 +3,23 @@
 
 use std::time::Duration;
 
-use xmesh_rig::Rig;
+use anyhow::Context;
+use xmesh_rig::{Progress, Rig, programs};
 
+use super::counters::Counts;
 use crate::demo::mesh;
+
+/// Brings policyd, and the program that reads the emulator's counters as `counters`.
+///
+/// # Errors
+/// Where something does not build, or the rig's emulator does not count.
+pub fn install(rig: &Rig, counters: &str, progress: &Progress) -> anyhow::Result<()> {
+    mesh::install(rig)?;
+    let reader = programs::example("vmi-xen", "trap", progress)?;
+    rig.push(&reader, "dom0", counters)?;
+    Counts::now(rig, counters).context("only the Bochs that the rig builds counts")?;
+    Ok(())
+}
 
 /// Takes all of ours away, and starts what is asked for. `options` of policyd; none: without it, and without its programs at the vifs.
 /// `policy`: the text of a policy that is put in force.

@@ -3,12 +3,11 @@
 //! nothing to do carries out none.
 
 use anyhow::Context;
-use xmesh_rig::{Progress, Rig, programs};
+use xmesh_rig::{Progress, Rig};
 
 use super::counters::Counts;
 use super::daemon;
 use super::report::{Row, Section, median};
-use crate::demo::mesh;
 
 const COUNTERS: &str = "/tmp/bench-trap";
 /// Looks at what policyd's threads do.
@@ -45,14 +44,8 @@ for task, (name, ns) in after.items(): print(name.replace(" ", "-"), ns - before
 /// Where the rig's emulator does not count, or something in it fails.
 pub fn in_rig(rig: &Rig, runs: u32) -> anyhow::Result<Vec<Section>> {
     let progress = Progress::new(false);
-    mesh::install(rig)?;
-    rig.push(
-        &programs::example("vmi-xen", "trap", &progress)?,
-        "dom0",
-        COUNTERS,
-    )?;
+    daemon::install(rig, COUNTERS, &progress)?;
     rig.write("dom0", THREADS, 0o644, LOOK.as_bytes())?;
-    Counts::now(rig, COUNTERS).context("only the Bochs that the rig builds counts")?;
     let ways = [
         ("without policyd", None, None),
         ("with it, no policy", Some(""), None),

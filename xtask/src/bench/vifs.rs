@@ -68,17 +68,11 @@ const WAYS: [Way; 4] = [
 /// Where the rig's emulator does not count, or something in it fails.
 pub fn in_rig(rig: &Rig, runs: u32) -> anyhow::Result<Vec<Section>> {
     let progress = Progress::new(false);
-    mesh::install(rig)?;
-    rig.push(
-        &programs::example("vmi-xen", "trap", &progress)?,
-        "dom0",
-        COUNTERS,
-    )?;
+    daemon::install(rig, COUNTERS, &progress)?;
     let streams = programs::guest("streams")?;
     for guest in ["web1", "db1"] {
         rig.push(&streams, guest, STREAMS)?;
     }
-    Counts::now(rig, COUNTERS).context("only the Bochs that the rig builds counts")?;
     let _server = serve(rig)?;
     let (mut stream, mut question) = (Vec::new(), Vec::new());
     for way in &WAYS {
