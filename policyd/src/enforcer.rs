@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender, select};
 use netback_filter::{Datapath, FlowWriter, Service};
-use policy::{Facts, Protocol, VmId};
+use policy::{DryRun, Facts, Protocol, VmId};
 use policyd_api::{Applied, PolicyDocument, PolicySummary, SourceText, Stage, What};
 use vmi_xen::observe::Subject;
 
@@ -77,7 +77,12 @@ enum Shown {
     /// By its first packet; its owner was looked up. Where it goes, if it had a backend by then.
     Lookup(Option<SocketAddr>),
     /// By its first packet, which is of a connection that a trap told of under other addresses.
-    Translated(Option<SocketAddr>),
+    Translated {
+        /// Where it goes, if it had a backend by then.
+        backend: Option<SocketAddr>,
+        /// What rules in dry run would have made of it under these.
+        tried: Option<DryRun>,
+    },
     /// It was looked up, and its socket is closed meanwhile: there is nothing left to decide.
     Over,
 }

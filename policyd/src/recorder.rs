@@ -195,20 +195,24 @@ impl Recorder {
                 let known = self.open.get_mut(&way);
                 // One that a look at all flows found first is counted already, under the name of who was not known yet.
                 let known = known.filter(|known| !fresh && known.name.verdict == name.verdict);
+                let mut observed = false;
                 match known {
                     Some(known) => {
-                        known.name = Arc::clone(&name);
-                        self.signals.rename(&mut known.told, pair, at);
                         if std::mem::take(&mut known.taken_back) {
+                            observed = known.name == name;
                             add(self.store.as_ref(), &name, once(at, 1, 0));
                         }
+                        known.name = Arc::clone(&name);
+                        self.signals.rename(&mut known.told, pair, at);
                     }
                     None => {
                         self.begin(way, &name, pair, at, true);
                         add(self.store.as_ref(), &name, once(at, 1, 0));
                     }
                 }
-                self.shadow.observe(&name, at, || Example::of(&way, Some(&*who)));
+                if !observed {
+                    self.shadow.observe(&name, at, || Example::of(&way, Some(&*who)));
+                }
             }
             Note::Translated { inside, outside } => {
                 if let Some(mut known) = self.open.remove(&inside) {

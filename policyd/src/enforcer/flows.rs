@@ -229,7 +229,13 @@ impl Enforcer {
         if let Some(event) = question.refused.as_ref().filter(|event| !is_held(event)) {
             self.refused(event, Some(who));
         }
-        let waits = self.connects(who, &question.way, Shown::Translated(question.backend));
+        let shown = Shown::Translated {
+            backend: question.backend,
+            tried: judge(&self.world.load(), inside, who, Stage::Seen)
+                .decision
+                .dry_run,
+        };
+        let waits = self.connects(who, &question.way, shown);
         if let Some(event) = held.filter(|_| !waits) {
             self.let_go(&event, who);
         }

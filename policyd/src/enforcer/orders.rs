@@ -205,7 +205,7 @@ impl Enforcer {
                     false => (now, Some(Write::Revise)),
                 }
             }
-            Shown::Lookup(backend) | Shown::Translated(backend) => {
+            Shown::Lookup(backend) | Shown::Translated { backend, .. } => {
                 // It may have begun meanwhile.
                 let begun = self.flows.backend(&way.key()).ok().flatten();
                 let stage = match backend.or(begun) {
@@ -226,7 +226,7 @@ impl Enforcer {
             if !matches!(shown, Shown::Over) {
                 self.owners.insert(*way, who, judged.backend);
             }
-            if matches!(shown, Shown::Lookup(_) | Shown::Translated(_)) && way.protocol == Protocol::UDP {
+            if matches!(shown, Shown::Lookup(_) | Shown::Translated { .. }) && way.protocol == Protocol::UDP {
                 let port = (way.scope, way.local.port());
                 self.datagrams.entry(port).or_default().push(*way);
             }
@@ -280,12 +280,16 @@ impl Enforcer {
                 seen: match shown {
                     Shown::Trap(_) => Seen::Trap,
                     Shown::Lookup(_) | Shown::Over => Seen::Lookup,
-                    Shown::Translated(_) => Seen::Translated,
+                    Shown::Translated { .. } => Seen::Translated,
                 },
             },
         );
-        let source = world.source(way.scope, way.local.ip(), Some(who));
-        self.tried(&world, way, &decision, (true, &source, Some(who)));
+        // A connection counts once for what rules in dry run would have made of it.
+        let known = matches!(shown, Shown::Translated { tried, .. } if tried == decision.dry_run);
+        if !known {
+            let source = world.source(way.scope, way.local.ip(), Some(who));
+            self.tried(&world, way, &decision, (true, &source, Some(who)));
+        }
         false
     }
 

@@ -89,6 +89,7 @@ pub fn plan<'f>(
         in_force,
         options,
         by_content: BTreeMap::new(),
+        by_user: by_user(&drafts),
         taken: Given {
             // What these words mean in a rule is no service.
             names: ["any", "world", "unattributed"].map(str::to_owned).into(),
@@ -110,6 +111,8 @@ struct Making<'a, 'f> {
     in_force: &'a Ruleset,
     options: &'a Options,
     by_content: BTreeMap<Service<'f>, String>,
+    /// Programs that only their users tell apart.
+    by_user: BTreeSet<(Option<&'f str>, Container)>,
     taken: Given,
     rule_names: Given,
     plan: Plan<'f>,
@@ -228,7 +231,7 @@ impl<'f> Making<'_, 'f> {
         }
         let name = self
             .known_as(draft, side)
-            .unwrap_or_else(|| described(&service, guests));
+            .unwrap_or_else(|| described(&service, guests, &self.by_user));
         let name = self.taken.unused(&name);
         self.by_content.insert(service.clone(), name.clone());
         self.plan.services.insert(name.clone(), service);
@@ -305,6 +308,21 @@ fn listens(draft: &Draft<'_>) -> ((Protocol, Vec<PortRange>), Option<String>) {
     )
 }
 
+/// Executables whose users are asked for, not everywhere the same.
+fn by_user<'f>(drafts: &[Draft<'f>]) -> BTreeSet<(Option<&'f str>, Container)> {
+    let mut users: BTreeMap<_, BTreeSet<&[u32]>> = BTreeMap::new();
+    for program in drafts
+        .iter()
+        .flat_map(|draft| [&draft.client, &draft.server])
+        .flatten()
+    {
+        let of = users.entry((program.exe, program.container)).or_default();
+        of.insert(&program.uids);
+    }
+    users.retain(|_, uids| uids.len() > 1);
+    users.into_keys().collect()
+}
+
 /// `tcp-443`, for names.
 fn suffix((protocol, ranges): &(Protocol, Vec<PortRange>)) -> String {
     match ranges.first() {
@@ -314,7 +332,11 @@ fn suffix((protocol, ranges): &(Protocol, Vec<PortRange>)) -> String {
 }
 
 /// `web-curl`, `db1-tcp-80`.
-fn described(service: &Service<'_>, guests: &BTreeSet<&str>) -> String {
+fn described(
+    service: &Service<'_>,
+    guests: &BTreeSet<&str>,
+    by_user: &BTreeSet<(Option<&str>, Container)>,
+) -> String {
     let stems: BTreeSet<&str> = guests.iter().map(|guest| stem(guest)).collect();
     let mut name = match (guests.first(), stems.first()) {
         (Some(guest), _) if guests.len() == 1 => (*guest).to_owned(),
@@ -332,7 +354,9 @@ fn described(service: &Service<'_>, guests: &BTreeSet<&str>) -> String {
                 Container::Inside => name += "-contained",
                 Container::Outside | Container::Either => {}
             }
-            if let [uid, ..] = program.uids.as_slice() {
+            if by_user.contains(&(program.exe, program.container))
+                && let [uid, ..] = program.uids.as_slice()
+            {
                 name += &format!("-uid-{uid}");
             }
         }

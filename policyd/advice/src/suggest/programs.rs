@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! By what the programs of a rule are known: by their executable, and by user and container where these make a difference.
 //!
-//! A user makes a difference where the same executable of the same guest was run by several, and they did not go to the same places. That
-//! it runs in a container, or in none, is asked in guests that have containers, unless it did the same in both. A container's
-//! id is never asked: it is another after each start.
+//! Who runs it is asked where that was one user, as of services, or several who did not go to the same places. That it runs in a
+//! container, or in none, is asked in guests that have containers, unless it did the same in both. A container's id is never asked:
+//! it is another after each start.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -119,17 +119,19 @@ fn by_container<'f>(went: Went<'f>, has_containers: bool, exact: bool) -> Vec<(W
 }
 
 /// Apart by user, where that makes a difference; with `exact` always. Gives the users that are to be asked for: none means any.
+/// A program of one user, as services are, is that user's; one that several run to go to the same places is anyone's.
 fn by_user<'f>(went: Went<'f>, exact: bool) -> Vec<(Vec<Process<'f>>, Vec<u32>)> {
     let mut of_user: BTreeMap<u32, Went<'f>> = BTreeMap::new();
     for (process, targets) in went {
         of_user.entry(process.uid).or_default().insert(process, targets);
     }
+    let of_one = of_user.len() == 1;
     let mut alike: Groups<BTreeSet<Target<'f>>, (u32, Vec<Process<'f>>)> = Groups::new();
     for (uid, went) in of_user {
         let processes = went.keys().copied().collect();
         alike.entry(places(&went)).or_default().push((uid, processes));
     }
-    let differ = exact || (alike.len() > 1 && alike.len() <= USERS);
+    let differ = exact || of_one || (alike.len() > 1 && alike.len() <= USERS);
     let groups = alike.into_values().map(|users| {
         let (uids, processes): (Vec<u32>, Vec<Vec<Process<'f>>>) = users.into_iter().unzip();
         (processes.concat(), if differ { uids } else { Vec::new() })

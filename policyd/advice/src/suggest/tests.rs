@@ -124,8 +124,8 @@ default:
   web2: deny
 services:
   db1-httpd: { vm: db1, exe: /usr/sbin/httpd, port: 80, protocol: tcp }
-  web-curl: { vm: \"web*\", exe: /usr/bin/curl }
-  web1-curl: { vm: web1, exe: /usr/bin/curl }
+  web-curl: { vm: \"web*\", exe: /usr/bin/curl, uid: 0 }
+  web1-curl: { vm: web1, exe: /usr/bin/curl, uid: 0 }
 rules:
   # 12 flows, first 1970-01-01T00:16:40Z, last 1970-01-01T00:33:20Z; 2 of 2 pairs were seen
   # domains web*: 2 do this, and no other has such a name
@@ -307,6 +307,20 @@ fn users_and_containers_count_where_they_make_a_difference() {
         uid: Some(uid),
         ..guest("web1", CURL)
     };
+    // What one user ran is no other's.
+    let of_one = learned(
+        &vec![allowed(user(33), guest("db1", HTTPD), 80)],
+        &Options::default(),
+    );
+    for (uid, verdict_of) in [(33, Verdict::Allow), (0, Verdict::Deny)] {
+        let flow = allowed(user(uid), guest("db1", HTTPD), 80);
+        assert_eq!(
+            verdict(&document(&of_one).1, &flow.0),
+            Some(verdict_of),
+            "{}",
+            of_one.text
+        );
+    }
     let mut flows = vec![
         allowed(user(0), guest("db1", HTTPD), 80),
         allowed(user(33), guest("db1", HTTPD), 80),
@@ -332,7 +346,7 @@ fn users_and_containers_count_where_they_make_a_difference() {
     flows.push(allowed(inside, guest("db1", HTTPD), 5432));
     let contained = learned(&flows, &Options::default());
     assert!(
-        contained.text.contains("exe: /app, container: \"**\" }"),
+        contained.text.contains("exe: /app, uid: 0, container: \"**\" }"),
         "{}",
         contained.text
     );
@@ -420,7 +434,7 @@ fn only_the_domains_asked_for_are_covered() {
             "  db1: deny",
             "services:",
             "  db1-httpd: { vm: db1, exe: /usr/sbin/httpd, port: 80, protocol: tcp }",
-            "  web1-curl: { vm: web1, exe: /usr/bin/curl }",
+            "  web1-curl: { vm: web1, exe: /usr/bin/curl, uid: 0 }",
             "rules:",
             "  - { name: web1-curl-to-db1-httpd, from: web1-curl, to: db1-httpd, action: allow }",
         ]
