@@ -7,6 +7,7 @@ use crate::command::{command, run};
 use crate::error::{At, Result};
 use crate::progress::Progress;
 use crate::setup::{self, Mirrors};
+use crate::xen::Xen;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -28,23 +29,28 @@ exec chroot "$root" "$@"
 
 /// A Debian release that programs are run on: this host where it runs that release, else a root made for it.
 pub struct Release {
-    root: Option<PathBuf>,
+    /// None where that is the host.
+    root: Option<Root>,
+}
+
+struct Root {
+    suite: String,
+    folder: PathBuf,
 }
 
 impl Release {
-    /// The release `suite` (`bookworm`, `trixie`) with `packages` installed. Making a root takes minutes; it is kept in the cache.
+    /// The release with this Xen, and all that our programs and their packages are built with. Making a root takes minutes; it is
+    /// kept in the cache.
     ///
     /// # Errors
     /// If packages are missing here and may not be installed, or the mirror cannot be reached.
-    pub fn open(suite: &str, packages: &[&str], progress: &Progress) -> Result<Release> {
-        let root = if is_host_release(suite) {
-            setup::ensure(packages, progress)?;
-            None
-        } else {
-            setup::ensure(&["mmdebstrap"], progress)?;
-            Some(build_root(suite, packages, progress)?)
-        };
-        Ok(Release { root })
+    pub fn to_build_on(xen: Xen, progress: &Progress) -> Result<Release> {
+        if is_host_release(xen.suite()) {
+            setup::ensure(setup::PROGRAMS, progress)?;
+            return Ok(Release::host());
+        }
+        let packages = [setup::PROGRAMS, setup::PACKAGES].concat();
+        Release::bare(xen.suite(), &packages, progress)
     }
 
     /// The host, whatever it runs.
@@ -52,20 +58,22 @@ impl Release {
         Release { root: None }
     }
 
-    /// As [`Self::open`], in a root of its own even where the host runs that release: with nothing but `packages` and what is essential.
+    /// The release `suite` in a root of its own even where the host runs it: with nothing but `packages` and what is essential.
     ///
     /// # Errors
     /// If the mirror cannot be reached, or this is not run as root.
     pub fn bare(suite: &str, packages: &[&str], progress: &Progress) -> Result<Release> {
         setup::ensure(&["mmdebstrap"], progress)?;
-        Ok(Release {
-            root: Some(build_root(suite, packages, progress)?),
-        })
+        let root = Root {
+            suite: suite.to_owned(),
+            folder: build_root(suite, packages, progress)?,
+        };
+        Ok(Release { root: Some(root) })
     }
 
     /// Its root folder; of the host `/`.
     pub fn root(&self) -> &Path {
-        self.root.as_deref().unwrap_or(Path::new("/"))
+        self.root.as_ref().map_or(Path::new("/"), |root| &root.folder)
     }
 
     /// Whether that is the host itself.
@@ -73,11 +81,21 @@ impl Release {
         self.root.is_none()
     }
 
-    /// Runs cargo in the checkout; what it builds goes to `target`.
+    /// Where cargo puts what it builds on this release.
+    pub fn target_folder(&self) -> PathBuf {
+        let folder = crate::programs::target_folder();
+        match &self.root {
+            None => folder,
+            Some(root) => folder.join(&root.suite),
+        }
+    }
+
+    /// Runs cargo in the checkout; what it builds goes to [`Self::target_folder`].
     ///
     /// # Errors
     /// If it cannot be started, or fails; the error has the end of its output.
-    pub fn cargo(&self, arguments: &[&str], workspace: &Path, target: &Path) -> Result<()> {
+    pub fn cargo(&self, arguments: &[&str], workspace: &Path) -> Result<()> {
+        let target = &self.target_folder();
         fs::create_dir_all(target).at(target)?;
         if self.is_host() {
             run(crate::programs::cargo()

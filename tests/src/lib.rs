@@ -26,6 +26,7 @@ mod progress;
 mod rig;
 pub mod setup;
 mod state;
+mod xen;
 
 pub use agent::client::{Discard, Output as Sink, Sender, SessionError};
 pub use backend::{Backend, Cpu};
@@ -35,3 +36,4 @@ pub use error::{Result, RigError};
 pub use image::Archive as Initramfs;
 pub use progress::Progress;
 pub use rig::{Domain, Job, Output, Rig, RigConfig};
+pub use xen::Xen;

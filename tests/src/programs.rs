@@ -4,9 +4,8 @@
 use crate::chroot::Release;
 use crate::command::run;
 use crate::error::{At, Result};
-use crate::image::SUITE;
 use crate::progress::Progress;
-use crate::setup;
+use crate::xen::Xen;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -44,27 +43,28 @@ pub(crate) fn without_package(mut command: Command) -> Command {
 
 /// Builds policyd and xmesh for dom0; gives their paths. They link to libxenctrl of the very Xen they
 /// talk to, so they are built on dom0's own release: here if this is one, else in a root made for it.
-pub fn build(progress: &Progress) -> Result<Vec<PathBuf>> {
+pub fn build(xen: Xen, progress: &Progress) -> Result<Vec<PathBuf>> {
     let folder = for_dom0(
+        xen,
         "policyd and xmesh",
         &["--package", "policyd", "--package", "xmesh"],
         progress,
     )?;
     ["policyd", "xmesh"]
         .iter()
-        .map(|name| lean(&folder.join(name)))
+        .map(|name| lean(xen, &folder.join(name)))
         .collect()
 }
 
 /// Builds an example of a package for dom0, as [`build`] does; gives its path.
-pub fn example(package: &str, name: &str, progress: &Progress) -> Result<PathBuf> {
-    let folder = for_dom0(name, &["--package", package, "--example", name], progress)?;
-    lean(&folder.join("examples").join(name))
+pub fn example(xen: Xen, package: &str, name: &str, progress: &Progress) -> Result<PathBuf> {
+    let folder = for_dom0(xen, name, &["--package", package, "--example", name], progress)?;
+    lean(xen, &folder.join("examples").join(name))
 }
 
 /// A copy of a program without what only debuggers read: four fifths of it, and the way into a rig is slow.
-fn lean(program: &Path) -> Result<PathBuf> {
-    let folder = target_folder().join("rig-lean");
+fn lean(xen: Xen, program: &Path) -> Result<PathBuf> {
+    let folder = target_folder().join(format!("rig-lean-{xen}"));
     fs::create_dir_all(&folder).at(&folder)?;
     let lean = folder.join(program.file_name().unwrap_or_default());
     // Tests of another rig may be reading it.
@@ -78,16 +78,12 @@ fn lean(program: &Path) -> Result<PathBuf> {
 }
 
 /// Builds what cargo's arguments select; gives the folder it is in.
-fn for_dom0(what: &str, selection: &[&str], progress: &Progress) -> Result<PathBuf> {
+fn for_dom0(xen: Xen, what: &str, selection: &[&str], progress: &Progress) -> Result<PathBuf> {
     let arguments = [&["build", "--quiet", "--release"], selection].concat();
-    let release = Release::open(SUITE, setup::PROGRAMS, progress)?;
+    let release = Release::to_build_on(xen, progress)?;
     progress.say(format!("building {what}"));
-    let target = match release.is_host() {
-        true => target_folder(),
-        false => target_folder().join("rig-dom0"),
-    };
-    release.cargo(&arguments, workspace(), &target)?;
-    Ok(target.join("release"))
+    release.cargo(&arguments, workspace())?;
+    Ok(release.target_folder().join("release"))
 }
 
 /// Compiles a program of one file for domUs, `tests/guest/NAME.rs`, with no library beside it; gives its path.

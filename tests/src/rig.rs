@@ -12,6 +12,7 @@ use crate::programs;
 use crate::progress::Progress;
 use crate::setup;
 use crate::state::{State, process_start};
+use crate::xen::Xen;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
@@ -35,6 +36,8 @@ pub struct RigConfig {
     pub backend: Option<Backend>,
     /// Whose processor the machine has.
     pub cpu: Cpu,
+    /// The Xen that runs on it.
+    pub xen: Xen,
     /// vCPUs of the domUs; as many as the back end carries if not given.
     pub vcpus: Option<u32>,
     /// Whether to say nothing while it comes up.
@@ -47,6 +50,7 @@ impl Default for RigConfig {
             name: "default".to_owned(),
             backend: None,
             cpu: Cpu::default(),
+            xen: Xen::default(),
             vcpus: None,
             quiet: false,
         }
@@ -161,11 +165,12 @@ impl Rig {
         check_name(&config.name)?;
         let progress = Progress::new(config.quiet);
         if let Ok(rig) = Rig::attach(&config.name) {
-            if rig.cpu() != config.cpu {
+            if (rig.cpu(), rig.xen()) != (config.cpu, config.xen) {
                 return Err(RigError::Backend(format!(
-                    "rig {} is up with an {} processor: end it, or name another",
+                    "rig {} is up with an {} processor and Xen {}: end it, or name another",
                     rig.name(),
-                    rig.cpu()
+                    rig.cpu(),
+                    rig.xen()
                 )));
             }
             progress.say(format!("rig {} is up already ({})", rig.name(), rig.backend()));
@@ -173,9 +178,10 @@ impl Rig {
         }
         let emulator = Emulator::ready(config.backend, config.cpu, &progress)?;
         progress.say(format!(
-            "back end: {}, {} processor",
+            "back end: {}, {} processor, Xen {}",
             emulator.backend(),
-            config.cpu
+            config.cpu,
+            config.xen
         ));
         let (rig, mut child) = Rig::start(config, &emulator, &progress)?;
         let outcome = rig.boot(&mut child, &progress);
@@ -206,7 +212,7 @@ impl Rig {
 
     fn start(config: &RigConfig, emulator: &Emulator, progress: &Progress) -> Result<(Rig, Child)> {
         setup::ensure(setup::IMAGES, progress)?;
-        let dom0 = image::dom0_root(progress)?;
+        let dom0 = image::dom0_root(config.xen, progress)?;
         let domu = image::domu_root(progress)?;
         let agent_path = programs::agent(progress)?;
         let agent = fs::read(&agent_path).at(&agent_path)?;
@@ -234,6 +240,7 @@ impl Rig {
             name: config.name.clone(),
             backend,
             cpu: config.cpu,
+            xen: config.xen,
             vcpus: config.vcpus.unwrap_or_else(|| backend.vcpus()),
             pid: child.id(),
             began: process_start(child.id()).unwrap_or_default(),
@@ -322,6 +329,11 @@ impl Rig {
     /// Whose processor its machine has.
     pub fn cpu(&self) -> Cpu {
         self.state.cpu
+    }
+
+    /// The Xen that runs on it.
+    pub fn xen(&self) -> Xen {
+        self.state.xen
     }
 
     /// vCPUs that a domU of this rig can have at most.

@@ -5,6 +5,7 @@ use crate::backend::{Backend, Cpu};
 use crate::cache;
 use crate::domain::check_name;
 use crate::error::{At, Result, RigError};
+use crate::xen::Xen;
 use std::fs;
 use std::path::PathBuf;
 
@@ -14,6 +15,7 @@ pub(crate) struct State {
     pub(crate) name: String,
     pub(crate) backend: Backend,
     pub(crate) cpu: Cpu,
+    pub(crate) xen: Xen,
     /// vCPUs that a domU of this rig may have at most.
     pub(crate) vcpus: u32,
     /// The emulator's process.
@@ -40,13 +42,18 @@ impl State {
         let State {
             backend,
             cpu,
+            xen,
             vcpus,
             pid,
             began,
             port,
             ..
         } = self;
-        fs::write(&path, format!("{backend} {vcpus} {pid} {began} {port} {cpu}\n")).at(&path)
+        fs::write(
+            &path,
+            format!("{backend} {vcpus} {pid} {began} {port} {cpu} {xen}\n"),
+        )
+        .at(&path)
     }
 
     /// The rig of that name, if its emulator runs.
@@ -90,6 +97,7 @@ impl State {
             port: words.next()?.parse().ok()?,
             // Rigs brought up before there was a choice do not say.
             cpu: words.next().map_or(Some(Cpu::Intel), |word| word.parse().ok())?,
+            xen: words.next().map_or(Some(Xen::V4_17), |word| word.parse().ok())?,
         })
     }
 }
@@ -112,6 +120,9 @@ mod tests {
     #[test]
     fn a_state_that_is_cut_off_is_no_rig() {
         assert!(State::parse("x", "bochs 2 17 4711 7700 amd\n").is_some_and(|state| state.cpu == Cpu::Amd));
+        assert!(
+            State::parse("x", "bochs 2 17 4711 7700 amd 4.20\n").is_some_and(|state| state.xen == Xen::V4_20)
+        );
         assert!(State::parse("x", "bochs 2 17 4711 7700 zilog\n").is_none());
         assert!(State::parse("x", "bochs 2 17 4711").is_none());
         assert!(State::parse("x", "abacus 2 17 4711 7700").is_none());

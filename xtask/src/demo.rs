@@ -8,7 +8,7 @@ mod steps;
 use std::process::ExitCode;
 
 use clap::Args;
-use xmesh_rig::{Cpu, Progress, Rig, RigConfig};
+use xmesh_rig::{Cpu, Progress, Rig, RigConfig, Xen};
 
 use crate::test::Count;
 use crate::web;
@@ -23,6 +23,9 @@ pub struct Options {
     /// intel (altp2m) or amd (breakpoints in guest memory)
     #[arg(long, default_value_t)]
     cpu: Cpu,
+    /// 4.17 (Debian 12's) or 4.20 (Debian 13's)
+    #[arg(long, default_value_t)]
+    xen: Xen,
     /// Leave the rig running afterwards, to try things on it
     #[arg(long)]
     keep: bool,
@@ -33,6 +36,7 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let config = RigConfig {
         name: options.name.clone(),
         cpu: options.cpu,
+        xen: options.xen,
         ..RigConfig::default()
     };
     let running = Rig::attach(&options.name).is_ok();

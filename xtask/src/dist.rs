@@ -10,23 +10,23 @@ use package::{Built, Compression};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use xmesh_rig::chroot::Release;
-use xmesh_rig::{Progress, packages, programs, setup};
+use xmesh_rig::{Progress, Xen, packages, programs, setup};
 
 /// A Debian release that there are packages for.
 struct Target {
-    suite: &'static str,
     number: u32,
+    xen: Xen,
 }
 
-/// libxenctrl must be that of the Xen that runs, so each release has packages of its own: Xen 4.17 and 4.20.
+/// libxenctrl must be that of the Xen that runs, so each release has packages of its own.
 const TARGETS: [Target; 2] = [
     Target {
-        suite: "bookworm",
         number: 12,
+        xen: Xen::V4_17,
     },
     Target {
-        suite: "trixie",
         number: 13,
+        xen: Xen::V4_20,
     },
 ];
 
@@ -79,19 +79,19 @@ fn make(
     folder: &Path,
     progress: &Progress,
 ) -> anyhow::Result<Vec<Built>> {
-    let needed = [setup::PROGRAMS, setup::PACKAGES].concat();
-    let release = Release::open(target.suite, &needed, progress)?;
-    let built = match release.is_host() {
-        true => programs::target_folder(),
-        false => programs::target_folder().join(format!("dist-{}", target.suite)),
-    };
+    let release = Release::to_build_on(target.xen, progress)?;
+    if release.is_host() {
+        setup::ensure(setup::PACKAGES, progress)?;
+    }
     let mut arguments = vec!["build", "--quiet", "--package", "policyd", "--package", "xmesh"];
     if !options.debug {
         arguments.push("--release");
     }
     progress.say(format!("building policyd and xmesh on Debian {}", target.number));
-    release.cargo(&arguments, programs::workspace(), &built)?;
-    let programs = built.join(if options.debug { "debug" } else { "release" });
+    release.cargo(&arguments, programs::workspace())?;
+    let programs = release
+        .target_folder()
+        .join(if options.debug { "debug" } else { "release" });
     // A snapshot of what was committed last, whenever it is made.
     let time = git(&["log", "-1", "--format=%ct"])?;
     let date = git(&["log", "-1", "--format=%cD"])?;
@@ -122,7 +122,7 @@ fn trial(target: &Target, folder: &Path, made: &[Built], progress: &Progress) ->
         .collect();
     depends.sort_unstable();
     depends.dedup();
-    let bare = Release::bare(target.suite, &depends, progress)?;
+    let bare = Release::bare(target.xen.suite(), &depends, progress)?;
     progress.say(format!(
         "installing, running and purging them on a bare Debian {}",
         target.number

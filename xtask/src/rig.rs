@@ -5,7 +5,7 @@ use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use xmesh_rig::{Backend, Cpu, Rig, RigConfig};
+use xmesh_rig::{Backend, Cpu, Rig, RigConfig, Xen};
 
 /// Which rig.
 #[derive(Args)]
@@ -28,6 +28,9 @@ pub enum Command {
         /// intel (altp2m) or amd (int3 in guest memory)
         #[arg(long, default_value_t)]
         cpu: Cpu,
+        /// 4.17 (Debian 12's) or 4.20 (Debian 13's)
+        #[arg(long, default_value_t)]
+        xen: Xen,
         /// vCPUs of the domUs [default: what the back end carries, at most 2]
         #[arg(long)]
         vcpus: Option<u32>,
@@ -87,21 +90,24 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
             which,
             backend,
             cpu,
+            xen,
             vcpus,
         } => {
             let config = RigConfig {
                 name: which.name,
                 backend,
                 cpu,
+                xen,
                 vcpus,
                 quiet: false,
             };
             let rig = Rig::up(&config)?;
             println!(
-                "rig {} is up ({}, {} processor, logs in {})",
+                "rig {} is up ({}, {} processor, Xen {}, logs in {})",
                 rig.name(),
                 rig.backend(),
                 rig.cpu(),
+                rig.xen(),
                 rig.folder().display()
             );
         }
@@ -131,21 +137,22 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
 
 fn list() -> anyhow::Result<()> {
     println!(
-        "{:<12} {:<15} {:<6} {:<12} {:>4} {:>6} {:>6}  STATE",
-        "RIG", "BACKEND", "CPU", "DOMAIN", "ID", "MEM", "VCPUS"
+        "{:<12} {:<15} {:<6} {:<5} {:<12} {:>4} {:>6} {:>6}  STATE",
+        "RIG", "BACKEND", "CPU", "XEN", "DOMAIN", "ID", "MEM", "VCPUS"
     );
     for rig in Rig::all() {
         let (name, backend, cpu) = (rig.name(), rig.backend().to_string(), rig.cpu().to_string());
+        let xen = rig.xen().to_string();
         match rig.domains() {
             Ok(domains) => {
                 for d in domains {
                     println!(
-                        "{name:<12} {backend:<15} {cpu:<6} {:<12} {:>4} {:>6} {:>6}  {}",
+                        "{name:<12} {backend:<15} {cpu:<6} {xen:<5} {:<12} {:>4} {:>6} {:>6}  {}",
                         d.name, d.id, d.memory, d.vcpus, d.state
                     );
                 }
             }
-            Err(error) => println!("{name:<12} {backend:<15} {cpu:<6} {error}"),
+            Err(error) => println!("{name:<12} {backend:<15} {cpu:<6} {xen:<5} {error}"),
         }
     }
     Ok(())

@@ -13,7 +13,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::thread;
 use std::time::Instant;
-use xmesh_rig::{Cpu, Progress, Rig, RigConfig, RigError, programs, setup};
+use xmesh_rig::{Cpu, Progress, Rig, RigConfig, RigError, Xen, programs, setup};
 
 /// Which tests.
 #[derive(Args)]
@@ -64,8 +64,14 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     if !options.quick {
         match &options.rig {
             Some(name) => {
-                let cpu = Rig::attach(name).map_or(Cpu::default(), |rig| rig.cpu());
-                count.add(&in_rig(name, cpu, true, Echo::Live, &[])?);
+                let mut config = RigConfig {
+                    name: name.clone(),
+                    ..RigConfig::default()
+                };
+                if let Ok(rig) = Rig::attach(name) {
+                    (config.cpu, config.xen) = (rig.cpu(), rig.xen());
+                }
+                count.add(&in_rig(&config, true, Echo::Live, &[])?);
             }
             None => {
                 let counts = in_own_rigs().unwrap_or_else(|error| vec![Err(error)]);
@@ -101,13 +107,18 @@ enum Echo {
 fn in_own_rigs() -> anyhow::Result<Vec<anyhow::Result<Count>>> {
     // What goes into them is built first: beside two emulated machines a compiler takes several times as long.
     let progress = Progress::new(false);
-    programs::build(&progress)?;
+    programs::build(Xen::default(), &progress)?;
     for example in ["kill9", "tamper"] {
-        programs::example("vmi-xen", example, &progress)?;
+        programs::example(Xen::default(), "vmi-xen", example, &progress)?;
     }
     let run = |(index, (name, cpu)): (usize, (&'static str, Cpu))| {
         let echo = if index == 0 { Echo::Live } else { Echo::AtTheEnd };
-        thread::spawn(move || in_rig(name, cpu, false, echo, &SHARED_OUT))
+        let config = RigConfig {
+            name: name.to_owned(),
+            cpu,
+            ..RigConfig::default()
+        };
+        thread::spawn(move || in_rig(&config, false, echo, &SHARED_OUT))
     };
     let threads: Vec<_> = OWN_RIGS.into_iter().enumerate().map(run).collect();
     let outcome = |thread: thread::JoinHandle<_>| {
@@ -120,13 +131,8 @@ fn in_own_rigs() -> anyhow::Result<Vec<anyhow::Result<Count>>> {
 
 /// The tests that need a rig: marked `#[ignore]`, so that a plain `cargo test` says that it left them out. `shared_out`: what a rig
 /// without altp2m has for itself.
-fn in_rig(name: &str, cpu: Cpu, keep: bool, echo: Echo, shared_out: &[&str]) -> anyhow::Result<Count> {
-    let config = RigConfig {
-        name: name.to_owned(),
-        cpu,
-        ..RigConfig::default()
-    };
-    let rig = match Rig::up(&config) {
+fn in_rig(config: &RigConfig, keep: bool, echo: Echo, shared_out: &[&str]) -> anyhow::Result<Count> {
+    let rig = match Rig::up(config) {
         Ok(rig) => rig,
         // What could not be tried has not passed.
         Err(error) => {
@@ -145,7 +151,7 @@ fn in_rig(name: &str, cpu: Cpu, keep: bool, echo: Echo, shared_out: &[&str]) -> 
         "--ignored",
         "--test-threads=1",
     ];
-    match cpu {
+    match config.cpu {
         Cpu::Intel => {
             count.add(&demo::in_rig(&rig));
             for others in [&[ON_AMD], shared_out].concat() {

@@ -13,4 +13,4 @@ pub use cpio::Archive;
 pub(crate) use grub::grub_image;
 pub(crate) use guest_kernel::guest_kernel;
 pub(crate) use initramfs::{dom0_initramfs, domu_initramfs};
-pub(crate) use root::{SUITE, dom0_root, domu_root};
+pub(crate) use root::{dom0_root, domu_root};

@@ -6,13 +6,14 @@ use crate::command::run;
 use crate::error::{At, Result};
 use crate::progress::Progress;
 use crate::setup::Mirrors;
+use crate::xen::Xen;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Debian's release with the rig's Xen, 4.17.
-pub(crate) const SUITE: &str = "bookworm";
+/// Debian's release that domUs are of, whatever Xen they run on.
+const DOMU_SUITE: &str = "bookworm";
 const HOOK: &str = include_str!("../../guest/root-hook");
 /// A multiple of this is a disk that every BIOS can address: 16 heads of 63 sectors.
 const CYLINDER: u64 = 16 * 63 * 512;
@@ -33,7 +34,8 @@ const BOTH: &[&str] = &[
     "strace",
     "util-linux",
 ];
-const DOM0: &[&str] = &["bpftool", "tcpdump", "xen-utils-4.17", "xenstore-utils"];
+/// Beside the tools of its Xen.
+const DOM0: &[&str] = &["bpftool", "tcpdump", "xenstore-utils"];
 /// What dom0 can do without: a mirror may lack it, and tests that need it then say so.
 const DOM0_MORE: &[&str] = &["openvswitch-switch"];
 const DOMU: &[&str] = &[
@@ -85,15 +87,17 @@ impl Root {
 }
 
 /// dom0: Xen's tools, and Debian's kernel for servers (the cloud kernel cannot be a dom0).
-pub(crate) fn dom0_root(progress: &Progress) -> Result<Root> {
+pub(crate) fn dom0_root(xen: Xen, progress: &Progress) -> Result<Root> {
     let kernel = [
         "linux-image-amd64",
         "ata_piix sd_mod ext4 overlay",
-        "xen-hypervisor-4.17-amd64",
+        xen.hypervisor(),
     ];
-    root("dom0", &[DOM0, DOM0_MORE].concat(), &[], kernel, progress).or_else(|error| {
+    let packages = [DOM0, &[xen.tools()]].concat();
+    let more = [&packages, DOM0_MORE].concat();
+    root("dom0", xen.suite(), &more, &[], kernel, progress).or_else(|error| {
         progress.say(format!("without {}: {error}", DOM0_MORE.join(" ")));
-        root("dom0", DOM0, &[], kernel, progress)
+        root("dom0", xen.suite(), &packages, &[], kernel, progress)
     })
 }
 
@@ -101,14 +105,23 @@ pub(crate) fn dom0_root(progress: &Progress) -> Result<Root> {
 pub(crate) fn domu_root(progress: &Progress) -> Result<Root> {
     let kernel = ["linux-image-cloud-amd64", DOMU_MODULES, ""];
     let user = ["--customize-hook=chroot \"$1\" useradd --create-home --uid 1000 app"];
-    root("domu", &[DOMU, DOMU_MORE].concat(), &user, kernel, progress).or_else(|error| {
+    root(
+        "domu",
+        DOMU_SUITE,
+        &[DOMU, DOMU_MORE].concat(),
+        &user,
+        kernel,
+        progress,
+    )
+    .or_else(|error| {
         progress.say(format!("without {}: {error}", DOMU_MORE.join(" ")));
-        root("domu", DOMU, &user, kernel, progress)
+        root("domu", DOMU_SUITE, DOMU, &user, kernel, progress)
     })
 }
 
 fn root(
     name: &str,
+    suite: &str,
     packages: &[&str],
     options: &[&str],
     kernel: [&str; 3],
@@ -116,6 +129,7 @@ fn root(
 ) -> Result<Root> {
     let include = format!("--include={}", [BOTH, packages].concat().join(","));
     let inputs = [
+        suite.as_bytes(),
         include.as_bytes(),
         HOOK.as_bytes(),
         &options.concat().into_bytes(),
@@ -123,12 +137,12 @@ fn root(
     ];
     let folder = cache::entry(&format!("root-{name}"), &inputs, |place| {
         progress.say(format!("making the root of {name} from Debian's packages (once)"));
-        make(place, &include, options, kernel)
+        make(place, suite, &include, options, kernel)
     })?;
     Ok(Root { folder })
 }
 
-fn make(place: &Path, include: &str, options: &[&str], kernel: [&str; 3]) -> Result<()> {
+fn make(place: &Path, suite: &str, include: &str, options: &[&str], kernel: [&str; 3]) -> Result<()> {
     let hook = place.join("hook");
     fs::write(&hook, HOOK).at(&hook)?;
     fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).at(&hook)?;
@@ -144,9 +158,9 @@ fn make(place: &Path, include: &str, options: &[&str], kernel: [&str; 3]) -> Res
             hook.display(),
             place.display()
         ))
-        .arg(SUITE)
+        .arg(suite)
         .arg(&tree)
-        .args(mirrors.sources(SUITE)))?;
+        .args(mirrors.sources(suite)))?;
 
     let used = run(Command::new("du").args(["-s", "-B1"]).arg(&tree))?;
     let used: u64 = used

@@ -113,7 +113,7 @@ fn a_guest_runs_on_whenever_its_watcher_is_killed() -> Outcome {
     let amd = mesh.0.cpu() == Cpu::Amd;
     let rounds = factor * if amd { 12 } else { 24 };
     mesh.end()?;
-    let program = programs::example("vmi-xen", "kill9", &Progress::new(true))?;
+    let program = programs::example(mesh.0.xen(), "vmi-xen", "kill9", &Progress::new(true))?;
     mesh.0.push(&program, "dom0", KILL9)?;
     let job = load(&mesh)?;
     let mut command = vec![KILL9.to_owned()];

@@ -4,6 +4,7 @@
 use std::net::Ipv4Addr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::containers;
 use crate::support::{Domain, Mesh, Outcome};
 use serde_json::Value;
 use xmesh_rig::{Discard, DomainSpec, Output};
@@ -198,7 +199,7 @@ fn a_guest_that_cannot_be_trapped_is_judged_by_its_processes_all_the_same() -> O
         lookups["found"].as_u64().is_some_and(|found| found >= 3),
         "{lookups}"
     );
-    Ok(())
+    containers::translated_flows_are_looked_up(&mesh, GUEST)
 }
 
 #[test]

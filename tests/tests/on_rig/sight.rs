@@ -45,7 +45,7 @@ fn has_event(mesh: &Mesh, kind: &str, says: &str) -> Fallible<bool> {
 #[ignore = "needs a rig: cargo xtask test"]
 fn who_hides_and_what_was_hooked_is_named() -> Outcome {
     let mesh = Mesh::up()?;
-    let tamper = programs::example("vmi-xen", "tamper", &Progress::new(true))?;
+    let tamper = programs::example(mesh.0.xen(), "vmi-xen", "tamper", &Progress::new(true))?;
     mesh.0.push(&tamper, "dom0", "/tmp/tamper")?;
     let domid = mesh.domain("web1")?["id"].to_string();
     let tampered = |argv: &[&str]| -> Fallible<String> {
@@ -319,7 +319,7 @@ fn a_probe_whose_page_the_guest_keeps_reading_rests_and_costs_nothing_then() -> 
 #[ignore = "needs a rig: cargo xtask test"]
 fn a_kernel_without_type_information_is_a_vm_that_policy_holds_for() -> Outcome {
     let mesh = Mesh::up()?;
-    let tamper = programs::example("vmi-xen", "tamper", &Progress::new(true))?;
+    let tamper = programs::example(mesh.0.xen(), "vmi-xen", "tamper", &Progress::new(true))?;
     mesh.0.push(&tamper, "dom0", "/tmp/tamper")?;
     let domid = mesh.domain("web1")?["id"].to_string();
     let put = |value: &str| -> Fallible<String> {

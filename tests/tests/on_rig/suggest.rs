@@ -5,30 +5,11 @@
 
 use std::time::{Duration, Instant};
 
-use xmesh_rig::{Discard, Job};
-
-use crate::support::{Mesh, Outcome};
+use crate::support::{Mesh, Outcome, echo};
 
 type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
 
 const MINUTES: &str = "XMESH_LEARN_MINUTES";
-
-/// In db1: answers on a TCP and a UDP port.
-const SERVER: &str = r#"
-import socket, threading
-def datagrams():
-    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(("", 7301))
-    while True:
-        data, peer = s.recvfrom(2048); s.sendto(data, peer)
-threading.Thread(target=datagrams, daemon=True).start()
-s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-s.bind(("", 7300)); s.listen()
-while True:
-    c, _ = s.accept()
-    try: c.settimeout(60); c.sendall(c.recv(100))
-    except OSError: pass
-    c.close()
-"#;
 
 /// In web1, as any program that runs it: each of the ways to db1 once, and what came of it. `PORT`: of TCP; UDP's is the next.
 const CLIENT: &str = r#"
@@ -67,15 +48,6 @@ fn speaks(mesh: &Mesh, program: &str, uid: &str) -> Fallible<String> {
     Ok(mesh.0.check("web1", &argv)?.trim().to_owned())
 }
 
-fn serves(mesh: &Mesh) -> Fallible<Job> {
-    let job = mesh.0.spawn("db1", &["python3", "-c", SERVER], Discard)?;
-    mesh.wait("the server listens", |mesh| {
-        let listens = ["grep", "-q", ":1C84 00000000:0000 0A", "/proc/net/tcp"];
-        Ok(mesh.0.exec("db1", &listens)?.success())
-    })?;
-    Ok(job)
-}
-
 #[test]
 #[ignore = "needs a rig: cargo xtask test"]
 fn what_was_learned_passes_and_a_new_program_does_not() -> Outcome {
@@ -84,7 +56,7 @@ fn what_was_learned_passes_and_a_new_program_does_not() -> Outcome {
         Err(_) => 1,
     };
     let mesh = Mesh::up()?;
-    let _server = serves(&mesh)?;
+    let _server = echo::serve(&mesh, "db1", &[], 7300, 7301)?;
     let (known, new) = (
         program(&mesh, "/usr/bin/curl", "known-client")?,
         program(&mesh, "/usr/bin/curl", "new-client")?,

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, ensure};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
-use xmesh_rig::{Progress, Rig, programs};
+use xmesh_rig::{Progress, Rig, Xen, programs};
 
 use super::child;
 use super::report::{Row, Section, median};
@@ -28,18 +28,19 @@ pub fn measure(rig: Option<&str>, runs: u32) -> anyhow::Result<Vec<Section>> {
     let progress = Progress::new(false);
     progress.say("dumps (made once)");
     let dumps = dumps()?;
-    let example = programs::example("vmi-xen", "bringup", &progress)?;
-    let inspect = programs::build(&progress)?
+    let example = |xen| programs::example(xen, "vmi-xen", "bringup", &progress);
+    let here = example(Xen::here())?;
+    let inspect = programs::build(Xen::here(), &progress)?
         .into_iter()
         .find(|path| path.ends_with("xmesh"));
     let mut sections = Vec::new();
     for dump in &dumps {
         progress.say(dump.display().to_string());
-        sections.push(of_dump(&example, inspect.as_deref(), dump, runs)?);
+        sections.push(of_dump(&here, inspect.as_deref(), dump, runs)?);
     }
     if let Some(name) = rig {
         let rig = Rig::attach(name)?;
-        rig.push(&example, "dom0", LIVE)?;
+        rig.push(&example(rig.xen())?, "dom0", LIVE)?;
         for guest in ["web1", "db1"] {
             progress.say(guest);
             sections.push(of_domain(&rig, guest, runs)?);

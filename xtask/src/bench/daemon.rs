@@ -15,7 +15,7 @@ use crate::demo::mesh;
 /// Where something does not build, or the rig's emulator does not count.
 pub fn install(rig: &Rig, counters: &str, progress: &Progress) -> anyhow::Result<()> {
     mesh::install(rig)?;
-    let reader = programs::example("vmi-xen", "trap", progress)?;
+    let reader = programs::example(rig.xen(), "vmi-xen", "trap", progress)?;
     rig.push(&reader, "dom0", counters)?;
     Counts::now(rig, counters).context("only the Bochs that the rig builds counts")?;
     Ok(())

@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use xmesh_rig::{Progress, programs};
+use xmesh_rig::{Progress, Xen, programs};
 
 use super::bringup::{dumps, told};
 use super::child;
@@ -20,7 +20,7 @@ pub fn measure(runs: u32) -> anyhow::Result<Vec<Section>> {
     let progress = Progress::new(false);
     progress.say("dumps (made once)");
     let dumps = dumps()?;
-    let example = programs::example("vmi-xen", "lookup", &progress)?;
+    let example = programs::example(Xen::here(), "vmi-xen", "lookup", &progress)?;
     let mut sections = Vec::new();
     for dump in &dumps {
         progress.say(dump.display().to_string());

@@ -61,7 +61,7 @@ const WAYS: [Way; 4] = [
 /// Where the rig's emulator does not count, or something in it fails.
 pub fn in_rig(rig: &Rig, runs: u32) -> anyhow::Result<Vec<Section>> {
     let progress = Progress::new(false);
-    let example = programs::example("vmi-xen", "trap", &progress)?;
+    let example = programs::example(rig.xen(), "vmi-xen", "trap", &progress)?;
     rig.push(&example, "dom0", TRAP)?;
     rig.push(&programs::guest("connects")?, GUEST, CONNECT)?;
     // A guest has one watcher at a time, and one that is about to end would be counted.
@@ -136,7 +136,7 @@ fn part(
     example: &str,
     argument: &str,
 ) -> anyhow::Result<Vec<Row>> {
-    let program = programs::example(package, example, progress)?;
+    let program = programs::example(rig.xen(), package, example, progress)?;
     let there = format!("/tmp/bench-{example}");
     rig.push(&program, "dom0", &there)?;
     Ok(child::rows(&rig.check("dom0", &[&there, argument])?))

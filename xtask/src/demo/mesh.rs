@@ -12,7 +12,7 @@ const LOG: &str = "/run/policyd.log";
 
 /// Builds policyd and xmesh and puts them into dom0.
 pub fn install(rig: &Rig) -> anyhow::Result<()> {
-    for program in programs::build(&Progress::new(false))? {
+    for program in programs::build(rig.xen(), &Progress::new(false))? {
         let name = program
             .file_name()
             .context("a program has a name")?

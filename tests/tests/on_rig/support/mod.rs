@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! What the tests on a rig share: policyd in dom0, and domains that end with their test.
 
+pub mod echo;
 pub mod proc_net;
 pub mod web1;
 
@@ -47,7 +48,7 @@ impl Mesh {
         if INSTALLED.get().is_none() {
             let rig = &mesh.0;
             rig.exec("dom0", &["pkill", "-x", "policyd"])?;
-            for program in programs::build(&Progress::new(true))? {
+            for program in programs::build(rig.xen(), &Progress::new(true))? {
                 let name = program
                     .file_name()
                     .ok_or("a program has a name")?

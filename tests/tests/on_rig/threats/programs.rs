@@ -163,7 +163,7 @@ os.setresuid(1000, 1000, 1000); socket.create_connection(('10.0.0.12', 80))";
 #[ignore = "needs a rig: cargo xtask test"]
 fn who_is_made_root_is_told_and_who_may_become_it_is_not() -> Outcome {
     let scene = Scene::begin()?;
-    let tamper = programs::example("vmi-xen", "tamper", &Progress::new(true))?;
+    let tamper = programs::example(scene.mesh.0.xen(), "vmi-xen", "tamper", &Progress::new(true))?;
     scene.mesh.0.push(&tamper, "dom0", "/tmp/tamper")?;
     let setuid = format!("{HONEST}/setuid");
     scene.copy("/usr/bin/python3", &setuid)?;
