@@ -5,6 +5,7 @@
 use crate::cache;
 use crate::command::{command, run};
 use crate::error::{At, Result};
+use crate::programs::TARGET;
 use crate::progress::Progress;
 use crate::setup::{self, Mirrors};
 use crate::xen::Xen;
@@ -104,6 +105,11 @@ impl Release {
                 .env("CARGO_TARGET_DIR", target))?;
             return Ok(());
         }
+        // What is to be downloaded this host downloads: its proxies and certificates are not in there. What cannot be, and is needed,
+        // the build will tell.
+        let _ = run(crate::programs::cargo()
+            .args(["fetch", "--quiet", "--locked", "--target", TARGET])
+            .current_dir(workspace));
         // A toolchain of rustup runs on any release; it is found through rustc, wherever it lies.
         let sysroot =
             PathBuf::from(run(command("rustc", ["--print", "sysroot"]).current_dir(workspace))?.trim());

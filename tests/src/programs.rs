@@ -10,7 +10,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// What programs are built for.
+pub(crate) const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// The root of this workspace.
 pub fn workspace() -> &'static Path {

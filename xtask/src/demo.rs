@@ -45,7 +45,7 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let count = in_rig(&rig);
     if options.keep || running {
         println!(
-            "the rig {} stays up; try: cargo xtask rig exec dom0 -- xmesh list",
+            "the rig {0} stays up; try: cargo xtask rig exec --name {0} dom0 -- xmesh list",
             options.name
         );
     } else {

@@ -35,7 +35,7 @@ const BOTH: &[&str] = &[
     "util-linux",
 ];
 /// Beside the tools of its Xen.
-const DOM0: &[&str] = &["bpftool", "tcpdump", "xenstore-utils"];
+const DOM0: &[&str] = &["bpftool", "systemd", "tcpdump", "xenstore-utils"];
 /// What dom0 can do without: a mirror may lack it, and tests that need it then say so.
 const DOM0_MORE: &[&str] = &["openvswitch-switch"];
 const DOMU: &[&str] = &[

@@ -21,6 +21,27 @@ pub fn install(rig: &Rig, counters: &str, progress: &Progress) -> anyhow::Result
     Ok(())
 }
 
+/// Instructions of the whole machine in a second of its own time, over so many seconds in which nothing is asked of it. `counters`: where the
+/// reader of counters is.
+///
+/// # Errors
+/// Where something in the rig fails.
+pub fn at_rest(rig: &Rig, counters: &str, seconds: u32) -> anyhow::Result<f64> {
+    let before = Counts::now(rig, counters)?;
+    sleep(rig, seconds)?;
+    let spent = Counts::now(rig, counters)?.since(&before);
+    Ok(spent.get("instructions") as f64 / f64::from(seconds))
+}
+
+/// Lets so many seconds of the machine's own time go by.
+///
+/// # Errors
+/// Where something in the rig fails.
+pub fn sleep(rig: &Rig, seconds: u32) -> anyhow::Result<()> {
+    rig.check("dom0", &["sleep", &seconds.to_string()])?;
+    Ok(())
+}
+
 /// Takes all of ours away, and starts what is asked for. `options` of policyd; none: without it, and without its programs at the vifs.
 /// `policy`: the text of a policy that is put in force.
 ///

@@ -5,7 +5,6 @@
 use anyhow::Context;
 use xmesh_rig::{Progress, Rig};
 
-use super::counters::Counts;
 use super::daemon;
 use super::report::{Row, Section, median};
 
@@ -62,9 +61,9 @@ pub fn in_rig(rig: &Rig, runs: u32) -> anyhow::Result<Vec<Section>> {
     for (title, options, policy) in ways {
         progress.say(title);
         daemon::begin(rig, options, policy)?;
-        sleep(rig, SETTLES)?;
+        daemon::sleep(rig, SETTLES)?;
         let all = (0..runs)
-            .map(|_| per_second(rig))
+            .map(|_| daemon::at_rest(rig, COUNTERS, SECONDS))
             .collect::<anyhow::Result<Vec<_>>>()?;
         let value = median(all).context("no run")?;
         let row = Row::new(title, value, "instructions/s");
@@ -92,18 +91,6 @@ pub fn in_rig(rig: &Rig, runs: u32) -> anyhow::Result<Vec<Section>> {
             rows: threads,
         },
     ])
-}
-
-fn sleep(rig: &Rig, seconds: u32) -> anyhow::Result<()> {
-    rig.check("dom0", &["sleep", &seconds.to_string()])?;
-    Ok(())
-}
-
-fn per_second(rig: &Rig) -> anyhow::Result<f64> {
-    let before = Counts::now(rig, COUNTERS)?;
-    sleep(rig, SECONDS)?;
-    let spent = Counts::now(rig, COUNTERS)?.since(&before);
-    Ok(spent.get("instructions") as f64 / f64::from(SECONDS))
 }
 
 /// The ten that take most.

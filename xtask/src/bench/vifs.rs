@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! Traffic between two guests over their real vifs, in instructions of the whole machine: both guests, Xen and dom0. An emulator's times say
 //! nothing; on one processor that has nothing else to do a stream is as fast as these are few.
+//!
+//! What policyd does by the clock, traffic or none, is taken off: the emulated processor is a thirtieth of a real one's, and that would be
+//! thirty times as large beside a packet as it is. `bench idle` has it.
 
 use std::time::Duration;
 
@@ -21,6 +24,9 @@ const KIB: u32 = 4 << 10;
 const QUESTIONS: u32 = 150;
 /// So many times as much is a large one.
 const MORE: u32 = 5;
+/// Until all that is done at the beginning is over, and then for how long nothing is done; of the machine's own time.
+const SETTLES: u32 = 20;
+const RESTS: u32 = 20;
 /// A policy whose rules decide each flow, by process and by port.
 const POLICY: &str = "policy: bench
 default: { db1: deny }
@@ -47,17 +53,17 @@ const WAYS: [Way; 4] = [
     },
     Way {
         title: "no policy, straight from vif to vif",
-        policyd: Some(""),
+        policyd: Some("--check-every 0"),
         policy: None,
     },
     Way {
         title: "a rule by process, straight from vif to vif",
-        policyd: Some(""),
+        policyd: Some("--check-every 0"),
         policy: Some(POLICY),
     },
     Way {
         title: "a rule by process, by the bridge",
-        policyd: Some("--no-direct"),
+        policyd: Some("--check-every 0 --no-direct"),
         policy: Some(POLICY),
     },
 ];
@@ -74,25 +80,35 @@ pub fn in_rig(rig: &Rig, runs: u32) -> anyhow::Result<Vec<Section>> {
         rig.push(&streams, guest, STREAMS)?;
     }
     let _server = serve(rig)?;
-    let (mut stream, mut question) = (Vec::new(), Vec::new());
+    let (mut stream, mut question, mut rest) = (Vec::new(), Vec::new(), Vec::new());
     for way in &WAYS {
         progress.say(way.title);
         daemon::begin(rig, way.policyd, way.policy)?;
-        stream.push((way.title, costs(rig, runs, "send", KIB)?));
-        question.push((way.title, costs(rig, runs, "ask", QUESTIONS)?));
+        daemon::sleep(rig, SETTLES)?;
+        let at_rest = daemon::at_rest(rig, COUNTERS, RESTS)?;
+        rest.push(Row::new(way.title, at_rest, "instructions/s"));
+        stream.push((way.title, costs(rig, runs, at_rest, "send", KIB)?));
+        question.push((way.title, costs(rig, runs, at_rest, "ask", QUESTIONS)?));
     }
     daemon::end(rig)?;
     let section = |title: &str, what: &str, costs: Vec<(&str, f64)>| Section {
         title: title.to_owned(),
         method: format!(
-            "instructions of the emulated machine, all of them, for one {what} more on an open connection; medians of {runs} runs; \
-             segmentation left to the vifs"
+            "instructions of the emulated machine, all but those of as much time at rest, for one {what} more on an open connection; medians \
+             of {runs} runs; segmentation left to the vifs"
         ),
         rows: rows(costs),
     };
     Ok(vec![
         section("a stream between two guests", "KiB", stream),
         section("a question of a byte, and its answer", "question", question),
+        Section {
+            title: "at rest".to_owned(),
+            method: format!(
+                "instructions of the emulated machine in {RESTS} s of its time, kernels not checked; what was taken off above"
+            ),
+            rows: rest,
+        },
     ])
 }
 
@@ -107,9 +123,9 @@ fn serve(rig: &Rig) -> anyhow::Result<Job> {
 
 /// What one more of them costs: the medians of a small and a large number of them, the one less the other. What is done once, as to start
 /// the program and to open its connection, is in both.
-fn costs(rig: &Rig, runs: u32, what: &str, count: u32) -> anyhow::Result<f64> {
-    let few = median_of(rig, runs, what, count)?;
-    let many = median_of(rig, runs, what, count * MORE)?;
+fn costs(rig: &Rig, runs: u32, at_rest: f64, what: &str, count: u32) -> anyhow::Result<f64> {
+    let few = median_of(rig, runs, at_rest, what, count)?;
+    let many = median_of(rig, runs, at_rest, what, count * MORE)?;
     ensure!(
         many > few,
         "more of them cost no more: the emulator counted nothing"
@@ -117,19 +133,27 @@ fn costs(rig: &Rig, runs: u32, what: &str, count: u32) -> anyhow::Result<f64> {
     Ok((many - few) / f64::from(count * (MORE - 1)))
 }
 
-fn median_of(rig: &Rig, runs: u32, what: &str, count: u32) -> anyhow::Result<f64> {
+fn median_of(rig: &Rig, runs: u32, at_rest: f64, what: &str, count: u32) -> anyhow::Result<f64> {
     let count = count.to_string();
     let command = [STREAMS, what, SERVER, &count];
     // The first meets cold caches.
     rig.check("web1", &command)?;
     let run = |_| {
-        let before = Counts::now(rig, COUNTERS)?;
+        let (before, begun) = (Counts::now(rig, COUNTERS)?, clock(rig)?);
         rig.check("web1", &command)?;
-        let spent = Counts::now(rig, COUNTERS)?.since(&before);
-        anyhow::Ok(spent.get("instructions") as f64)
+        let (ended, after) = (clock(rig)?, Counts::now(rig, COUNTERS)?);
+        let spent = after.since(&before).get("instructions") as f64;
+        anyhow::Ok(spent - at_rest * (ended - begun))
     };
     let all = (0..runs).map(run).collect::<anyhow::Result<Vec<_>>>()?;
     median(all).context("no run")
+}
+
+/// The machine's own time, in seconds.
+fn clock(rig: &Rig) -> anyhow::Result<f64> {
+    let text = rig.check("dom0", &["cat", "/proc/uptime"])?;
+    let seconds = text.split_whitespace().next().context("/proc/uptime is empty")?;
+    Ok(seconds.parse()?)
 }
 
 /// Each beside the first.

@@ -153,6 +153,12 @@ impl Context<'_> {
             let executable = matches!(from, From::Program(_));
             put(&root.join(path), &bytes, if executable { 0o755 } else { 0o644 })?;
         }
+        // What only debuggers read is four fifths of it. The names of functions stay, for backtraces.
+        said(
+            Command::new("strip")
+                .arg("--strip-debug")
+                .arg(root.join(package.program)),
+        )?;
         let documents = root.join("usr/share/doc").join(package.name);
         let copyright = self.bytes(From::Source("packaging/copyright"))?;
         put(&documents.join("copyright"), &copyright, 0o644)?;
