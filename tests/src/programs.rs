@@ -57,6 +57,18 @@ pub fn build(xen: Xen, progress: &Progress) -> Result<Vec<PathBuf>> {
         .collect()
 }
 
+/// Makes the Debian packages of policyd and xmesh for dom0; gives their paths.
+pub fn packages(xen: Xen, progress: &Progress) -> Result<Vec<PathBuf>> {
+    // What they are made of is built with what everybody sees said.
+    build(xen, progress)?;
+    progress.say("making the packages");
+    let output = run(cargo()
+        .args(["run", "--quiet", "--package", "xtask", "--", "dist", "--no-trial"])
+        .args(["--debian", &xen.debian().to_string()])
+        .current_dir(workspace()))?;
+    Ok(output.lines().map(PathBuf::from).collect())
+}
+
 /// Builds an example of a package for dom0, as [`build`] does; gives its path.
 pub fn example(xen: Xen, package: &str, name: &str, progress: &Progress) -> Result<PathBuf> {
     let folder = for_dom0(xen, name, &["--package", package, "--example", name], progress)?;

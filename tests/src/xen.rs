@@ -17,7 +17,8 @@ pub enum Xen {
 }
 
 impl Xen {
-    const ALL: [Xen; 2] = [Xen::V4_17, Xen::V4_20];
+    /// All that a rig can have.
+    pub const ALL: [Xen; 2] = [Xen::V4_17, Xen::V4_20];
 
     /// The one whose libraries this host has, for programs that are to run here; the default where that is no Debian of these.
     pub fn here() -> Xen {
@@ -32,6 +33,14 @@ impl Xen {
         match self {
             Xen::V4_17 => "bookworm",
             Xen::V4_20 => "trixie",
+        }
+    }
+
+    /// The number of that release.
+    pub fn debian(self) -> u32 {
+        match self {
+            Xen::V4_17 => 12,
+            Xen::V4_20 => 13,
         }
     }
 

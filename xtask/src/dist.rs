@@ -12,24 +12,6 @@ use std::process::{Command, ExitCode};
 use xmesh_rig::chroot::Release;
 use xmesh_rig::{Progress, Xen, packages, programs, setup};
 
-/// A Debian release that there are packages for.
-struct Target {
-    number: u32,
-    xen: Xen,
-}
-
-/// libxenctrl must be that of the Xen that runs, so each release has packages of its own.
-const TARGETS: [Target; 2] = [
-    Target {
-        number: 12,
-        xen: Xen::V4_17,
-    },
-    Target {
-        number: 13,
-        xen: Xen::V4_20,
-    },
-];
-
 /// Which packages.
 #[derive(Args)]
 pub struct Options {
@@ -50,9 +32,10 @@ pub struct Options {
 /// Makes them; the output is a line for each.
 pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let progress = Progress::new(false);
-    let targets: Vec<&Target> = TARGETS
-        .iter()
-        .filter(|target| options.debian.is_none_or(|number| number == target.number))
+    // libxenctrl must be that of the Xen that runs, so each release has packages of its own.
+    let targets: Vec<Xen> = Xen::ALL
+        .into_iter()
+        .filter(|xen| options.debian.is_none_or(|number| number == xen.debian()))
         .collect();
     if targets.is_empty() {
         bail!("there are packages for Debian 12 and 13; write --debian 12 or --debian 13");
@@ -73,13 +56,8 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
 }
 
 /// Builds the programs on a release, and the packages of them.
-fn make(
-    target: &Target,
-    options: &Options,
-    folder: &Path,
-    progress: &Progress,
-) -> anyhow::Result<Vec<Built>> {
-    let release = Release::to_build_on(target.xen, progress)?;
+fn make(target: Xen, options: &Options, folder: &Path, progress: &Progress) -> anyhow::Result<Vec<Built>> {
+    let release = Release::to_build_on(target, progress)?;
     if release.is_host() {
         setup::ensure(setup::PACKAGES, progress)?;
     }
@@ -87,7 +65,10 @@ fn make(
     if !options.debug {
         arguments.push("--release");
     }
-    progress.say(format!("building policyd and xmesh on Debian {}", target.number));
+    progress.say(format!(
+        "building policyd and xmesh on Debian {}",
+        target.debian()
+    ));
     release.cargo(&arguments, programs::workspace())?;
     let programs = release
         .target_folder()
@@ -99,7 +80,7 @@ fn make(
         release: &release,
         programs: &programs,
         sources: programs::workspace(),
-        version: format!("{}-1~deb{}", env!("CARGO_PKG_VERSION"), target.number),
+        version: format!("{}-1~deb{}", env!("CARGO_PKG_VERSION"), target.debian()),
         time,
         date,
         compression: match options.debug {
@@ -107,7 +88,7 @@ fn make(
             false => Compression::Small,
         },
     };
-    progress.say(format!("packing for Debian {}", target.number));
+    progress.say(format!("packing for Debian {}", target.debian()));
     package::PACKAGES
         .iter()
         .map(|package| context.pack(package, folder))
@@ -115,17 +96,17 @@ fn make(
 }
 
 /// Installs and purges packages in a root of their release that has nothing but what they depend on.
-fn trial(target: &Target, folder: &Path, made: &[Built], progress: &Progress) -> anyhow::Result<()> {
+fn trial(target: Xen, folder: &Path, made: &[Built], progress: &Progress) -> anyhow::Result<()> {
     let mut depends: Vec<&str> = made
         .iter()
         .flat_map(|built| built.depends.iter().map(String::as_str))
         .collect();
     depends.sort_unstable();
     depends.dedup();
-    let bare = Release::bare(target.xen.suite(), &depends, progress)?;
+    let bare = Release::bare(target.suite(), &depends, progress)?;
     progress.say(format!(
         "installing, running and purging them on a bare Debian {}",
-        target.number
+        target.debian()
     ));
     let files: Vec<PathBuf> = made.iter().map(|built| built.file.clone()).collect();
     let trial = packages::trial(&bare, folder, &files)?;
@@ -141,7 +122,7 @@ fn trial(target: &Target, folder: &Path, made: &[Built], progress: &Progress) ->
     if said != expected {
         bail!(
             "installed on Debian {}, they say {said:?}, not {expected:?}",
-            target.number
+            target.debian()
         );
     }
     if !trial.left.is_empty() {
@@ -149,7 +130,7 @@ fn trial(target: &Target, folder: &Path, made: &[Built], progress: &Progress) ->
     }
     progress.say(format!(
         "Debian {}: installed, ran, purged, nothing left behind",
-        target.number
+        target.debian()
     ));
     Ok(())
 }

@@ -10,6 +10,7 @@ mod life;
 mod lookup;
 mod measured;
 mod mesh;
+mod package;
 mod patching;
 mod qos;
 mod rig;
