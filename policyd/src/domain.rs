@@ -15,6 +15,7 @@ use vmi_xen::linux::{LinuxError, SocketState};
 use vmi_xen::meter::TrapBudget;
 use vmi_xen::session::{End, Inspector, Session, SessionError, Status};
 use vmi_xen::traps::Degree;
+use xen_bindings::{Xen, domain};
 
 use crate::addresses;
 use crate::enforcer::Order;
@@ -27,6 +28,10 @@ use crate::world::World;
 /// What breakpoints in the guest's own memory mean, for `xmesh list`.
 const VISIBLE: &str =
     " (as breakpoints in the guest's own memory, since this host offers no altp2m: the guest could see them)";
+/// What is said of a guest that does not run for the time being.
+const SHUT_DOWN: &str = "it has shut down or is suspended; it is looked at again when it goes on";
+/// How often a domain that is shut down is asked for. One hypercall each.
+const SHUT_DOWN_PERIOD: Duration = Duration::from_millis(100);
 /// What the probes of all traces are shown as.
 const TRACES: &str = "(traces)";
 /// A guest that is still booting is looked at again this soon, then ever more rarely.
@@ -85,7 +90,12 @@ pub fn watch(context: &Context, entry: &Arc<DomainEntry>) {
         entry.set_taps(None);
         let outcome = outcome.unwrap_or(Err(SessionError::Fault));
         match outcome {
-            Ok(End::Stopped | End::Gone) => break,
+            Ok(End::Stopped) => break,
+            // It may be the same domain that goes on: one that was saved and kept, or that starts its next kernel by itself (kexec).
+            Ok(End::Gone) => {
+                wait_until_it_runs(context, entry);
+                pause = FIRST_RETRY;
+            }
             Err(e) => {
                 let mode = if lock(&entry.inspector).is_some() {
                     Mode::Lookup
@@ -186,10 +196,34 @@ fn tell_sight(context: &Context, entry: &DomainEntry, degree: Degree, status: &S
 }
 
 /// Without traps: reads the guest now and then, so that processes and listeners are known. Returns when it cannot be
-/// read any more: it may run another kernel.
+/// read any more, or has booted again.
 fn look_up(context: &Context, entry: &DomainEntry) {
-    while !entry.stopping() && take_stock(context, entry, false) {
+    let is_same_boot = || {
+        lock(&entry.inspector)
+            .as_ref()
+            .is_some_and(Inspector::is_same_boot)
+    };
+    while !entry.stopping() && is_same_boot() && take_stock(context, entry, false) {
         nap(entry, LOOKUP_PERIOD);
+    }
+}
+
+/// Returns when a domain that was shut down runs again, or its entry is to stop, as it is when the domain is gone.
+fn wait_until_it_runs(context: &Context, entry: &DomainEntry) {
+    let Ok(xen) = Xen::open() else { return };
+    let mut told = false;
+    while !entry.stopping() {
+        match domain::info(&xen, u32::from(entry.id)) {
+            Ok(Some(info)) if info.dying => {}
+            Ok(Some(info)) if info.shutdown.is_none() => return,
+            Ok(Some(_)) if !told => {
+                sight(context, entry, Mode::Vm, false, SHUT_DOWN);
+                told = true;
+            }
+            Ok(_) => {}
+            Err(_) => return,
+        }
+        nap(entry, SHUT_DOWN_PERIOD);
     }
 }
 

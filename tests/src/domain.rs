@@ -10,7 +10,7 @@ const KERNEL: &str = "/rig/domu/boot/kernel";
 const INITRAMFS: &str = "/rig/domu-initramfs";
 const BRIDGE: &str = "xenbr0";
 
-/// A PVH domU to create.
+/// A domU to create.
 #[derive(Debug, Clone)]
 pub struct DomainSpec {
     /// Its name, which is its host name too.
@@ -22,6 +22,8 @@ pub struct DomainSpec {
     /// enters a kernel behind its decompressor, which is the part that moves it to a random place: only
     /// a kernel booted by GRUB has its text randomised.
     pub grub: bool,
+    /// Whether it is an HVM domU, whose disk for booting has the kernel of a domU's own disk; else PVH.
+    pub hvm: bool,
     /// MiB.
     pub memory: u32,
     /// Virtual processors; the rig lowers it to what its back end can carry.
@@ -56,6 +58,7 @@ impl DomainSpec {
             name: name.to_owned(),
             kernel: None,
             grub: false,
+            hvm: false,
             memory: 224,
             vcpus: 2,
             altp2m: true,
@@ -96,11 +99,17 @@ impl DomainSpec {
         format!("/run/rig/{}.grub", self.name)
     }
 
+    /// Where in dom0 its disk for booting is put, if it is HVM.
+    pub(crate) fn boot_disk_path(&self) -> String {
+        format!("/run/rig/{}.disk", self.name)
+    }
+
     /// Its kernel's command line.
     pub(crate) fn kernel_cmdline(&self) -> String {
         let DomainSpec { name, cmdline, .. } = self;
+        let root = self.root();
         // The kernel's tests of its own ciphers take seconds on an emulated processor.
-        let mut line = format!("console=hvc0 cryptomgr.notests rig.root=/dev/xvda rig.name={name}");
+        let mut line = format!("console=hvc0 cryptomgr.notests rig.root=/dev/{root} rig.name={name}");
         // Writing to a String cannot fail.
         if let Some(ip) = self.ip {
             let _ = write!(line, " rig.ip={ip}/24");
@@ -114,6 +123,11 @@ impl DomainSpec {
         line
     }
 
+    /// Its root disk. QEMU refuses to emulate a disk that cannot be written, and emulates none that comes so late.
+    fn root(&self) -> &'static str {
+        if self.hvm { "xvdh" } else { "xvda" }
+    }
+
     /// Its xl.cfg.
     pub(crate) fn xl_config(&self) -> String {
         let DomainSpec {
@@ -123,20 +137,32 @@ impl DomainSpec {
             config,
             ..
         } = self;
-        let boot = if self.grub {
+        let root = self.root();
+        let mut disks = format!("\"format=raw,vdev={root},access=r,script=block-rig,target=/dev/sdb\"");
+        let boot = if self.hvm {
+            let _ = write!(
+                disks,
+                ", \"format=raw,vdev=hda,access=w,backendtype=qdisk,target={}\"",
+                self.boot_disk_path()
+            );
+            // No screen and no mouse.
+            "boot = \"c\"\nhdtype = \"ahci\"\nvga = \"none\"\nvnc = 0\nsdl = 0\nnographic = 1\nusb = 0"
+                .to_owned()
+        } else if self.grub {
             format!("kernel = \"{}\"", self.grub_path())
         } else {
             let (kernel, initramfs) = boot_paths(self.kernel.as_deref());
             let cmdline = self.kernel_cmdline();
             format!("kernel = \"{kernel}\"\nramdisk = \"{initramfs}\"\ncmdline = \"{cmdline}\"")
         };
+        let kind = if self.hvm { "hvm" } else { "pvh" };
         let mut text = format!(
             r#"name = "{name}"
-type = "pvh"
+type = "{kind}"
 {boot}
 memory = {memory}
 vcpus = {vcpus}
-disk = ["format=raw,vdev=xvda,access=r,script=block-rig,target=/dev/sdb"]
+disk = [{disks}]
 on_crash = "preserve"
 "#
         );
@@ -144,10 +170,11 @@ on_crash = "preserve"
             // Every view has page tables of its own, out of this pool.
             let _ = writeln!(text, "altp2m = \"external\"\nshadow_memory = 24");
         }
+        let only = if self.hvm { ",type=vif" } else { "" };
         if let (Some(ip), Some(mac)) = (self.ip, self.mac()) {
             let _ = writeln!(
                 text,
-                "vif = [\"mac={mac},bridge={BRIDGE},ip={ip},script=vif-rig\"]"
+                "vif = [\"mac={mac},bridge={BRIDGE},ip={ip},script=vif-rig{only}\"]"
             );
         }
         text.push_str(config);

@@ -502,6 +502,14 @@ impl Rig {
             let grub = image::grub_image(&folder, &initramfs, &spec.kernel_cmdline())?;
             self.write("dom0", &spec.grub_path(), 0o644, &grub)?;
         }
+        if spec.hvm {
+            let folder = self.folder().join(format!("boot-{}", spec.name));
+            fs::create_dir_all(&folder).at(&folder)?;
+            let kernel = image::domu_root(&Progress::new(true))?.kernel();
+            let initramfs = self.folder().join(DOMU_INITRAMFS);
+            let disk = image::bios_disk(&folder, &kernel, &initramfs, &spec.kernel_cmdline())?;
+            self.push(&disk, "dom0", &spec.boot_disk_path())?;
+        }
         if let Some(series) = &spec.kernel {
             self.bring_kernel(series)?;
         }

@@ -120,7 +120,8 @@ impl SessionError {
 pub enum End {
     /// It was asked to.
     Stopped,
-    /// The domain was destroyed, or has shut down.
+    /// The domain was destroyed, or has shut down. It may go on under the same number: suspended for a copy of it, or with the kernel that
+    /// kexec left behind.
     Gone,
 }
 
@@ -199,6 +200,12 @@ impl Inspector {
             vcpus,
             owners: RefCell::default(),
         })
+    }
+
+    /// Whether the kernel that was found still runs, and has not booted again since.
+    pub fn is_same_boot(&self) -> bool {
+        self.linux.refresh();
+        self.linux.is_same_boot()
     }
 
     /// Release of the guest's kernel, as `uname -r` prints it.
@@ -552,7 +559,7 @@ impl<O: Observer> Session<O> {
                 // What was mapped may have been given back by ballooning.
                 self.linux.memory().renew();
                 self.linux.refresh();
-                if !self.linux.kernel().is_still_there(self.linux.memory()) {
+                if !self.linux.is_same_boot() {
                     return Err(SessionError::KernelChanged);
                 }
                 self.taps.tick();

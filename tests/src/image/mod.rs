@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! What the rig boots: the roots of dom0 and domUs, their initramfs, the boot medium.
 
+mod bios;
 mod boot;
 mod cpio;
 mod grub;
@@ -8,6 +9,7 @@ mod guest_kernel;
 mod initramfs;
 mod root;
 
+pub(crate) use bios::bios_disk;
 pub(crate) use boot::boot_iso;
 pub use cpio::Archive;
 pub(crate) use grub::grub_image;

@@ -37,7 +37,7 @@ const BOTH: &[&str] = &[
 /// Beside the tools of its Xen.
 const DOM0: &[&str] = &["bpftool", "systemd", "tcpdump", "xenstore-utils"];
 /// What dom0 can do without: a mirror may lack it, and tests that need it then say so.
-const DOM0_MORE: &[&str] = &["openvswitch-switch"];
+const DOM0_MORE: &[&str] = &["openvswitch-switch", "qemu-system-xen"];
 const DOMU: &[&str] = &[
     "ncat",
     "nginx-light",

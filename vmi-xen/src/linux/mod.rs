@@ -53,6 +53,8 @@ pub use socket::{Backlog, Protocol, Socket, SocketState};
 pub use task::{IdentityKey, TaskAddr};
 pub use unheld::{SocketHolding, UnheldSocket};
 
+use std::cell::Cell;
+
 use thiserror::Error;
 
 use crate::kernel::{Group, Kernel, LayoutError};
@@ -111,6 +113,8 @@ pub struct Linux<M> {
     rules: lookup::Rules,
     /// Who held a file when it was looked for last.
     holders: owner::Holders,
+    /// The kernel's ticks when they were looked at last.
+    ticks: Cell<u64>,
 }
 
 impl<M: PhysicalMemory> Linux<M> {
@@ -139,7 +143,23 @@ impl<M: PhysicalMemory> Linux<M> {
             meter: budget::Meter::default(),
             rules: lookup::Rules::default(),
             holders: owner::Holders::default(),
+            ticks: Cell::new(0),
         }
+    }
+
+    /// Whether it is the kernel that was recognised, since it booted. One of the same version that another one started (kexec) lies at the
+    /// same place with the same banner; but its ticks, which only grow while a kernel runs, begin anew. Two small reads.
+    pub fn is_same_boot(&self) -> bool {
+        if !self.kernel.is_still_there(&self.mem) {
+            return false;
+        }
+        let ticks = self
+            .kernel
+            .symbols
+            .address("jiffies_64")
+            .and_then(|at| self.space().read_u64(&self.mem, at).ok());
+        // A kernel that does not tell has to be believed.
+        ticks.is_none_or(|now| now >= self.ticks.replace(now))
     }
 
     /// The guest's kernel.
