@@ -351,9 +351,11 @@ impl FlowStore {
         let marks = *lock(&self.0.marks);
         let first = |grain: Grain| -> Result<u64, FlowsError> {
             let first = disk.range(key(grain, 0)..vec![grain.byte() + 1])?.next();
-            Ok(first
-                .transpose()?
-                .map_or(u64::MAX, |(key, _)| start_of(&key, grain)))
+            // A history that began in the middle of an hour has all of its minutes.
+            Ok(first.transpose()?.map_or(u64::MAX, |(key, _)| {
+                let start = start_of(&key, grain);
+                start - start % grain.larger()
+            }))
         };
         let last = disk
             .range(key(Grain::Minute, 0)..vec![Grain::Minute.byte() + 1])?

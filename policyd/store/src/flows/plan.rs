@@ -32,6 +32,14 @@ impl Grain {
         }
     }
 
+    /// Seconds of the grain that it is added up to. What goes, goes in such pieces: an hour's minutes are all there or none.
+    pub fn larger(self) -> u64 {
+        match self {
+            Grain::Minute => HOUR,
+            Grain::Hour | Grain::Day => DAY,
+        }
+    }
+
     /// The first byte of its records' keys.
     pub fn byte(self) -> u8 {
         match self {

@@ -445,3 +445,27 @@ fn names_of_an_earlier_version_are_read_and_lack_what_it_did_not_keep() {
     put(&store, &Arc::new(more), 1, START + MINUTE);
     assert_eq!(store.names().len(), 3);
 }
+
+/// Its first hour has minutes from its middle on, and all of them.
+#[test]
+fn the_hour_that_a_history_began_in_is_told_apart_by_the_minute() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = FlowStore::open(&dir.path().join("flows"), config()).expect("opens");
+    let web = name("web1", 80);
+    put(&store, &web, 4, START + 48 * 60);
+    put(&store, &web, 3, START + HOUR + 3 * 60);
+    // Until 10 minutes before the hour is over, after that, and of a bucket that has both neither.
+    let class = |from: u64, to: u64| match (from < START + 50 * 60, to <= START + 50 * 60) {
+        (true, true) => ("before", true),
+        (true, false) => ("both", false),
+        (false, _) => ("after", true),
+    };
+    let parts = store
+        .past_apart(START, START + 2 * HOUR, |_| true, class)
+        .expect("reads");
+    let told: Vec<(&str, u64)> = parts
+        .iter()
+        .map(|(part, past)| (*part, past.flows.iter().map(|(_, totals)| totals.flows).sum()))
+        .collect();
+    assert_eq!(told, [("after", 3), ("before", 4)]);
+}

@@ -91,6 +91,7 @@ impl FlowStore {
             (Grain::Day, all, u64::MAX),
         ] {
             let before = now.saturating_sub(keep.min(all)).min(added_up);
+            let before = before - before % grain.larger();
             for item in disk.range(key(grain, 0)..key(grain, before))? {
                 batch.remove(item?.0);
             }
@@ -163,17 +164,23 @@ impl FlowStore {
             Grain::Hour => marks.days,
             Grain::Day => u64::MAX - DAY,
         };
-        let dear = DEAR.map(|(grain, seconds)| (grain, now.saturating_sub(seconds).min(added_up(grain))));
+        let dear = DEAR.map(|(grain, seconds)| {
+            let before = now.saturating_sub(seconds).min(added_up(grain));
+            (grain, before - before % grain.larger())
+        });
         let counted_elsewhere = DEAR.map(|(grain, _)| (grain, added_up(grain)));
         // The bound is what holds in any case: what goes then is missing in its hour, or its day.
         let all = DEAR.map(|(grain, _)| (grain, u64::MAX - DAY));
         for (grain, before) in dear.into_iter().chain(counted_elsewhere).chain(all) {
             let mut batch = sled::Batch::default();
+            let mut going = None;
             for item in disk.range(key(grain, 0)..key(grain, before))? {
-                if kept <= goal {
+                let (key, value) = item?;
+                let of = start_of(&key, grain) / grain.larger();
+                if kept <= goal && going != Some(of) {
                     break;
                 }
-                let (key, value) = item?;
+                going = Some(of);
                 kept = kept.saturating_sub((key.len() + value.len()) as u64);
                 batch.remove(key);
             }
