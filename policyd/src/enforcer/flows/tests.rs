@@ -707,16 +707,14 @@ fn a_connection_that_its_guest_translates_is_that_of_who_opened_it() {
         });
         thread::sleep(Duration::from_millis(200));
         let mut gate = site.gate();
-        let (inside, db) = (
-            SocketAddr::from(([172, 17, 0, 2], 5000)),
-            (address(DB), 80).into(),
-        );
-        let mut opens = |exe: &str, sequence: u32| {
+        let inside = SocketAddr::from(([172, 17, 0, 2], 5000));
+        let mut opens = |exe: &str, port: u16, sequence: u32| {
             let who = Arc::new(crate::gate::tests::running(exe));
-            gate.connecting(&who, &connecting(inside, db), Some(sequence));
+            let socket = connecting(inside, (address(DB), port).into());
+            gate.connecting(&who, &socket, Some(sequence));
         };
         // Every SYN of these tests has the sequence number 1.
-        opens("/bin/c", 1);
+        opens("/bin/c", 80, 1);
         let key = ask_db(6000);
         wait_for("it passes", || {
             site.record(&key).is_some_and(|flow| flow.packets == [1, 0])
@@ -733,13 +731,26 @@ fn a_connection_that_its_guest_translates_is_that_of_who_opened_it() {
         let as_seen_by_db = Way::from(&inner).seen_by(DB.into()).key();
         assert!(site.record(&as_seen_by_db).is_none());
 
-        opens("/bin/other", 1);
+        opens("/bin/other", 80, 1);
         let denied = ask_db(6001);
         wait_for("it is reset", || site.resets() == 1);
         wait_for("that is told", || site.told(&denied) == (1, 1));
 
+        // A rule in dry run would have denied this one, and counts it once.
+        opens("/bin/c", 82, 1);
+        let dry = ask_db_at(6003, 82);
+        wait_for("it passes", || {
+            site.record(&dry).is_some_and(|flow| flow.packets == [1, 0])
+        });
+        wait_for("it is told", || site.told(&dry) == (0, 1));
+        let events = site.log.since(0).events;
+        let dry_runs = events
+            .iter()
+            .filter(|event| matches!(event.what, What::DryRun { .. }));
+        assert_eq!(dry_runs.count(), 1);
+
         // Another connection than the one that was told of is asked about, even if its SYN looks like that one's.
-        opens("/bin/c", 2);
+        opens("/bin/c", 80, 2);
         site.answer(site.question(&ask_db(6002)), None, false);
 
         use policyd_api::Verdict::{Allow, Deny};
@@ -747,6 +758,7 @@ fn a_connection_that_its_guest_translates_is_that_of_who_opened_it() {
             // What nobody was found for.
             ("web1".to_owned(), Deny, 2, 2),
             // The last was told of and not seen: it has the address of its socket.
+            ("web1:/bin/c".to_owned(), Allow, 1, 0),
             ("web1:/bin/c".to_owned(), Allow, 1, 0),
             ("web1:/bin/c".to_owned(), Allow, 1, 0),
             ("web1:/bin/other".to_owned(), Deny, 1, 1),
