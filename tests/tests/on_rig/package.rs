@@ -5,6 +5,7 @@
 //! The rig's dom0 has an init of its own; systemd is the first process of a PID namespace there.
 
 use std::path::Path;
+use std::time::Duration;
 
 use xmesh_rig::{Output, Progress, programs};
 
@@ -44,8 +45,17 @@ struct Booted<'m> {
 
 impl<'m> Booted<'m> {
     fn boot(mesh: &'m Mesh) -> Fallible<Booted<'m>> {
-        let pid = mesh.0.check("dom0", &["sh", "-c", BOOT])?;
-        Ok(Booted { mesh, pid })
+        let output = mesh
+            .0
+            .exec_timeout("dom0", &["sh", "-c", BOOT], Duration::from_secs(400))?;
+        let booted = Booted {
+            mesh,
+            pid: output.text(),
+        };
+        match output.success() {
+            true => Ok(booted),
+            false => Err(format!("systemd does not start: {output:?}").into()),
+        }
     }
 
     /// A program beside it.
@@ -71,7 +81,7 @@ impl<'m> Booted<'m> {
 impl Drop for Booted<'_> {
     fn drop(&mut self) {
         // Where it says that systemd runs, other programs would believe it.
-        let end = format!("kill -9 {}; rm -rf /run/systemd", self.pid);
+        let end = format!("kill -9 {} || pkill -9 -x systemd; rm -rf /run/systemd", self.pid);
         let _ = self.mesh.0.exec("dom0", &["sh", "-c", &end]);
     }
 }
