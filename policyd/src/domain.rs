@@ -15,7 +15,8 @@ use vmi_xen::linux::{LinuxError, SocketState};
 use vmi_xen::meter::TrapBudget;
 use vmi_xen::session::{End, Inspector, Session, SessionError, Status};
 use vmi_xen::traps::Degree;
-use xen_bindings::{Xen, domain};
+use xen_bindings::Xen;
+use xen_bindings::domain::{self, DomainInfo};
 
 use crate::addresses;
 use crate::enforcer::Order;
@@ -90,18 +91,10 @@ pub fn watch(context: &Context, entry: &Arc<DomainEntry>) {
         entry.set_taps(None);
         let outcome = outcome.unwrap_or(Err(SessionError::Fault));
         match outcome {
-            Ok(End::Stopped) => break,
-            // It may be the same domain that goes on: one that was saved and kept, or that starts its next kernel by itself (kexec).
-            Ok(End::Gone) => {
-                wait_until_it_runs(context, entry);
-                pause = FIRST_RETRY;
-            }
+            Ok(End::Stopped) if entry.stopping() => break,
+            Ok(End::Stopped | End::Gone) => entry.shut_down(),
             Err(e) => {
-                let mode = if lock(&entry.inspector).is_some() {
-                    Mode::Lookup
-                } else {
-                    Mode::Vm
-                };
+                let mode = without_traps(entry);
                 sight(context, entry, mode, false, &e.to_string());
                 if mode == Mode::Lookup && e.is_permanent() {
                     look_up(context, entry);
@@ -111,8 +104,21 @@ pub fn watch(context: &Context, entry: &Arc<DomainEntry>) {
                 pause = (pause * 2).min(LAST_RETRY);
             }
         }
+        // It may be the same domain that goes on: one that was saved and kept, or that starts its next kernel by itself (kexec).
+        if entry.is_down() {
+            wait_until_it_runs(context, entry);
+            pause = FIRST_RETRY;
+        }
     }
     *lock(&entry.inspector) = None;
+}
+
+/// The degree of sight that is left.
+fn without_traps(entry: &DomainEntry) -> Mode {
+    match lock(&entry.inspector).is_some() {
+        true => Mode::Lookup,
+        false => Mode::Vm,
+    }
 }
 
 /// One attachment, from reading the kernel to its end.
@@ -152,7 +158,7 @@ fn try_watch(context: &Context, entry: &Arc<DomainEntry>) -> Result<End, Session
         let mut stop = || {
             // Called at least twice a second: the guardian's proof that vCPUs do not wait in vain.
             entry.serving(true);
-            entry.stopping()
+            entry.stopping() || entry.is_down()
         };
         let mut uncovered = status.uncovered.clone();
         session.run(&mut stop, &mut |status| {
@@ -203,7 +209,7 @@ fn look_up(context: &Context, entry: &DomainEntry) {
             .as_ref()
             .is_some_and(Inspector::is_same_boot)
     };
-    while !entry.stopping() && is_same_boot() && take_stock(context, entry, false) {
+    while !entry.stopping() && !entry.is_down() && is_same_boot() && take_stock(context, entry, false) {
         nap(entry, LOOKUP_PERIOD);
     }
 }
@@ -211,20 +217,20 @@ fn look_up(context: &Context, entry: &DomainEntry) {
 /// Returns when a domain that was shut down runs again, or its entry is to stop, as it is when the domain is gone.
 fn wait_until_it_runs(context: &Context, entry: &DomainEntry) {
     let Ok(xen) = Xen::open() else { return };
-    let mut told = false;
-    while !entry.stopping() {
-        match domain::info(&xen, u32::from(entry.id)) {
-            Ok(Some(info)) if info.dying => {}
-            Ok(Some(info)) if info.shutdown.is_none() => return,
-            Ok(Some(_)) if !told => {
-                sight(context, entry, Mode::Vm, false, SHUT_DOWN);
-                told = true;
-            }
-            Ok(_) => {}
-            Err(_) => return,
-        }
-        nap(entry, SHUT_DOWN_PERIOD);
+    let info = || domain::info(&xen, u32::from(entry.id));
+    // One that was destroyed is not said to have shut down.
+    if !matches!(info(), Ok(None) | Ok(Some(DomainInfo { dying: true, .. }))) {
+        // A copy's original goes on where it was: until its probes are back, who opens a connection is looked up.
+        sight(context, entry, without_traps(entry), false, SHUT_DOWN);
     }
+    while !entry.stopping() {
+        match info() {
+            Ok(Some(info)) if !info.dying && info.shutdown.is_none() => break,
+            Ok(_) => nap(entry, SHUT_DOWN_PERIOD),
+            Err(_) => break,
+        }
+    }
+    entry.goes_on();
 }
 
 /// Shows the status, unless somebody is just looking: the trap path waits for no reader, and the next status comes in a second.

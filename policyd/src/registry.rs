@@ -35,6 +35,7 @@ pub struct DomainEntry {
     /// Counters of its gate.
     pub gate: Arc<GateStats>,
     stop: AtomicBool,
+    down: AtomicBool,
     waker: Mutex<Option<Waker>>,
     served: Mutex<Option<Instant>>,
     taps: Mutex<Option<TapHandle>>,
@@ -81,6 +82,7 @@ impl DomainEntry {
             watchdog: Mutex::default(),
             gate: Arc::default(),
             stop: AtomicBool::new(false),
+            down: AtomicBool::new(false),
             waker: Mutex::new(None),
             served: Mutex::new(None),
             taps: Mutex::new(None),
@@ -110,6 +112,24 @@ impl DomainEntry {
         self.stop.load(Ordering::SeqCst)
     }
 
+    /// Xen says that it has shut down: what is known of its kernel may be over, even if it goes on in the same domain.
+    pub fn shut_down(&self) {
+        self.down.store(true, Ordering::Release);
+        if let Some(waker) = &*lock(&self.waker) {
+            waker.wake();
+        }
+    }
+
+    /// Whether it was shut down since [`DomainEntry::goes_on`].
+    pub fn is_down(&self) -> bool {
+        self.down.load(Ordering::Acquire)
+    }
+
+    /// It runs again, and is looked at anew.
+    pub fn goes_on(&self) {
+        self.down.store(false, Ordering::Release);
+    }
+
     /// Says that its thread serves traps at this moment, or (`false`) that it has none to serve.
     pub fn serving(&self, serving: bool) {
         *lock(&self.served) = serving.then(Instant::now);
@@ -134,7 +154,7 @@ impl DomainEntry {
     pub fn set_waker(&self, waker: Option<Waker>) {
         let mut slot = lock(&self.waker);
         *slot = waker;
-        if self.stopping()
+        if (self.stopping() || self.is_down())
             && let Some(waker) = &*slot
         {
             waker.wake();

@@ -135,6 +135,9 @@ impl Watcher {
                 },
             };
             entry.sight().state = state(info).into();
+            if info.shutdown.is_some() {
+                entry.shut_down();
+            }
             self.watch_pause(&entry, info.paused);
             if let Some(facts) = self.learner.learn(&self.xenstore, id, &entry.vm.name, info) {
                 let scope = entry.scope();
