@@ -102,6 +102,10 @@ impl DomainEntry {
     /// Asks its thread to end and wakes it from the ring.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::SeqCst);
+        self.wake();
+    }
+
+    fn wake(&self) {
         if let Some(waker) = &*lock(&self.waker) {
             waker.wake();
         }
@@ -114,20 +118,18 @@ impl DomainEntry {
 
     /// Xen says that it has shut down: what is known of its kernel may be over, even if it goes on in the same domain.
     pub fn shut_down(&self) {
-        self.down.store(true, Ordering::Release);
-        if let Some(waker) = &*lock(&self.waker) {
-            waker.wake();
-        }
+        self.down.store(true, Ordering::SeqCst);
+        self.wake();
     }
 
     /// Whether it was shut down since [`DomainEntry::goes_on`].
     pub fn is_down(&self) -> bool {
-        self.down.load(Ordering::Acquire)
+        self.down.load(Ordering::SeqCst)
     }
 
     /// It runs again, and is looked at anew.
     pub fn goes_on(&self) {
-        self.down.store(false, Ordering::Release);
+        self.down.store(false, Ordering::SeqCst);
     }
 
     /// Says that its thread serves traps at this moment, or (`false`) that it has none to serve.
@@ -150,7 +152,7 @@ impl DomainEntry {
         *lock(&self.taps) = taps;
     }
 
-    /// What wakes its thread while it waits on the ring. A stop that came before is not lost.
+    /// What wakes its thread while it waits on the ring. A stop or a shutdown that came before is not lost.
     pub fn set_waker(&self, waker: Option<Waker>) {
         let mut slot = lock(&self.waker);
         *slot = waker;
