@@ -641,3 +641,29 @@ fn users_of_ftrace_and_kernel_probes_are_told() {
         assert!(finding.to_string().contains("tcp_v4_rcv+0x33"), "{finding}");
     });
 }
+
+/// kexec to a kernel of the same version, which lies where this one does.
+#[test]
+fn a_kernel_whose_ticks_begin_anew_has_booted_again() {
+    each(|victim| {
+        let at = victim.symbol("jiffies_64");
+        let ticks = victim.read_u64(at);
+        let same = |ticks: u64| {
+            victim.write_u64(at, ticks);
+            victim.linux.is_same_boot()
+        };
+        assert!(
+            same(ticks) && same(ticks),
+            "a guest that does nothing may not tick"
+        );
+        assert!(same(ticks + 250));
+        assert!(!same(ticks), "they never go back");
+        assert!(
+            same(ticks + 1),
+            "the kernel that is there now is told from the next"
+        );
+        let banner = victim.symbol("linux_banner");
+        victim.write(banner, b"Another");
+        assert!(!victim.linux.is_same_boot());
+    });
+}
